@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The quick start: gets Anvil by npm, builds, and runs examples/quickstart.rs. Needs Rust and npm.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tests/testbed/install-anvil
+echo 'Building (a few minutes the first time) …' >&2
+cargo build --quiet --bin ethtally --example quickstart
+exec target/debug/examples/quickstart

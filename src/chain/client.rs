@@ -1,0 +1,321 @@
+//! Requests to one chain through several endpoints: metered, retried, failed over.
+//!
+//! The first endpoint that is not resting is asked; a failure lets an endpoint rest, so
+//! that the next one is asked meanwhile, and the first again as soon as it may have
+//! recovered. It knows nothing of wallets.
+
+use std::{
+    collections::BTreeMap,
+    num::NonZeroU32,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use alloy::{
+    primitives::{Address, Bytes, U64},
+    rpc::{
+        client::RpcClient,
+        json_rpc::{RpcRecv, RpcSend},
+    },
+};
+use anyhow::{Context, bail};
+use futures_util::future::try_join_all;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use serde::Serialize;
+use tokio::{sync::OnceCell, time::Instant};
+use tracing::{debug, info, warn};
+use url::Url;
+
+use super::{Action, BlockChoice, Class, Failure, http::HttpPost};
+use crate::{profile::Profile, tally::Stop};
+
+/// The first pause after a failure; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause of our own.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause that a provider may ask for; with a longer one the endpoint counts as gone.
+const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(120);
+
+/// How to reach the chain.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// The endpoints, in order of preference. Not empty.
+    pub urls: Vec<Url>,
+    /// Requests a second, all endpoints together; `None` for no limit.
+    pub requests_per_second: Option<NonZeroU32>,
+    /// How often a request is tried again.
+    pub retries: u32,
+    /// How long to wait for one answer.
+    pub timeout: Duration,
+    /// Where to look whether the contracts exist.
+    pub block: BlockChoice,
+}
+
+/// JSON-RPC over HTTP to one chain.
+pub struct Client {
+    endpoints: Vec<Endpoint>,
+    meter: Option<DefaultDirectRateLimiter>,
+    retries: u32,
+    expected: Expected,
+    calls: AtomicU64,
+    stop: Stop,
+}
+
+/// What every endpoint must have before it is read from.
+struct Expected {
+    chain_id: u64,
+    profile: String,
+    /// Address and what it is called in errors.
+    contracts: BTreeMap<Address, String>,
+    block: BlockChoice,
+}
+
+struct Endpoint {
+    /// Scheme, host and port: all that may be shown of a URL.
+    label: String,
+    rpc: RpcClient,
+    state: Mutex<State>,
+    checked: OnceCell<()>,
+}
+
+#[derive(Clone)]
+enum State {
+    /// May be asked from then on.
+    RestingUntil(Instant),
+    /// Not asked again, and why.
+    Gone(String),
+}
+
+/// The first parameter of `eth_call`.
+#[derive(Clone, Debug, Serialize)]
+struct CallObject {
+    to: Address,
+    data: Bytes,
+}
+
+impl Client {
+    /// A client for the chain and the contracts of `profile`. Sends nothing yet.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be made.
+    pub fn new(settings: ClientSettings, profile: &Profile, stop: Stop) -> anyhow::Result<Self> {
+        // Fails only where a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .timeout(settings.timeout)
+            .user_agent(concat!("ethtally/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .context("the HTTP client cannot be made")?;
+        let endpoint = |url: Url| Endpoint {
+            label: url.origin().ascii_serialization(),
+            rpc: RpcClient::new(HttpPost::new(http.clone(), url), false),
+            state: Mutex::new(State::RestingUntil(Instant::now())),
+            checked: OnceCell::new(),
+        };
+        let mut contracts: BTreeMap<Address, String> = (profile.reads.iter())
+            .map(|read| (read.contract, format!("the contract of {}", read.function.name)))
+            .collect();
+        contracts.insert(super::MULTICALL3, "Multicall3".into());
+        Ok(Self {
+            endpoints: settings.urls.into_iter().map(endpoint).collect(),
+            meter: settings
+                .requests_per_second
+                // No bursts: a provider counts them against us.
+                .map(|rate| {
+                    RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN))
+                }),
+            retries: settings.retries,
+            expected: Expected {
+                chain_id: profile.chain_id,
+                profile: profile.name.clone(),
+                contracts,
+                block: settings.block,
+            },
+            calls: AtomicU64::new(0),
+            stop,
+        })
+    }
+
+    /// How many `eth_call`s were sent so far, retries and halved chunks included.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Relaxed)
+    }
+
+    /// `eth_call` of `data` to `to` at block `block`; `read` makes sense of the returned bytes.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn eth_call<T>(
+        &self,
+        to: Address,
+        data: Bytes,
+        block: u64,
+        read: impl Fn(Bytes) -> Result<T, String>,
+    ) -> anyhow::Result<T> {
+        let params = (CallObject { to, data }, U64::from(block));
+        self.request("eth_call", params, read).await
+    }
+
+    /// Sends a request until it is answered, and lets `read` make sense of the answer.
+    ///
+    /// # Errors
+    /// A [`Failure`] inside, where a node failed: with [`Action::Split`] at once, with
+    /// any other when every retry is spent or no endpoint is left. Any other error is
+    /// about the configuration: an endpoint of a wrong chain, a contract without code.
+    pub async fn request<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        method: &'static str,
+        params: P,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> anyhow::Result<T> {
+        let mut attempts_left = self.retries as usize + self.endpoints.len();
+        let mut attempt = 0;
+        let mut last = None;
+        loop {
+            let Some(endpoint) = self.rested_endpoint().await? else {
+                return Err(last.unwrap_or_else(|| self.no_endpoint()));
+            };
+            let sent = match endpoint.checked.get_or_try_init(|| self.check(endpoint)).await {
+                Ok(()) => self.send(endpoint, method, params.clone(), &read).await,
+                Err(error) => Err(error.downcast::<Failure>()?),
+            };
+            let failure = match sent {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            attempts_left -= 1;
+            if failure.class == Class::Unknown {
+                // It is an answer, and the next one will hardly be another.
+                attempts_left = attempts_left.min(usize::from(attempt == 0));
+            }
+            let action = failure.class.action();
+            debug!(method, ?action, "{failure}");
+            if action == Action::Split {
+                return Err(failure.into());
+            }
+            self.let_rest(endpoint, &failure, attempt);
+            last = Some(failure.into());
+            if attempts_left == 0 || self.stop.is_asked() {
+                return Err(last.expect("just set"));
+            }
+            attempt += 1;
+        }
+    }
+
+    /// The first endpoint that may be asked, as soon as there is one; `None` when all are gone.
+    async fn rested_endpoint(&self) -> anyhow::Result<Option<&Endpoint>> {
+        loop {
+            let now = Instant::now();
+            let mut earliest: Option<Instant> = None;
+            for endpoint in &self.endpoints {
+                match endpoint.state() {
+                    State::RestingUntil(then) if then <= now => return Ok(Some(endpoint)),
+                    State::RestingUntil(then) => {
+                        earliest = Some(earliest.map_or(then, |earliest| earliest.min(then)));
+                    }
+                    State::Gone(_) => {}
+                }
+            }
+            let Some(earliest) = earliest else { return Ok(None) };
+            tokio::select! {
+                () = tokio::time::sleep_until(earliest) => {}
+                () = self.stop.asked() => bail!("stopped while waiting for an endpoint"),
+            }
+        }
+    }
+
+    /// Sends a request once.
+    async fn send<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        endpoint: &Endpoint,
+        method: &'static str,
+        params: P,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> Result<T, Failure> {
+        let stopped = || Failure::nonsense(&endpoint.label, "stopped before an answer came".into());
+        if let Some(meter) = &self.meter {
+            tokio::select! {
+                () = meter.until_ready() => {}
+                () = self.stop.asked() => return Err(stopped()),
+            }
+        }
+        if method == "eth_call" {
+            self.calls.fetch_add(1, Relaxed);
+        }
+        let answer = tokio::select! {
+            answer = endpoint.rpc.request::<P, R>(method, params) => answer,
+            () = self.stop.overdue() => return Err(stopped()),
+        };
+        let answer = answer.map_err(|error| Failure::of(&endpoint.label, error))?;
+        read(answer).map_err(|message| Failure::nonsense(&endpoint.label, message))
+    }
+
+    /// Whether the endpoint is of the right chain and has every contract.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the endpoint does not answer; another error when it answers wrong.
+    async fn check(&self, endpoint: &Endpoint) -> anyhow::Result<()> {
+        let label = &endpoint.label;
+        let chain_id = self.send(endpoint, "eth_chainId", (), |id: U64| Ok(id.to::<u64>())).await?;
+        let Expected { chain_id: expected, profile, contracts, block } = &self.expected;
+        if chain_id != *expected {
+            bail!(
+                "{label} is a node of chain {chain_id}, but profile {profile} is for chain {expected}; \
+                 give --rpc-url a node of chain {expected}, or another --profile"
+            );
+        }
+        try_join_all(contracts.iter().map(async |(address, what)| {
+            let params = (*address, block.to_string());
+            let code = self.send(endpoint, "eth_getCode", params, |code: Bytes| Ok(code)).await?;
+            if code.is_empty() {
+                bail!(
+                    "{label} has no code at {address} ({what}) on chain {chain_id} at block {block}; \
+                     check the profile and --block"
+                );
+            }
+            Ok(())
+        }))
+        .await?;
+        info!("{label}: chain {chain_id}, every contract is there");
+        Ok(())
+    }
+
+    /// Keeps requests away from an endpoint that failed, for a while or for good.
+    fn let_rest(&self, endpoint: &Endpoint, failure: &Failure, attempt: usize) {
+        let asked = failure.pause.unwrap_or_default();
+        let mut state = endpoint.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure.class.action() == Action::Stop || asked > LONGEST_ASKED_PAUSE {
+            if self.endpoints.len() > 1 {
+                warn!("{failure}; this endpoint is not asked again");
+            }
+            *state = State::Gone(failure.to_string());
+            return;
+        }
+        let exponent = u32::try_from(attempt).unwrap_or(u32::MAX).min(16);
+        let full = FIRST_PAUSE.saturating_mul(1 << exponent).min(LONGEST_PAUSE);
+        let pause = full.mul_f64(rand::random_range(0.5..=1.0)).max(asked);
+        if let State::RestingUntil(then) = &mut *state {
+            *then = (*then).max(Instant::now() + pause);
+        }
+    }
+
+    /// Why there is no endpoint to ask.
+    fn no_endpoint(&self) -> anyhow::Error {
+        let reasons: Vec<_> = (self.endpoints.iter())
+            .filter_map(|endpoint| match endpoint.state() {
+                State::Gone(reason) => Some(reason),
+                State::RestingUntil(_) => None,
+            })
+            .collect();
+        anyhow::anyhow!("no endpoint is left: {}", reasons.join("; "))
+    }
+}
+
+impl Endpoint {
+    fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

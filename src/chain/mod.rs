@@ -1,0 +1,19 @@
+//! Everything that talks to a node.
+//!
+//! A request goes down through [`Client`], which meters it, retries it and picks
+//! the endpoint, to one HTTP POST; a failure comes back up with a [`Class`], by
+//! which each layer decides. [`MulticallReader`] is the [`crate::tally::Reader`]
+//! on top: it cuts wallets into chunks and halves what is too much.
+
+mod block;
+mod classify;
+mod client;
+mod http;
+mod multicall;
+mod reader;
+
+pub use block::{BlockChoice, BlockChoiceError};
+pub use classify::{Action, Class, Failure};
+pub use client::{Client, ClientSettings};
+pub use multicall::MULTICALL3;
+pub use reader::{MulticallReader, ReaderSettings};

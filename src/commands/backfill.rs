@@ -1,0 +1,250 @@
+//! `backfill`: take wallets in from a CSV file.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::Context;
+use futures_util::{Stream, TryStreamExt, stream};
+use itertools::Itertools;
+use serde::Serialize;
+
+use super::outcome::{Tallied, verdict};
+use crate::{
+    App,
+    cli::BackfillArgs,
+    intake::{self, Intake, Reject},
+    report::{Outcome, Paint, Report, Verdict},
+    store::{Access, Store},
+    tally::{Run, Tally, Wallet},
+};
+
+/// How many bad rows are shown; all of them go to `--rejects`.
+const REJECTS_SHOWN: u64 = 10;
+
+#[derive(Serialize)]
+struct Backfilled {
+    command: &'static str,
+    rows: u64,
+    wallets: u64,
+    duplicates: u64,
+    rejected: u64,
+    /// Wallets that the table had already: a read total with `--resume`, any row with `--placeholders`.
+    kept: u64,
+    #[serde(flatten)]
+    tallied: Tallied,
+    #[serde(skip)]
+    ending: &'static str,
+}
+
+impl Outcome for Backfilled {
+    fn text(&self, _: &Paint) -> String {
+        format!(
+            "backfill {} rows:{} wallets:{} duplicates:{} rejected:{} kept:{} {}",
+            self.ending,
+            self.rows,
+            self.wallets,
+            self.duplicates,
+            self.rejected,
+            self.kept,
+            self.tallied.text()
+        )
+    }
+}
+
+/// What was seen of the wallets on their way.
+#[derive(Default)]
+struct Seen {
+    wallets: u64,
+    kept: u64,
+}
+
+pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict> {
+    let started = Instant::now();
+    // What can be wrong with the settings is said before a long file is read.
+    let reader = if args.placeholders { None } else { Some(app.reader()?) };
+    let store = app.store(Access::Write).await?;
+    let Some(intake) = take_in(app, &args).await? else {
+        return Ok(Verdict::Well);
+    };
+    let Intake { rows, rejected, wallets } = intake;
+    let mut seen = Seen::default();
+    let page_size = app.page_size() as usize;
+    let run = match &reader {
+        None => {
+            let pages = pages(wallets, page_size);
+            store_placeholders(app, store.as_ref(), pages, &mut seen).await
+        }
+        Some(reader) => {
+            let bar = app.report.bar("backfill", rows - rejected);
+            let tally = Tally { reader, ledger: store.as_ref(), stop: &app.stop, progress: &bar };
+            let pages = wanted_pages(store.as_ref(), wallets, page_size, args.resume, &mut seen);
+            tally.run(pages, |_, _| {}).await
+        }
+    };
+    let calls = reader.as_ref().map_or(0, |reader| reader.calls());
+    let tallied = Tallied::new(app, &run.counts, calls, started);
+    app.report.result(&Backfilled {
+        command: "backfill",
+        rows,
+        wallets: seen.wallets,
+        // What a run that ended early did not come to may hold more.
+        duplicates: if tallied.ending(&run) == "complete" {
+            rows - rejected - seen.wallets
+        } else {
+            0
+        },
+        rejected,
+        kept: seen.kept,
+        tallied,
+        ending: tallied.ending(&run),
+    })?;
+    if rows > 0 && rejected == rows {
+        anyhow::bail!(
+            "{}: not one of {rows} rows holds a wallet; name the column by --column",
+            name_of(&args.from_csv)
+        );
+    }
+    verdict(run, args.strict.strict)
+}
+
+/// Reads the file; `None` when a stop was asked for meanwhile.
+async fn take_in(app: &App, args: &BackfillArgs) -> anyhow::Result<Option<Intake>> {
+    let name = name_of(&args.from_csv);
+    let mut rejects = Rejects::new(app.report.clone(), args.rejects.as_deref())?;
+    let (path, column, stop) = (args.from_csv.clone(), args.column.clone(), app.stop.clone());
+    let reading = tokio::task::spawn_blocking(move || {
+        let input: Box<dyn Read> = match path.as_os_str() == "-" {
+            true => Box::new(io::stdin().lock()),
+            false => Box::new(
+                File::open(&path).context("it cannot be read; check the path of --from-csv")?,
+            ),
+        };
+        let intake = intake::read(input, column.as_deref(), &stop, |reject| rejects.take(&reject))?;
+        rejects.finish()?;
+        anyhow::Ok(intake)
+    });
+    tokio::select! {
+        read = reading => match read? {
+            Err(_) if app.stop.is_asked() => Ok(None),
+            read => read.map(Some).with_context(|| name),
+        },
+        // Standard input may never end.
+        () = app.stop.asked() => Ok(None),
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    if path.as_os_str() == "-" {
+        "standard input".into()
+    } else {
+        format!("file {}", path.display())
+    }
+}
+
+/// The wallets in pages.
+fn pages(
+    wallets: Box<dyn Iterator<Item = io::Result<Wallet>> + Send>,
+    size: usize,
+) -> impl Stream<Item = anyhow::Result<Vec<Wallet>>> + Send {
+    stream::try_unfold(wallets, move |mut wallets| async move {
+        let page: Vec<Wallet> = wallets.by_ref().take(size).try_collect()?;
+        Ok((!page.is_empty()).then_some((page, wallets)))
+    })
+}
+
+/// The wallets that are to be read, in pages; with `resume` without those that the table has.
+fn wanted_pages<'a>(
+    store: &'a dyn Store,
+    wallets: Box<dyn Iterator<Item = io::Result<Wallet>> + Send>,
+    size: usize,
+    resume: bool,
+    seen: &'a mut Seen,
+) -> impl Stream<Item = anyhow::Result<Vec<Wallet>>> + Send + 'a {
+    let counted = pages(wallets, size).map_ok(move |page| {
+        seen.wallets += page.len() as u64;
+        page
+    });
+    counted.and_then(move |mut page| async move {
+        if resume {
+            let known = store.with_read_total(&page).await?;
+            page.retain(|wallet| !known.contains(wallet));
+        }
+        Ok(page)
+    })
+}
+
+/// Stores wallets unread.
+async fn store_placeholders(
+    app: &App,
+    store: &dyn Store,
+    pages: impl Stream<Item = anyhow::Result<Vec<Wallet>>>,
+    seen: &mut Seen,
+) -> Run {
+    let mut run = Run::default();
+    let mut pages = std::pin::pin!(pages);
+    while !app.stop.is_asked() {
+        let stored = async {
+            let Some(page) = pages.try_next().await? else { return Ok(None) };
+            anyhow::Ok(Some((page.len() as u64, store.insert_placeholders(&page).await?)))
+        };
+        match stored.await {
+            Ok(Some((wallets, new))) => {
+                seen.wallets += wallets;
+                seen.kept += wallets - new;
+                run.counts.updated += new;
+            }
+            Ok(None) => break,
+            Err(error) => {
+                run.error = Some(error);
+                break;
+            }
+        }
+    }
+    run
+}
+
+/// Rows that hold no wallet: the first on stderr, all of them in a file.
+struct Rejects {
+    report: Report,
+    file: Option<(PathBuf, csv::Writer<File>)>,
+    seen: u64,
+}
+
+impl Rejects {
+    fn new(report: Report, path: Option<&Path>) -> anyhow::Result<Self> {
+        let open = |path: &Path| {
+            let file = File::create(path).with_context(|| {
+                format!("file {}: it cannot be written; check --rejects", path.display())
+            })?;
+            let mut writer = csv::Writer::from_writer(file);
+            writer.write_record(["line", "value", "reason"])?;
+            anyhow::Ok((path.to_owned(), writer))
+        };
+        Ok(Self { report, file: path.map(open).transpose()?, seen: 0 })
+    }
+
+    fn take(&mut self, reject: &Reject) -> anyhow::Result<()> {
+        self.seen += 1;
+        let Reject { line, value, reason } = reject;
+        if self.seen <= REJECTS_SHOWN {
+            let value: String = value.chars().take(60).collect();
+            self.report.note(&format!("line {line}: {value:?} is no wallet: {reason}"));
+        }
+        if self.seen == REJECTS_SHOWN + 1 {
+            self.report.note("more rows hold no wallet; --rejects FILE writes them all");
+        }
+        let Some((path, writer)) = &mut self.file else { return Ok(()) };
+        writer
+            .write_record([&line.to_string(), value, reason])
+            .with_context(|| format!("file {}: it cannot be written", path.display()))
+    }
+
+    fn finish(self) -> anyhow::Result<()> {
+        let Some((path, mut writer)) = self.file else { return Ok(()) };
+        writer.flush().with_context(|| format!("file {}: it cannot be written", path.display()))
+    }
+}

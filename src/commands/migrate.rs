@@ -1,0 +1,31 @@
+//! `migrate`: create or upgrade the tables.
+
+use serde::Serialize;
+
+use crate::{
+    App,
+    report::{Outcome, Paint, Verdict},
+    store::{self, Access},
+};
+
+#[derive(Serialize)]
+struct Migrated {
+    command: &'static str,
+    applied: Vec<String>,
+}
+
+impl Outcome for Migrated {
+    fn text(&self, _: &Paint) -> String {
+        match self.applied.as_slice() {
+            [] => "migrate complete: the tables were up to date".into(),
+            applied => format!("migrate complete applied: {}", applied.join(", ")),
+        }
+    }
+}
+
+pub(super) async fn run(app: &App) -> anyhow::Result<Verdict> {
+    let store = store::open(app.database_url(), Access::Write).await?;
+    let applied = store.migrate().await?;
+    app.report.result(&Migrated { command: "migrate", applied })?;
+    Ok(Verdict::Well)
+}

@@ -1,0 +1,31 @@
+//! One file a subcommand, each a short story. Only here do chain, store and report meet.
+
+mod backfill;
+mod migrate;
+mod outcome;
+mod packaging;
+mod profile;
+mod refresh;
+mod status;
+mod sweep;
+mod verify;
+
+use crate::{App, cli::Command, report::Verdict};
+
+/// Does what was asked for.
+///
+/// # Errors
+/// When it could not be done; what was done before is stored and reported.
+pub async fn run(app: &App, command: Command) -> anyhow::Result<Verdict> {
+    match command {
+        Command::Migrate => migrate::run(app).await,
+        Command::Sweep(args) => sweep::run(app, args).await,
+        Command::Refresh(args) => refresh::run(app, args).await,
+        Command::Backfill(args) => backfill::run(app, args).await,
+        Command::Verify(args) => verify::run(app, args).await,
+        Command::Status(args) => status::run(app, args).await,
+        Command::Profile => profile::run(app),
+        Command::Completions { shell } => packaging::completions(app, shell),
+        Command::Man { subcommand } => packaging::man(app, subcommand.as_deref()),
+    }
+}

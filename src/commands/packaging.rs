@@ -1,0 +1,31 @@
+//! `completions` and `man`: what packagers ship beside the program.
+
+use anyhow::Context;
+use clap::CommandFactory;
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use crate::{App, cli::Cli, report::Verdict};
+
+pub(super) fn completions(app: &App, shell: Shell) -> anyhow::Result<Verdict> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ethtally", &mut script);
+    app.report.text(&String::from_utf8(script)?)?;
+    Ok(Verdict::Well)
+}
+
+pub(super) fn man(app: &App, subcommand: Option<&str>) -> anyhow::Result<Verdict> {
+    let mut command = Cli::command();
+    command.build();
+    let command = match subcommand {
+        None => command,
+        Some(name) => command
+            .find_subcommand(name)
+            .with_context(|| format!("there is no subcommand {name:?}; see `ethtally --help`"))?
+            .clone(),
+    };
+    let mut page = Vec::new();
+    Man::new(command).render(&mut page)?;
+    app.report.text(&String::from_utf8(page)?)?;
+    Ok(Verdict::Well)
+}

@@ -1,0 +1,110 @@
+//! `status`: how fresh the table is.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::verify::rfc3339;
+use crate::{
+    App,
+    cli::StatusArgs,
+    report::{BAD, GOOD, Outcome, Paint, Verdict},
+    store::{Access, Checkpoint},
+};
+
+#[derive(Serialize)]
+struct Status {
+    command: &'static str,
+    wallets: u64,
+    never_read: u64,
+    unreadable: u64,
+    oldest_updated_at: Option<String>,
+    /// `null` for an empty table.
+    age_seconds: Option<Ages>,
+    checkpoint: Option<CheckpointStatus>,
+    /// Whether a row is past `--max-age`.
+    #[serde(skip)]
+    stale: bool,
+}
+
+/// So many seconds old are rows at most: half of them, nine tenths, all.
+#[derive(Clone, Copy, Serialize)]
+struct Ages {
+    p50: u64,
+    p90: u64,
+    max: u64,
+}
+
+#[derive(Serialize)]
+struct CheckpointStatus {
+    name: String,
+    last_block: i64,
+    updated_at: String,
+}
+
+impl From<Checkpoint> for CheckpointStatus {
+    fn from(checkpoint: Checkpoint) -> Self {
+        Self {
+            name: checkpoint.name,
+            last_block: checkpoint.last_block,
+            updated_at: rfc3339(checkpoint.updated_at),
+        }
+    }
+}
+
+impl Outcome for Status {
+    fn text(&self, paint: &Paint) -> String {
+        let age = |seconds| humantime::format_duration(Duration::from_secs(seconds)).to_string();
+        let mut text = format!(
+            "wallets     {}\nnever read  {}\nunreadable  {}",
+            self.wallets, self.never_read, self.unreadable
+        );
+        if let (Some(oldest), Some(ages)) = (&self.oldest_updated_at, self.age_seconds) {
+            let max = age(ages.max);
+            let max = if self.stale { paint.style(BAD, &max) } else { paint.style(GOOD, &max) };
+            text.push_str(&format!(
+                "\noldest      {oldest}\nage         half within {}, nine tenths within {}, all within {max}",
+                age(ages.p50),
+                age(ages.p90),
+            ));
+        }
+        let checkpoint = self.checkpoint.as_ref().map_or_else(
+            || "none".to_owned(),
+            |point| format!("{} at block {}, {}", point.name, point.last_block, point.updated_at),
+        );
+        text.push_str(&format!("\ncheckpoint  {checkpoint}"));
+        text
+    }
+}
+
+pub(super) async fn run(app: &App, args: StatusArgs) -> anyhow::Result<Verdict> {
+    let store = app.store(Access::Read).await?;
+    let counts = store.counts().await?;
+    let now = store.now().await?;
+    let age = |time: DateTime<Utc>| (now - time).num_seconds().max(0).unsigned_abs();
+    // Nearest rank: the age that at least so many rows are within.
+    let within = |tenths: u64| counts.wallets - (counts.wallets * tenths).div_ceil(10);
+    let oldest = store.nth_oldest(0).await?;
+    let ages = match oldest {
+        None => None,
+        Some(oldest) => Some(Ages {
+            p50: store.nth_oldest(within(5)).await?.map_or(0, age),
+            p90: store.nth_oldest(within(9)).await?.map_or(0, age),
+            max: age(oldest),
+        }),
+    };
+    let limit = args.max_age.map_or(u64::MAX, |limit| limit.as_secs());
+    let stale = ages.is_some_and(|ages| ages.max > limit);
+    app.report.result(&Status {
+        command: "status",
+        wallets: counts.wallets,
+        never_read: counts.never_read,
+        unreadable: counts.unreadable,
+        oldest_updated_at: oldest.map(rfc3339),
+        age_seconds: ages,
+        checkpoint: store.checkpoint(&app.profile.checkpoint).await?.map(Into::into),
+        stale,
+    })?;
+    Ok(if stale { Verdict::No } else { Verdict::Well })
+}

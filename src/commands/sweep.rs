@@ -1,0 +1,155 @@
+//! `sweep`: re-read the stalest wallets.
+
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use futures_util::{Stream, stream};
+use serde::Serialize;
+
+use super::outcome::{Tallied, TallyOutcome, verdict};
+use crate::{
+    App,
+    cli::SweepArgs,
+    report::{Outcome, Paint, Verdict},
+    store::{Access, Stale, Store},
+    tally::{Counts, Run, Shard, Tally, Wallet},
+};
+
+/// What Alchemy and others charge for an `eth_call`, in compute units.
+const COMPUTE_UNITS_PER_CALL: u64 = 26;
+
+pub(super) async fn run(app: &App, args: SweepArgs) -> anyhow::Result<Verdict> {
+    if args.dry_run {
+        return dry_run(app, &args).await;
+    }
+    let started = Instant::now();
+    let reader = app.reader()?;
+    let store = app.store(Access::Write).await?;
+    let shard = args.shard.unwrap_or(Shard::ALL);
+    let Some(_lock) = store.lock_sweep(shard).await? else {
+        app.report.note(&format!(
+            "another sweep of shard {shard} of this database is running; this one leaves the work to it"
+        ));
+        let tallied = Tallied::new(app, &Counts::default(), 0, started).skipped();
+        app.report.result(&TallyOutcome {
+            command: "sweep",
+            requested: 0,
+            tallied,
+            ending: "skipped",
+        })?;
+        return Ok(Verdict::Well);
+    };
+    let stale = stale(store.as_ref(), &args).await?;
+    let limit = limit(&args);
+    let expected = match app.report.shows_bars() {
+        true => store.count_stale(&stale).await?.min(limit),
+        false => 0,
+    };
+    let run = {
+        let bar = app.report.bar("sweep", expected);
+        let tally =
+            Tally { reader: &reader, ledger: store.as_ref(), stop: &app.stop, progress: &bar };
+        let pages = stale_pages(store.as_ref(), stale, limit, app.page_size());
+        within(app, args.max_duration, tally.run(pages, |_, _| {})).await
+    };
+    let tallied = Tallied::new(app, &run.counts, reader.calls(), started);
+    app.report.result(&TallyOutcome {
+        command: "sweep",
+        requested: run.counts.requested,
+        tallied,
+        ending: tallied.ending(&run),
+    })?;
+    verdict(run, args.strict.strict)
+}
+
+/// How many wallets to sweep at most.
+fn limit(args: &SweepArgs) -> u64 {
+    if args.all { u64::MAX } else { args.batch }
+}
+
+/// Which rows count as stale: those before now, or before `--older-than`.
+async fn stale(store: &dyn Store, args: &SweepArgs) -> anyhow::Result<Stale> {
+    let now = store.now().await?;
+    let age = TimeDelta::from_std(args.older_than.unwrap_or_default())?;
+    let before = now
+        .checked_sub_signed(age)
+        .ok_or_else(|| anyhow::anyhow!("--older-than reaches back beyond the calendar"))?;
+    Ok(Stale { before, shard: args.shard.unwrap_or(Shard::ALL) })
+}
+
+/// The stale rows, oldest first, in pages.
+fn stale_pages(
+    store: &dyn Store,
+    stale: Stale,
+    limit: u64,
+    page_size: u32,
+) -> impl Stream<Item = anyhow::Result<Vec<Wallet>>> + Send {
+    let start = Some((None, limit));
+    stream::try_unfold(start, move |state| async move {
+        let Some((after, left)) = state else { return Ok(None) };
+        let size = u32::try_from(left).unwrap_or(u32::MAX).min(page_size);
+        let page = store.stale_page(&stale, after.as_ref(), size).await?;
+        let left = left - u64::from(size);
+        let next = page.next.filter(|_| left > 0).map(|cursor| (Some(cursor), left));
+        Ok((!page.wallets.is_empty() || next.is_some()).then_some((page.wallets, next)))
+    })
+}
+
+/// Runs `work`, asking it to stop cleanly when `limit` is over.
+async fn within(app: &App, limit: Option<Duration>, work: impl Future<Output = Run>) -> Run {
+    let Some(limit) = limit else { return work.await };
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        run = &mut work => run,
+        () = tokio::time::sleep(limit) => {
+            app.stop.ask();
+            let run = work.await;
+            app.report.note("--max-duration is over; the next run goes on with the oldest rows");
+            run
+        }
+    }
+}
+
+/// What a sweep would do.
+#[derive(Serialize)]
+struct Plan {
+    command: &'static str,
+    dry_run: bool,
+    wallets: u64,
+    calls: u64,
+    compute_units: u64,
+    seconds_at_rps: Option<u64>,
+}
+
+impl Outcome for Plan {
+    fn text(&self, _: &Paint) -> String {
+        let time = self.seconds_at_rps.map_or_else(
+            || "give --rps for the time it takes".to_owned(),
+            |seconds| {
+                format!("{} at --rps", humantime::format_duration(Duration::from_secs(seconds)))
+            },
+        );
+        format!(
+            "sweep would read wallets:{} calls:{} compute_units:{}; {time}",
+            self.wallets, self.calls, self.compute_units
+        )
+    }
+}
+
+async fn dry_run(app: &App, args: &SweepArgs) -> anyhow::Result<Verdict> {
+    let store = app.store(Access::Read).await?;
+    let stale = stale(store.as_ref(), args).await?;
+    let wallets = store.count_stale(&stale).await?.min(limit(args));
+    // Pages are whole numbers of chunks.
+    let calls = wallets.div_ceil(u64::from(app.settings.node.chunk));
+    let rps = app.settings.node.rps;
+    app.report.result(&Plan {
+        command: "sweep",
+        dry_run: true,
+        wallets,
+        calls,
+        compute_units: calls * COMPUTE_UNITS_PER_CALL,
+        seconds_at_rps: rps.map(|rps| calls.div_ceil(u64::from(rps.get()))),
+    })?;
+    Ok(Verdict::Well)
+}

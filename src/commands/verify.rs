@@ -1,0 +1,259 @@
+//! `verify`: spot-check stored totals against the chain.
+
+use std::collections::HashMap;
+
+use alloy::primitives::U256;
+use anyhow::Context;
+use chrono::{DateTime, SecondsFormat, Utc};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    App,
+    chain::MulticallReader,
+    cli::VerifyArgs,
+    report::{BAD, GOOD, Outcome, Paint, Verdict},
+    store::{Access, Row, Store},
+    tally::{Reader, TotalRead, Wallet},
+};
+
+pub(super) async fn run(app: &App, args: VerifyArgs) -> anyhow::Result<Verdict> {
+    let reader = app.reader()?;
+    let store = app.store(if args.fix { Access::Write } else { Access::Read }).await?;
+    match (args.wallet, args.sample) {
+        (Some(wallet), _) => one(app, &reader, store.as_ref(), wallet, args.fix).await,
+        (None, sample) => {
+            let rows = store.sample(sample.unwrap_or_default()).await?;
+            many(app, &reader, store.as_ref(), rows, &args).await
+        }
+    }
+}
+
+/// A wallet's total as it was read both ways at one block, in wei.
+struct OnChain {
+    block: u64,
+    parts: Vec<(String, U256)>,
+    /// The sum of the parts.
+    total: U256,
+    /// What Multicall3 gave.
+    batched: U256,
+}
+
+impl OnChain {
+    fn fits(&self, row: Option<&Row>) -> bool {
+        self.total == self.batched && row.is_some_and(|row| row.total == self.total)
+    }
+
+    /// Stores the total, unless the two ways of reading differ; says whether it did.
+    async fn store(&self, store: &dyn Store, wallet: Wallet) -> anyhow::Result<bool> {
+        if self.total != self.batched {
+            return Ok(false);
+        }
+        let read =
+            TotalRead { wallet, total: self.total, read_block: self.block, event_block: None };
+        Ok(store.record(&[read], &[]).await?.updated == 1)
+    }
+}
+
+/// Reads each part directly, and sums them; the inner error says why the wallet has no total.
+async fn read_directly(
+    reader: &MulticallReader,
+    wallet: Wallet,
+    block: u64,
+) -> anyhow::Result<Result<(Vec<(String, U256)>, U256), String>> {
+    let parts = match reader.read_parts(wallet, block).await? {
+        Ok(parts) => parts,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let sum = parts.iter().try_fold(U256::ZERO, |sum, (_, part)| sum.checked_add(*part));
+    Ok(sum
+        .map(|sum| (parts, sum))
+        .ok_or_else(|| "the sum of the parts does not fit a uint256".into()))
+}
+
+/// Reads wallets both ways at one block.
+async fn read_both_ways(
+    app: &App,
+    reader: &MulticallReader,
+    wallets: Vec<Wallet>,
+) -> anyhow::Result<HashMap<Wallet, Result<OnChain, String>>> {
+    let block = reader.pin().await?;
+    let batched: Vec<_> = reader.read(wallets, block).try_concat().await?;
+    stream::iter(batched)
+        .map(async |(wallet, batched)| {
+            let direct = read_directly(reader, wallet, block).await?;
+            let both = direct.and_then(|(parts, total)| {
+                batched.map(|batched| OnChain { block, parts, total, batched })
+            });
+            anyhow::Ok((wallet, both))
+        })
+        .buffer_unordered(app.settings.node.concurrency as usize)
+        .try_collect()
+        .await
+}
+
+/// The result for one wallet; amounts in wei, decimal.
+#[derive(Serialize)]
+struct VerifiedWallet {
+    command: &'static str,
+    wallet: Wallet,
+    block: u64,
+    parts: Map<String, Value>,
+    chain_total: String,
+    batched_total: String,
+    stored_total: Option<String>,
+    stored_read_block: Option<u64>,
+    stored_blocknumber: Option<u64>,
+    updated_at: Option<String>,
+    in_sync: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fixed: Option<bool>,
+    /// For people: a name and an amount on each line.
+    #[serde(skip)]
+    lines: Vec<(String, String)>,
+}
+
+impl Outcome for VerifiedWallet {
+    fn text(&self, paint: &Paint) -> String {
+        let width = self.lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+        let lines = self.lines.iter().map(|(name, amount)| format!("  {name:width$}  {amount}\n"));
+        let answer = match (self.in_sync, self.fixed) {
+            (true, _) => paint.style(GOOD, "in sync"),
+            (false, Some(true)) => paint.style(BAD, "drifted; fixed"),
+            (false, _) => paint.style(BAD, "drifted"),
+        };
+        format!("{} at block {}\n{}{answer}", self.wallet, self.block, lines.collect::<String>())
+    }
+}
+
+async fn one(
+    app: &App,
+    reader: &MulticallReader,
+    store: &dyn Store,
+    wallet: Wallet,
+    fix: bool,
+) -> anyhow::Result<Verdict> {
+    let row = store.row(wallet).await?;
+    let read = read_both_ways(app, reader, vec![wallet]).await?.remove(&wallet);
+    let on_chain = read
+        .unwrap_or_else(|| Err("it was not read".into()))
+        .map_err(anyhow::Error::msg)
+        .with_context(|| format!("wallet {wallet} could not be read"))?;
+    let in_sync = on_chain.fits(row.as_ref());
+    let fixed = match fix {
+        true if in_sync => Some(false),
+        true => Some(on_chain.store(store, wallet).await?),
+        false => None,
+    };
+    let amount = |wei| app.amount(wei).to_string();
+    let stored = row.map_or_else(|| "no row".to_owned(), |row| amount(row.total));
+    let parts = on_chain.parts.iter().map(|(name, part)| (name.clone(), amount(*part)));
+    let totals = [
+        ("chain total".to_owned(), amount(on_chain.total)),
+        ("batched total".to_owned(), amount(on_chain.batched)),
+        ("stored total".to_owned(), stored),
+    ];
+    app.report.result(&VerifiedWallet {
+        command: "verify",
+        wallet,
+        block: on_chain.block,
+        lines: parts.chain(totals).collect(),
+        parts: (on_chain.parts.iter())
+            .map(|(name, part)| (name.clone(), Value::String(part.to_string())))
+            .collect(),
+        chain_total: on_chain.total.to_string(),
+        batched_total: on_chain.batched.to_string(),
+        stored_total: row.map(|row| row.total.to_string()),
+        stored_read_block: row.and_then(|row| row.read_block),
+        stored_blocknumber: row.and_then(|row| row.blocknumber),
+        updated_at: row.map(|row| rfc3339(row.updated_at)),
+        in_sync,
+        fixed,
+    })?;
+    Ok(if in_sync { Verdict::Well } else { Verdict::No })
+}
+
+/// The result for a sample.
+#[derive(Serialize)]
+struct VerifiedSample {
+    command: &'static str,
+    sampled: u64,
+    in_sync: u64,
+    drifted: u64,
+    unreadable: u64,
+    drifted_wallets: Vec<Wallet>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fixed: Option<u64>,
+}
+
+impl Outcome for VerifiedSample {
+    fn text(&self, paint: &Paint) -> String {
+        let style = if self.drifted == 0 { GOOD } else { BAD };
+        let drifted = paint.style(style, &format!("drifted:{}", self.drifted));
+        let mut text = format!(
+            "verify complete sampled:{} in_sync:{} {drifted} unreadable:{}",
+            self.sampled, self.in_sync, self.unreadable
+        );
+        if let Some(fixed) = self.fixed {
+            text.push_str(&format!(" fixed:{fixed}"));
+        }
+        for wallet in &self.drifted_wallets {
+            text.push_str(&format!("\n{wallet}"));
+        }
+        text
+    }
+}
+
+async fn many(
+    app: &App,
+    reader: &MulticallReader,
+    store: &dyn Store,
+    rows: Vec<Row>,
+    args: &VerifyArgs,
+) -> anyhow::Result<Verdict> {
+    let wallets = rows.iter().map(|row| row.wallet).collect();
+    let read = read_both_ways(app, reader, wallets).await?;
+    let mut outcome = VerifiedSample {
+        command: "verify",
+        sampled: rows.len() as u64,
+        in_sync: 0,
+        drifted: 0,
+        unreadable: 0,
+        drifted_wallets: Vec::new(),
+        fixed: args.fix.then_some(0),
+    };
+    for row in &rows {
+        match read.get(&row.wallet) {
+            Some(Ok(on_chain)) if on_chain.fits(Some(row)) => outcome.in_sync += 1,
+            Some(Ok(on_chain)) => {
+                outcome.drifted_wallets.push(row.wallet);
+                if let Some(fixed) = &mut outcome.fixed {
+                    *fixed += u64::from(on_chain.store(store, row.wallet).await?);
+                }
+            }
+            Some(Err(reason)) => {
+                app.report.note(&format!("wallet {} could not be read: {reason}", row.wallet));
+                outcome.unreadable += 1;
+            }
+            // Left out because a stop was asked for.
+            None => outcome.sampled -= 1,
+        }
+    }
+    outcome.drifted_wallets.sort_unstable();
+    outcome.drifted = outcome.drifted_wallets.len() as u64;
+    app.report.result(&outcome)?;
+    if outcome.unreadable > 0 && outcome.unreadable == outcome.sampled {
+        anyhow::bail!(
+            "not one of {} wallets could be read; check the profile and --block",
+            outcome.sampled
+        );
+    }
+    let no = outcome.drifted > 0 || args.strict.strict && outcome.unreadable > 0;
+    Ok(if no { Verdict::No } else { Verdict::Well })
+}
+
+/// A time as JSON shows it, in UTC.
+pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}

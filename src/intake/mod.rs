@@ -1,0 +1,53 @@
+//! What comes in from a file: rows of CSV become wallets, each once, in order.
+//!
+//! Memory does not grow with the file: what is more than [`spool`] keeps at hand goes to a
+//! temporary file, and comes back merged.
+
+mod rows;
+mod spool;
+
+use std::io::Read;
+
+use crate::tally::{Stop, Wallet};
+
+pub use rows::{Reject, RowsError};
+
+/// What a file held.
+pub struct Intake {
+    /// Rows, without a header and blank lines.
+    pub rows: u64,
+    /// Rows that hold no wallet.
+    pub rejected: u64,
+    /// The wallets, each once, in ascending order.
+    pub wallets: Box<dyn Iterator<Item = std::io::Result<Wallet>> + Send>,
+}
+
+/// Reads every row of a CSV file; `rejects` sees each row that holds no wallet.
+///
+/// The wallet is in the column named `column`, else in the one named `wallet` or `address`,
+/// else in the first.
+///
+/// # Errors
+/// When the input cannot be read, there is no column of that name, or the temporary file fails.
+pub fn read(
+    input: impl Read,
+    column: Option<&str>,
+    stop: &Stop,
+    mut rejects: impl FnMut(Reject) -> anyhow::Result<()>,
+) -> anyhow::Result<Intake> {
+    let mut spool = spool::Spool::default();
+    let mut rejected = 0;
+    let rows = rows::read(input, column, |row| {
+        if stop.is_asked() {
+            anyhow::bail!("stopped while reading the CSV file");
+        }
+        match row {
+            Ok(wallet) => Ok(spool.push(wallet)?),
+            Err(reject) => {
+                rejected += 1;
+                rejects(reject)
+            }
+        }
+    })?;
+    Ok(Intake { rows, rejected, wallets: Box::new(spool.into_sorted()?) })
+}

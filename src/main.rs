@@ -1,0 +1,81 @@
+//! The program: parse, start tokio, do it, exit. The only place that decides the exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use ethtally::{
+    App,
+    cli::Cli,
+    commands, redact,
+    report::{self, Report, ReportSettings, Verdict},
+    tally::Stop,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    for argument in std::env::args_os() {
+        redact::remember(&argument.to_string_lossy());
+    }
+    for variable in ["ETH_RPC_URL", "DATABASE_URL"] {
+        redact::remember(&std::env::var(variable).unwrap_or_default());
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return report::usage(&error),
+    };
+    let output = &cli.settings.output;
+    let report = Report::new(ReportSettings {
+        json: output.json,
+        verbosity: output.verbose,
+        quiet: output.quiet,
+        color: output.color,
+    });
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            report.error(&error.into());
+            return report::exit_code(Err(()), None);
+        }
+    };
+    let code = runtime.block_on(run(cli, &report));
+    // A thread that waits for standard input must not hold the exit up.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(cli: Cli, report: &Report) -> ExitCode {
+    let stop = Stop::default();
+    let work = async {
+        let app = App::new(cli.settings, report.clone(), stop.clone())?;
+        commands::run(&app, cli.command).await
+    };
+    let ended: anyhow::Result<Verdict> = tokio::select! {
+        ended = work => ended,
+        // The second signal ends it at once.
+        () = signals(&stop) => Ok(Verdict::Well),
+    };
+    let signal = stop.signal();
+    let ended = ended.map_err(|error| {
+        if signal.is_none() {
+            report.error(&error)
+        }
+    });
+    report::exit_code(ended, signal)
+}
+
+/// Asks for a stop at the first SIGINT or SIGTERM; returns at the second.
+async fn signals(stop: &Stop) {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
+        }
+    };
+    stop.interrupt(next().await);
+    next().await;
+}

@@ -1,0 +1,287 @@
+//! Everything that talks to a database, and all SQL.
+//!
+//! [`Store`] is what commands see; [`postgres`] and [`sqlite`] say it in their dialects,
+//! method by method in the same order. Times are UTC, whatever a session's or server's zone.
+
+mod postgres;
+mod schema;
+mod sqlite;
+mod url;
+
+use std::collections::{BTreeMap, HashSet};
+
+use alloy::primitives::U256;
+use async_trait::async_trait;
+use chrono::{DateTime, NaiveDateTime, Utc};
+use tracing::warn;
+
+pub use url::{Access, open};
+
+use crate::tally::{Ledger, Shard, TotalRead, Wallet};
+
+/// The table of totals, and what is kept beside it.
+#[async_trait]
+pub trait Store: Ledger {
+    /// Creates or upgrades the tables; returns what was applied, nothing if all was there.
+    ///
+    /// Two that migrate at once wait for each other.
+    ///
+    /// # Errors
+    /// When the database fails, or was migrated by a newer version of this program.
+    async fn migrate(&self) -> anyhow::Result<Vec<String>>;
+
+    /// Whether the tables are as this version needs them; changes nothing.
+    ///
+    /// # Errors
+    /// When they are not: the error names the remedy.
+    async fn require_tables(&self) -> anyhow::Result<()>;
+
+    /// The database's clock.
+    ///
+    /// # Errors
+    /// When the database fails, as with every method below.
+    async fn now(&self) -> anyhow::Result<DateTime<Utc>>;
+
+    /// The next rows in order of age, oldest first, behind `after`.
+    async fn stale_page(
+        &self,
+        stale: &Stale,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> anyhow::Result<Page>;
+
+    /// How many rows [`Store::stale_page`] gives in all.
+    async fn count_stale(&self, stale: &Stale) -> anyhow::Result<u64>;
+
+    /// Stores wallets unread, as the oldest rows of all; rows that exist stay as they are.
+    /// Returns how many were new.
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> anyhow::Result<u64>;
+
+    /// Those of `wallets` whose row holds a total that was read.
+    async fn with_read_total(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>>;
+
+    /// A wallet's row.
+    async fn row(&self, wallet: Wallet) -> anyhow::Result<Option<Row>>;
+
+    /// Rows drawn at random, each at most once.
+    async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>>;
+
+    /// How many rows there are.
+    async fn counts(&self) -> anyhow::Result<TableCounts>;
+
+    /// When the row that is older than all but `n` others was last written; `None` behind the end.
+    async fn nth_oldest(&self, n: u64) -> anyhow::Result<Option<DateTime<Utc>>>;
+
+    /// The checkpoint of this name.
+    async fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>>;
+
+    /// Takes the lock of a sweep of this shard; `None` if another process holds it.
+    ///
+    /// The lock goes when the guard is dropped or its process ends, however it ends.
+    async fn lock_sweep(&self, shard: Shard) -> anyhow::Result<Option<SweepLock>>;
+}
+
+/// Which rows a sweep is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Stale {
+    /// Only rows that were last written before.
+    pub before: DateTime<Utc>,
+    /// Only wallets of this shard.
+    pub shard: Shard,
+}
+
+/// The last row of a page: the next page begins behind it.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    updated_at: NaiveDateTime,
+    wallet: String,
+}
+
+impl Cursor {
+    /// Before every row.
+    fn start() -> Self {
+        Self {
+            updated_at: DateTime::<Utc>::UNIX_EPOCH.naive_utc() - chrono::TimeDelta::days(365_000),
+            wallet: String::new(),
+        }
+    }
+}
+
+/// A page of rows in order of age.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The wallets, each once.
+    pub wallets: Vec<Wallet>,
+    /// Where the next page begins; `None` when this was the last.
+    pub next: Option<Cursor>,
+}
+
+impl Page {
+    /// A page from its rows; it is the last if there are fewer than asked for.
+    fn of(rows: Vec<(String, NaiveDateTime)>, limit: u32) -> Self {
+        let full = rows.len() >= limit as usize;
+        let next = rows
+            .last()
+            .filter(|_| full)
+            .map(|(wallet, updated_at)| Cursor { updated_at: *updated_at, wallet: wallet.clone() });
+        Self {
+            wallets: rows.iter().filter_map(|(wallet, _)| stored_wallet(wallet)).collect(),
+            next,
+        }
+    }
+}
+
+/// A wallet's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The wallet.
+    pub wallet: Wallet,
+    /// The stored total, wei.
+    pub total: U256,
+    /// The block at which it was read; `None` for rows that the original wrote, and placeholders.
+    pub read_block: Option<u64>,
+    /// The newest block of an event for this wallet.
+    pub blocknumber: Option<u64>,
+    /// When the row was last written.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// A row as it comes from either database; totals as decimal text.
+type RawRow = (String, String, Option<i64>, Option<i64>, NaiveDateTime);
+
+impl TryFrom<RawRow> for Row {
+    type Error = anyhow::Error;
+
+    fn try_from(
+        (wallet, total, read_block, blocknumber, updated_at): RawRow,
+    ) -> anyhow::Result<Self> {
+        let fault = |what: &str| anyhow::anyhow!("the row of {wallet} holds {what}");
+        Ok(Self {
+            wallet: stored_wallet(&wallet).ok_or_else(|| fault("no wallet in lower case"))?,
+            total: total.parse().map_err(|_| fault("a balance that is no uint256"))?,
+            read_block: read_block.map(u64::try_from).transpose()?,
+            blocknumber: blocknumber.map(u64::try_from).transpose()?,
+            updated_at: updated_at.and_utc(),
+        })
+    }
+}
+
+/// How many rows there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableCounts {
+    /// Rows.
+    pub wallets: u64,
+    /// Placeholders: rows whose total was never read.
+    pub never_read: u64,
+    /// Wallets whose last read failed.
+    pub unreadable: u64,
+}
+
+impl TableCounts {
+    fn of((wallets, never_read, unreadable): (i64, i64, i64)) -> Self {
+        Self {
+            wallets: wallets.unsigned_abs(),
+            never_read: never_read.unsigned_abs(),
+            unreadable: unreadable.unsigned_abs(),
+        }
+    }
+}
+
+/// How far events were followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Its name, from the profile.
+    pub name: String,
+    /// The last block whose events are in the table.
+    pub last_block: i64,
+    /// When it last moved.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Checkpoint {
+    fn of((name, last_block, updated_at): (String, i64, NaiveDateTime)) -> Self {
+        Self { name, last_block, updated_at: updated_at.and_utc() }
+    }
+}
+
+/// Held for as long as a sweep of its shard runs.
+pub struct SweepLock(
+    #[expect(dead_code, reason = "dropping it gives the lock back")] Box<dyn Send>,
+);
+
+/// A wallet as it stands in the table; one that is not in lower case is not ours to touch.
+fn stored_wallet(text: &str) -> Option<Wallet> {
+    let wallet = text.parse().ok().filter(|wallet: &Wallet| wallet.to_string() == text);
+    if wallet.is_none() {
+        warn!("the table holds {text:?}, which is no wallet in lower case; it is passed over");
+    }
+    wallet
+}
+
+/// Totals as columns for one bulk upsert: each wallet once, in order.
+///
+/// A database refuses to touch a row twice in one statement, and two writers that go in
+/// different orders deadlock.
+#[derive(Debug, Default)]
+struct Columns {
+    wallets: Vec<String>,
+    totals: Vec<String>,
+    read_blocks: Vec<i64>,
+    event_blocks: Vec<Option<i64>>,
+}
+
+impl Columns {
+    fn of(totals: &[TotalRead]) -> anyhow::Result<Self> {
+        let mut newest: BTreeMap<Wallet, TotalRead> = BTreeMap::new();
+        for read in totals {
+            newest
+                .entry(read.wallet)
+                .and_modify(|kept| {
+                    let event_block = kept.event_block.max(read.event_block);
+                    if read.read_block >= kept.read_block {
+                        *kept = *read;
+                    }
+                    kept.event_block = event_block;
+                })
+                .or_insert(*read);
+        }
+        let mut columns = Self::default();
+        for read in newest.values() {
+            columns.wallets.push(read.wallet.to_string());
+            columns.totals.push(read.total.to_string());
+            columns.read_blocks.push(read.read_block.try_into()?);
+            columns.event_blocks.push(read.event_block.map(TryInto::try_into).transpose()?);
+        }
+        Ok(columns)
+    }
+}
+
+/// The texts of wallets, sorted.
+fn sorted_texts(wallets: &[Wallet]) -> Vec<String> {
+    let mut texts: Vec<_> = wallets.iter().map(Wallet::to_string).collect();
+    texts.sort_unstable();
+    texts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wallet_that_stands_twice_is_written_once_with_its_newest_read() {
+        let wallet = |last: u8| Wallet::from(alloy::primitives::Address::with_last_byte(last));
+        let read = |last, total: u64, read_block, event_block| TotalRead {
+            wallet: wallet(last),
+            total: U256::from(total),
+            read_block,
+            event_block,
+        };
+        let columns =
+            Columns::of(&[read(2, 20, 5, None), read(1, 10, 7, None), read(1, 11, 6, Some(6))])
+                .unwrap();
+        assert_eq!(columns.wallets, [wallet(1).to_string(), wallet(2).to_string()]);
+        assert_eq!(columns.totals, ["10", "20"]);
+        assert_eq!(columns.read_blocks, [7, 5]);
+        assert_eq!(columns.event_blocks, [Some(6), None]);
+    }
+}

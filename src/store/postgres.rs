@@ -1,0 +1,301 @@
+//! The store in PostgreSQL.
+//!
+//! Bulk statements take whole columns through `unnest`, so no batch meets a bind limit.
+
+use std::{collections::HashSet, str::FromStr, time::Duration};
+
+use anyhow::{Context, anyhow};
+use async_trait::async_trait;
+use chrono::{DateTime, NaiveDateTime, Utc};
+use sqlx::{
+    Connection, Either, PgConnection, PgPool,
+    postgres::{PgAdvisoryLock, PgConnectOptions, PgPoolOptions},
+};
+
+use super::{
+    Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, SweepLock, TableCounts, schema,
+    sorted_texts, stored_wallet,
+};
+use crate::tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet};
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a batch is written again after a deadlock or a serialization failure.
+const RETRIES: u32 = 5;
+
+/// The store in PostgreSQL.
+pub(super) struct PostgresStore {
+    pool: PgPool,
+    label: String,
+}
+
+impl PostgresStore {
+    /// Connects.
+    pub(super) async fn open(url: &str) -> anyhow::Result<Self> {
+        // The parser's own error may quote parts of the URL.
+        let options = PgConnectOptions::from_str(url).map_err(|_| {
+            anyhow!("--database-url is not a URL of PostgreSQL; write postgres://USER:PASSWORD@HOST:PORT/DATABASE, special characters percent-encoded")
+        })?;
+        let options = options.application_name("ethtally");
+        let label = format!("database postgres://{}:{}", options.get_host(), options.get_port());
+        // A pool would try until its time is over, and then not say why.
+        let probe = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options));
+        let connected = match probe.await {
+            Ok(connected) => connected.map_err(anyhow::Error::from),
+            Err(_) => Err(anyhow!("no answer in {} s", CONNECT_TIMEOUT.as_secs())),
+        };
+        let connection = connected.with_context(|| {
+            format!("{label}: no connection; check that the server is up, and host, user, password and database in --database-url")
+        })?;
+        connection.close().await?;
+        let pool = PgPoolOptions::new().max_connections(5).acquire_timeout(CONNECT_TIMEOUT);
+        Ok(Self { pool: pool.connect_lazy_with(options), label })
+    }
+
+    async fn record_once(&self, columns: &Columns, failures: &[Unreadable]) -> sqlx::Result<u64> {
+        let mut transaction = self.pool.begin().await?;
+        let updated = sqlx::query(
+            "insert into eth_wallet_balances as stored
+                 (wallet, balance, read_block, blocknumber, updated_at, created_at)
+             select wallet, total::numeric, read_block, event_block, now() at time zone 'utc', now() at time zone 'utc'
+             from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+                 as read (wallet, total, read_block, event_block)
+             order by wallet
+             on conflict (wallet) do update set
+                 balance = excluded.balance,
+                 read_block = excluded.read_block,
+                 blocknumber = greatest(stored.blocknumber, excluded.blocknumber),
+                 updated_at = excluded.updated_at
+             where stored.read_block is null or stored.read_block <= excluded.read_block",
+        )
+        .bind(&columns.wallets)
+        .bind(&columns.totals)
+        .bind(&columns.read_blocks)
+        .bind(&columns.event_blocks)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        sqlx::query("delete from eth_wallet_read_failures where wallet = any($1)")
+            .bind(&columns.wallets)
+            .execute(&mut *transaction)
+            .await?;
+        if !failures.is_empty() {
+            let wallets: Vec<_> =
+                failures.iter().map(|failure| failure.wallet.to_string()).collect();
+            let reasons: Vec<_> = failures.iter().map(|failure| failure.reason.as_str()).collect();
+            sqlx::query(
+                "insert into eth_wallet_read_failures as stored
+                     (wallet, failures, last_error, last_failed_at, next_try_at)
+                 select distinct on (wallet) wallet, 1, reason, now() at time zone 'utc',
+                     now() at time zone 'utc' + interval '1 minute'
+                 from unnest($1::text[], $2::text[]) as failed (wallet, reason)
+                 order by wallet
+                 on conflict (wallet) do update set
+                     failures = stored.failures + 1,
+                     last_error = excluded.last_error,
+                     last_failed_at = excluded.last_failed_at,
+                     next_try_at = excluded.last_failed_at + least(
+                         interval '1 day',
+                         interval '1 minute' * (1 << least(stored.failures, 11)::int))",
+            )
+            .bind(wallets)
+            .bind(reasons)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
+        Ok(updated)
+    }
+}
+
+#[async_trait]
+impl Ledger for PostgresStore {
+    async fn record(
+        &self,
+        totals: &[TotalRead],
+        failures: &[Unreadable],
+    ) -> anyhow::Result<Recorded> {
+        let columns = Columns::of(totals)?;
+        let mut attempt = 0;
+        let updated = loop {
+            match self.record_once(&columns, failures).await {
+                Err(error) if attempt < RETRIES && may_be_repeated(&error) => {
+                    attempt += 1;
+                    tokio::time::sleep(Duration::from_millis(rand::random_range(10..100))).await;
+                }
+                result => break result.with_context(|| self.label.clone())?,
+            }
+        };
+        Ok(Recorded { updated, superseded: columns.wallets.len() as u64 - updated })
+    }
+}
+
+/// A deadlock or a serialization failure: nothing was stored, and the next try may do.
+fn may_be_repeated(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("40P01" | "40001"))
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn migrate(&self) -> anyhow::Result<Vec<String>> {
+        let applied = async {
+            let mut connection = self.pool.acquire().await?;
+            schema::apply(&schema::postgres(), &mut *connection).await
+        };
+        applied.await.with_context(|| self.label.clone())
+    }
+
+    async fn require_tables(&self) -> anyhow::Result<()> {
+        let required = async {
+            let mut connection = self.pool.acquire().await?;
+            schema::require(&schema::postgres(), &mut *connection).await
+        };
+        required.await.with_context(|| self.label.clone())
+    }
+
+    async fn now(&self) -> anyhow::Result<DateTime<Utc>> {
+        let now: NaiveDateTime = sqlx::query_scalar("select clock_timestamp() at time zone 'utc'")
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(now.and_utc())
+    }
+
+    async fn stale_page(
+        &self,
+        stale: &Stale,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> anyhow::Result<Page> {
+        let start = Cursor::start();
+        let after = after.unwrap_or(&start);
+        let (first, behind) = stale.shard.bounds();
+        let rows = sqlx::query_as(
+            "select wallet, updated_at from eth_wallet_balances stored
+             where updated_at < $1 and (updated_at, wallet) > ($2, $3)
+                 and wallet >= $4 and ($5::text is null or wallet < $5)
+                 and not exists (
+                     select from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet and failed.next_try_at > now() at time zone 'utc')
+             order by updated_at, wallet
+             limit $6",
+        )
+        .bind(stale.before.naive_utc())
+        .bind(after.updated_at)
+        .bind(&after.wallet)
+        .bind(first.to_string())
+        .bind(behind.map(|wallet| wallet.to_string()))
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(Page::of(rows, limit))
+    }
+
+    async fn count_stale(&self, stale: &Stale) -> anyhow::Result<u64> {
+        let (first, behind) = stale.shard.bounds();
+        let count: i64 = sqlx::query_scalar(
+            "select count(*) from eth_wallet_balances stored
+             where updated_at < $1
+                 and wallet >= $2 and ($3::text is null or wallet < $3)
+                 and not exists (
+                     select from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet and failed.next_try_at > now() at time zone 'utc')",
+        )
+        .bind(stale.before.naive_utc())
+        .bind(first.to_string())
+        .bind(behind.map(|wallet| wallet.to_string()))
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(count.unsigned_abs())
+    }
+
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> anyhow::Result<u64> {
+        let inserted = sqlx::query(
+            "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
+             select wallet, 0, timestamp '1970-01-01', now() at time zone 'utc'
+             from unnest($1::text[]) as new (wallet)
+             order by wallet
+             on conflict (wallet) do nothing",
+        )
+        .bind(sorted_texts(wallets))
+        .execute(&self.pool)
+        .await?;
+        Ok(inserted.rows_affected())
+    }
+
+    async fn with_read_total(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>> {
+        let texts: Vec<String> = sqlx::query_scalar(
+            "select wallet from eth_wallet_balances
+             where wallet = any($1) and (read_block is not null or updated_at >= timestamp '1970-01-02')",
+        )
+        .bind(sorted_texts(wallets))
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
+    }
+
+    async fn row(&self, wallet: Wallet) -> anyhow::Result<Option<Row>> {
+        let row: Option<RawRow> = sqlx::query_as(
+            "select wallet, balance::text, read_block, blocknumber, updated_at
+             from eth_wallet_balances where wallet = $1",
+        )
+        .bind(wallet.to_string())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(Row::try_from).transpose()
+    }
+
+    async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>> {
+        let rows: Vec<RawRow> = sqlx::query_as(
+            "select wallet, balance::text, read_block, blocknumber, updated_at
+             from eth_wallet_balances order by random() limit $1",
+        )
+        .bind(i64::from(count))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(Row::try_from).collect()
+    }
+
+    async fn counts(&self) -> anyhow::Result<TableCounts> {
+        let counts = sqlx::query_as(
+            "select
+                 (select count(*) from eth_wallet_balances),
+                 (select count(*) from eth_wallet_balances
+                  where updated_at < timestamp '1970-01-02' and read_block is null),
+                 (select count(*) from eth_wallet_read_failures)",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(TableCounts::of(counts))
+    }
+
+    async fn nth_oldest(&self, n: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
+        let time: Option<NaiveDateTime> = sqlx::query_scalar(
+            "select updated_at from eth_wallet_balances order by updated_at limit 1 offset $1",
+        )
+        .bind(i64::try_from(n)?)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(time.map(|time| time.and_utc()))
+    }
+
+    async fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>> {
+        let row = sqlx::query_as(
+            "select name, last_block, updated_at from eth_indexer_checkpoints where name = $1",
+        )
+        .bind(name)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(Checkpoint::of))
+    }
+
+    async fn lock_sweep(&self, shard: Shard) -> anyhow::Result<Option<SweepLock>> {
+        // Held by a session, so it goes with the connection, however the process ends.
+        let lock = PgAdvisoryLock::new(format!("ethtally sweep {shard}"));
+        let connection = self.pool.acquire().await?.detach();
+        match lock.try_acquire(connection).await? {
+            Either::Left(guard) => Ok(Some(SweepLock(Box::new(guard.leak())))),
+            Either::Right(_) => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! The store in SQLite, embedded.
+//!
+//! Bulk statements take whole columns as one JSON text through `json_each`, so no batch
+//! meets a bind limit. Times are written as `YYYY-MM-DD HH:MM:SS[.fff]`, UTC, which sort as text.
+
+use std::{
+    collections::HashSet,
+    fs::{File, OpenOptions, TryLockError},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use async_trait::async_trait;
+use chrono::{DateTime, NaiveDateTime, SubsecRound, Utc};
+use serde_json::json;
+use sqlx::{
+    SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::{
+    Access, Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, SweepLock, TableCounts,
+    schema, sorted_texts, stored_wallet,
+};
+use crate::tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet};
+
+/// How long a statement waits for another process that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The store in an SQLite file.
+pub(super) struct SqliteStore {
+    pool: SqlitePool,
+    path: PathBuf,
+}
+
+impl SqliteStore {
+    /// Opens the file; makes it only for [`Access::Write`].
+    pub(super) async fn open(url: &str, access: Access) -> anyhow::Result<Self> {
+        let options = SqliteConnectOptions::from_str(url).map_err(|error| {
+            anyhow!("--database-url is no URL of SQLite ({error}); write sqlite:PATH")
+        })?;
+        let path = options.get_filename().to_path_buf();
+        let options = options.busy_timeout(BUSY_TIMEOUT).create_if_missing(access == Access::Write);
+        let options = match access {
+            Access::Read => {
+                if !path.exists() {
+                    return Err(anyhow!(
+                        "database sqlite:{}: there is no such file; run `ethtally migrate` first, or check --database-url",
+                        path.display()
+                    ));
+                }
+                options.pragma("query_only", "on")
+            }
+            Access::Write => {
+                options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Normal)
+            }
+        };
+        let store = Self {
+            pool: SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options),
+            path,
+        };
+        // Two processes that turn a new file into a database at once would collide.
+        let _opening = match access {
+            Access::Write => Some(store.lock_file("open")?.lock_wait()?),
+            Access::Read => None,
+        };
+        store.pool.acquire().await.with_context(|| {
+            format!(
+                "{}: it cannot be opened; check that its directory exists and can be written",
+                store.label()
+            )
+        })?;
+        Ok(store)
+    }
+
+    fn label(&self) -> String {
+        format!("database sqlite:{}", self.path.display())
+    }
+
+    /// A file beside the database that processes lock; the lock goes with the process.
+    fn lock_file(&self, purpose: &str) -> anyhow::Result<LockFile> {
+        let mut path = self.path.clone().into_os_string();
+        path.push(format!(".{purpose}.lock"));
+        let opened = OpenOptions::new().create(true).append(true).open(&path);
+        let file =
+            opened.with_context(|| format!("{}: its lock file cannot be made", self.label()))?;
+        Ok(LockFile(file))
+    }
+
+    async fn record_once(&self, columns: &Columns, failures: &[Unreadable]) -> sqlx::Result<u64> {
+        let now = now();
+        // Taking the write lock at once: a transaction that reads first could fail when it writes.
+        let mut transaction = self.pool.begin_with("begin immediate").await?;
+        let rows: Vec<_> = itertools::izip!(
+            &columns.wallets,
+            &columns.totals,
+            &columns.read_blocks,
+            &columns.event_blocks
+        )
+        .collect();
+        let updated = sqlx::query(
+            "insert into eth_wallet_balances as stored
+                 (wallet, balance, read_block, blocknumber, updated_at, created_at)
+             select value ->> 0, value ->> 1, value ->> 2, value ->> 3, $2, $2
+             from json_each($1)
+             where true
+             on conflict (wallet) do update set
+                 balance = excluded.balance,
+                 read_block = excluded.read_block,
+                 blocknumber = coalesce(max(stored.blocknumber, excluded.blocknumber), excluded.blocknumber, stored.blocknumber),
+                 updated_at = excluded.updated_at
+             where stored.read_block is null or stored.read_block <= excluded.read_block",
+        )
+        .bind(json!(rows).to_string())
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        sqlx::query("delete from eth_wallet_read_failures where wallet in (select value from json_each($1))")
+            .bind(json!(columns.wallets).to_string())
+            .execute(&mut *transaction)
+            .await?;
+        if !failures.is_empty() {
+            let rows: Vec<_> =
+                (failures.iter()).map(|failure| json!([failure.wallet, failure.reason])).collect();
+            sqlx::query(
+                "insert into eth_wallet_read_failures as stored
+                     (wallet, failures, last_error, last_failed_at, next_try_at)
+                 select value ->> 0, 1, value ->> 1, $2, strftime('%Y-%m-%d %H:%M:%f', $2, '+1 minute')
+                 from json_each($1)
+                 where true
+                 group by 1
+                 on conflict (wallet) do update set
+                     failures = stored.failures + 1,
+                     last_error = excluded.last_error,
+                     last_failed_at = excluded.last_failed_at,
+                     next_try_at = strftime('%Y-%m-%d %H:%M:%f', excluded.last_failed_at,
+                         format('+%d minutes', min(1440, 1 << min(stored.failures, 11))))",
+            )
+            .bind(json!(rows).to_string())
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
+        Ok(updated)
+    }
+}
+
+/// The clock: an embedded database has its user's. To the millisecond, as SQLite's own functions.
+fn now() -> NaiveDateTime {
+    Utc::now().naive_utc().trunc_subsecs(3)
+}
+
+/// A file that is there to be locked.
+struct LockFile(File);
+
+impl LockFile {
+    /// Waits for the lock, and holds it while the returned file lives.
+    fn lock_wait(self) -> anyhow::Result<File> {
+        self.0.lock().context("the lock file cannot be locked")?;
+        Ok(self.0)
+    }
+
+    /// Takes the lock if it is free.
+    fn try_lock(self) -> anyhow::Result<Option<File>> {
+        match self.0.try_lock() {
+            Ok(()) => Ok(Some(self.0)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).context("the lock file cannot be locked"),
+        }
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteStore {
+    async fn record(
+        &self,
+        totals: &[TotalRead],
+        failures: &[Unreadable],
+    ) -> anyhow::Result<Recorded> {
+        let columns = Columns::of(totals)?;
+        let updated = self.record_once(&columns, failures).await.with_context(|| self.label())?;
+        Ok(Recorded { updated, superseded: columns.wallets.len() as u64 - updated })
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn migrate(&self) -> anyhow::Result<Vec<String>> {
+        let applied = async {
+            // SQLite's migrations do not lock by themselves.
+            let _migrating = self.lock_file("open")?.lock_wait()?;
+            let mut connection = self.pool.acquire().await?;
+            schema::apply(&schema::sqlite(), &mut *connection).await
+        };
+        applied.await.with_context(|| self.label())
+    }
+
+    async fn require_tables(&self) -> anyhow::Result<()> {
+        let required = async {
+            let mut connection = self.pool.acquire().await?;
+            schema::require(&schema::sqlite(), &mut *connection).await
+        };
+        required.await.with_context(|| self.label())
+    }
+
+    async fn now(&self) -> anyhow::Result<DateTime<Utc>> {
+        Ok(now().and_utc())
+    }
+
+    async fn stale_page(
+        &self,
+        stale: &Stale,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> anyhow::Result<Page> {
+        let start = Cursor::start();
+        let after = after.unwrap_or(&start);
+        let (first, behind) = stale.shard.bounds();
+        let rows = sqlx::query_as(
+            "select wallet, updated_at from eth_wallet_balances stored
+             where updated_at < $1 and (updated_at, wallet) > ($2, $3)
+                 and wallet >= $4 and ($5 is null or wallet < $5)
+                 and not exists (
+                     select 1 from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet and failed.next_try_at > $7)
+             order by updated_at, wallet
+             limit $6",
+        )
+        .bind(stale.before.naive_utc())
+        .bind(after.updated_at)
+        .bind(&after.wallet)
+        .bind(first.to_string())
+        .bind(behind.map(|wallet| wallet.to_string()))
+        .bind(limit)
+        .bind(now())
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(Page::of(rows, limit))
+    }
+
+    async fn count_stale(&self, stale: &Stale) -> anyhow::Result<u64> {
+        let (first, behind) = stale.shard.bounds();
+        let count: i64 = sqlx::query_scalar(
+            "select count(*) from eth_wallet_balances stored
+             where updated_at < $1
+                 and wallet >= $2 and ($3 is null or wallet < $3)
+                 and not exists (
+                     select 1 from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet and failed.next_try_at > $4)",
+        )
+        .bind(stale.before.naive_utc())
+        .bind(first.to_string())
+        .bind(behind.map(|wallet| wallet.to_string()))
+        .bind(now())
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(count.unsigned_abs())
+    }
+
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> anyhow::Result<u64> {
+        let inserted = sqlx::query(
+            "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
+             select value, '0', '1970-01-01 00:00:00', $2 from json_each($1)
+             where true
+             on conflict (wallet) do nothing",
+        )
+        .bind(json!(sorted_texts(wallets)).to_string())
+        .bind(now())
+        .execute(&self.pool)
+        .await?;
+        Ok(inserted.rows_affected())
+    }
+
+    async fn with_read_total(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>> {
+        let texts: Vec<String> = sqlx::query_scalar(
+            "select wallet from eth_wallet_balances
+             where wallet in (select value from json_each($1))
+                 and (read_block is not null or updated_at >= '1970-01-02')",
+        )
+        .bind(json!(sorted_texts(wallets)).to_string())
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
+    }
+
+    async fn row(&self, wallet: Wallet) -> anyhow::Result<Option<Row>> {
+        let row: Option<RawRow> = sqlx::query_as(
+            "select wallet, balance, read_block, blocknumber, updated_at
+             from eth_wallet_balances where wallet = $1",
+        )
+        .bind(wallet.to_string())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(Row::try_from).transpose()
+    }
+
+    async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>> {
+        let rows: Vec<RawRow> = sqlx::query_as(
+            "select wallet, balance, read_block, blocknumber, updated_at
+             from eth_wallet_balances order by random() limit $1",
+        )
+        .bind(count)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(Row::try_from).collect()
+    }
+
+    async fn counts(&self) -> anyhow::Result<TableCounts> {
+        let counts = sqlx::query_as(
+            "select
+                 (select count(*) from eth_wallet_balances),
+                 (select count(*) from eth_wallet_balances
+                  where updated_at < '1970-01-02' and read_block is null),
+                 (select count(*) from eth_wallet_read_failures)",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(TableCounts::of(counts))
+    }
+
+    async fn nth_oldest(&self, n: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
+        let time: Option<NaiveDateTime> = sqlx::query_scalar(
+            "select updated_at from eth_wallet_balances order by updated_at limit 1 offset $1",
+        )
+        .bind(i64::try_from(n)?)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(time.map(|time| time.and_utc()))
+    }
+
+    async fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>> {
+        let row = sqlx::query_as(
+            "select name, last_block, updated_at from eth_indexer_checkpoints where name = $1",
+        )
+        .bind(name)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(Checkpoint::of))
+    }
+
+    async fn lock_sweep(&self, shard: Shard) -> anyhow::Result<Option<SweepLock>> {
+        let lock = self.lock_file(&format!("sweep-{}", shard.to_string().replace('/', "-of-")))?;
+        Ok(lock.try_lock()?.map(|file| SweepLock(Box::new(file))))
+    }
+}

@@ -1,0 +1,140 @@
+//! A wallet's address, parsed once: whoever holds a [`Wallet`] holds a good one.
+
+use std::{fmt, str::FromStr};
+
+use alloy::primitives::{Address, AddressError};
+use serde::{Serialize, Serializer};
+use thiserror::Error;
+
+/// The address of a wallet: 20 bytes, shown in lower case as it is stored.
+///
+/// Parsed from `0x` and 40 hexadecimal digits. All lower case and all upper
+/// case are taken as they are; in mixed case the EIP-55 checksum must be right.
+///
+/// Source: <https://eips.ethereum.org/EIPS/eip-55>
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Wallet(Address);
+
+/// Why a text is not a wallet's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum WalletError {
+    /// Nothing is there.
+    #[error("it is empty")]
+    Empty,
+    /// The `0x` in front is missing.
+    #[error("it does not begin with 0x")]
+    NoPrefix,
+    /// Not 40 digits; the field says how many there are.
+    #[error("it has {0} digits after 0x, not 40")]
+    Length(usize),
+    /// A character that is no hexadecimal digit.
+    #[error("it holds a character that is no hexadecimal digit")]
+    NotHexadecimal,
+    /// Mixed case whose EIP-55 checksum does not fit.
+    #[error("its EIP-55 checksum is wrong; a digit is mistyped, or write it in lower case")]
+    Checksum,
+}
+
+impl Wallet {
+    /// The address in alloy's type.
+    pub const fn address(self) -> Address {
+        self.0
+    }
+}
+
+impl From<Address> for Wallet {
+    fn from(address: Address) -> Self {
+        Self(address)
+    }
+}
+
+impl FromStr for Wallet {
+    type Err = WalletError;
+
+    fn from_str(text: &str) -> Result<Self, WalletError> {
+        if text.is_empty() {
+            return Err(WalletError::Empty);
+        }
+        let digits = text.strip_prefix("0x").ok_or(WalletError::NoPrefix)?;
+        if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(WalletError::NotHexadecimal);
+        }
+        if digits.len() != 40 {
+            return Err(WalletError::Length(digits.len()));
+        }
+        let mixed = digits.bytes().any(|byte| byte.is_ascii_lowercase())
+            && digits.bytes().any(|byte| byte.is_ascii_uppercase());
+        let address = if mixed {
+            Address::parse_checksummed(text, None).map_err(|error| match error {
+                AddressError::InvalidChecksum => WalletError::Checksum,
+                AddressError::Hex(_) => WalletError::NotHexadecimal,
+            })
+        } else {
+            Address::from_str(text).map_err(|_| WalletError::NotHexadecimal)
+        };
+        address.map(Self)
+    }
+}
+
+impl fmt::Display for Wallet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl Serialize for Wallet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_of_bad_address_is_told_apart() {
+        let cases = [
+            ("", WalletError::Empty),
+            ("18aaa7115705e8be94bffebde57af9bfc265b998", WalletError::NoPrefix),
+            ("0x18aaa7115705e8be94bffebde57af9bfc265b9", WalletError::Length(38)),
+            ("0x18aaa7115705e8be94bffebde57af9bfc265b99g", WalletError::NotHexadecimal),
+            ("0x18aAA7115705e8be94bfFEBDE57Af9BFc265B999", WalletError::Checksum),
+            ("0x18aAA7115705e8be94bfFEBDE57Af9BFc265b998", WalletError::Checksum),
+        ];
+        for (text, error) in cases {
+            assert_eq!(text.parse::<Wallet>(), Err(error), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_address_is_read_in_every_spelling_and_shown_in_lower_case(bytes: [u8; 20]) {
+            let address = Address::from(bytes);
+            let lower = format!("{address:#x}");
+            for spelling in [lower.clone(), address.to_checksum(None), format!("0x{:X}", address)] {
+                prop_assert_eq!(spelling.parse::<Wallet>().unwrap().to_string(), lower.clone());
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC*") {
+            let _ = text.parse::<Wallet>();
+        }
+
+        #[test]
+        fn one_flipped_case_is_refused(bytes: [u8; 20], at in 2usize..42) {
+            let mut text = Address::from(bytes).to_checksum(None).into_bytes();
+            prop_assume!(text[at].is_ascii_alphabetic());
+            text[at] ^= 0x20;
+            let text = String::from_utf8(text).unwrap();
+            let digits = &text[2..];
+            let one_case = !digits.bytes().any(|b| b.is_ascii_lowercase())
+                || !digits.bytes().any(|b| b.is_ascii_uppercase());
+            prop_assume!(!one_case);
+            prop_assert_eq!(text.parse::<Wallet>(), Err(WalletError::Checksum));
+        }
+    }
+}

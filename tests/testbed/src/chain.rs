@@ -1,0 +1,962 @@
+//! A real chain to test on: Anvil with our contracts, the genuine Multicall3, and as many wallets as asked for.
+//!
+//! It mines a block for each transaction unless told otherwise, takes transactions from any sender without a signature,
+//! and gas is free. What it can be told to do is named after what it does to a wallet. A chain ends with its [`Chain`],
+//! and also when the process that started it is killed.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use alloy::eips::BlockId;
+use alloy::primitives::{Address, B256, Bytes, U64, U256};
+use alloy::providers::{Provider, RootProvider};
+use alloy::rpc::client::{BatchRequest, RpcClient};
+use alloy::rpc::json_rpc::RpcRecv;
+use alloy::rpc::types::TransactionRequest;
+use alloy::sol_types::SolCall;
+use alloy::transports::http::{Http, reqwest};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::contracts::{AUDIO, DELEGATE_MANAGER, STAKING, audio, delegate_manager, staking};
+use crate::genesis::{Genesis, Holding};
+
+/// How long Anvil may take to come up. A million wallets take some ten seconds on two idle cores.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a transaction may take to be mined.
+const MINE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A transfer takes 56,000 to a wallet that had nothing, else 39,000. Whether a block has room goes by this limit.
+const TRANSFER_GAS: u64 = 60_000;
+/// Transfers in one request; Anvil takes up to 2 MB.
+const TRANSFERS_PER_REQUEST: usize = 1_000;
+
+/// What goes wrong when a wallet's `balanceOf` is asked for, on a chain that was built [`faulty`](Builder::faulty).
+/// The same as the enum of `contracts/FaultyToken.sol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    /// Nothing.
+    None = 0,
+    /// The call reverts with a reason.
+    Revert = 1,
+    /// The call consumes all gas it was given. Inside of Multicall3 that leaves 1/64 to the calls that come after.
+    BurnGas = 2,
+    /// The call succeeds and returns nothing.
+    Return0 = 3,
+    /// The call succeeds and returns the first 31 bytes of the balance.
+    Return31 = 4,
+    /// The call succeeds and returns the balance and 32 bytes more.
+    Return64 = 5,
+    /// The call succeeds and returns 2^256 - 1, to which no stake can be added.
+    ReturnMax = 6,
+}
+
+/// How a chain is to be; made by [`Chain::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    genesis: Genesis,
+    arguments: Vec<String>,
+}
+
+impl Builder {
+    /// How many of the wallets of [`crate::wallet`] hold something, rounded up to whole thousands. Else 1,000.
+    pub fn wallets(mut self, count: u64) -> Self {
+        self.genesis.wallets = count;
+        self
+    }
+
+    /// Takes the token that obeys [`Chain::set_fault`].
+    pub fn faulty(mut self) -> Self {
+        self.genesis.faulty = true;
+        self
+    }
+
+    /// The chain's id. Else 1, mainnet's.
+    pub fn chain_id(mut self, id: u64) -> Self {
+        self.genesis.chain_id = id;
+        self
+    }
+
+    /// Gas in a block, and the most that one `eth_call` gets. Else 60,000,000.
+    pub fn gas_limit(mut self, gas: u64) -> Self {
+        self.genesis.gas_limit = gas;
+        self
+    }
+
+    /// One more argument for Anvil's command line.
+    pub fn arg(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Starts Anvil on a free port and waits until it answers.
+    pub async fn start(self) -> Result<Chain> {
+        let folder = tempfile::Builder::new().prefix("ethtally-chain-").tempdir()?;
+        let genesis_file = folder.path().join("genesis.json");
+        let (genesis, path) = (self.genesis, genesis_file.clone());
+        tokio::task::spawn_blocking(move || -> Result<()> {
+            let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+            genesis.write(&mut out)?;
+            Ok(out.flush()?)
+        })
+        .await?
+        .context("writing genesis.json")?;
+
+        let mut command = Command::new(find_anvil()?);
+        command
+            .args(["--host", "127.0.0.1", "--port", "0", "--color", "never"])
+            .arg("--init")
+            .arg(&genesis_file)
+            .args(["--chain-id", &genesis.chain_id.to_string()])
+            .args(["--gas-limit", &genesis.gas_limit.to_string()])
+            .args([
+                "--gas-price",
+                "0",
+                "--block-base-fee-per-gas",
+                "0",
+                "--disable-min-priority-fee",
+            ])
+            // Any sender, in the order of arrival, and nothing left behind in the user's home.
+            .args(["--auto-impersonate", "--order", "fifo", "--cache-path"])
+            .arg(folder.path().join("cache"))
+            .args(&self.arguments);
+        let anvil = Anvil::start(command, folder).await?;
+        // Read and no longer needed; it may be large.
+        fs::remove_file(&genesis_file)?;
+
+        let chain = Chain { provider: local_provider(anvil.port)?, anvil };
+        // Else every request adds a line to Anvil's log file.
+        let _: Value = chain.request("anvil_setLoggingEnabled", json!([false])).await?;
+        Ok(chain)
+    }
+}
+
+/// A running chain. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Chain {
+    provider: RootProvider,
+    anvil: Anvil,
+}
+
+impl Chain {
+    /// Begins to describe a chain.
+    pub fn builder() -> Builder {
+        let genesis = Genesis { wallets: 1_000, faulty: false, chain_id: 1, gas_limit: 60_000_000 };
+        Builder { genesis, arguments: Vec::new() }
+    }
+
+    /// Where the chain answers over HTTP.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.anvil.port)
+    }
+
+    /// Where the chain answers over WebSocket.
+    pub fn ws_url(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.anvil.port)
+    }
+
+    /// For whatever this type has no method for.
+    pub fn provider(&self) -> &RootProvider {
+        &self.provider
+    }
+
+    /// The number of the newest block.
+    pub async fn block_number(&self) -> Result<u64> {
+        Ok(self.provider.get_block_number().await?)
+    }
+
+    /// Mines `blocks` blocks; the first takes in what transactions wait.
+    pub async fn mine(&self, blocks: u64) -> Result<()> {
+        let _: Value = self.request("anvil_mine", json!([blocks])).await?;
+        Ok(())
+    }
+
+    /// Whether each transaction gets a block at once, as it does in the beginning. When it does not, transactions wait
+    /// for [`Chain::mine`], and the methods that send them do not wait for them.
+    pub async fn set_automine(&self, on: bool) -> Result<()> {
+        let _: Value = self.request("evm_setAutomine", json!([on])).await?;
+        Ok(())
+    }
+
+    /// Replaces the newest `depth` blocks with as many empty ones. What they changed is undone.
+    pub async fn reorg(&self, depth: u64) -> Result<()> {
+        let _: Value = self.request("anvil_reorg", json!([depth, []])).await?;
+        Ok(())
+    }
+
+    /// Remembers the state, for [`Chain::revert`].
+    pub async fn snapshot(&self) -> Result<U256> {
+        self.request("evm_snapshot", json!([])).await
+    }
+
+    /// Goes back to a snapshot, which is used up by that.
+    pub async fn revert(&self, snapshot: U256) -> Result<()> {
+        let reverted: bool = self.request("evm_revert", json!([snapshot])).await?;
+        ensure!(reverted, "there is no snapshot {snapshot}");
+        Ok(())
+    }
+
+    /// A wallet's total at the newest block, by three `eth_call`s and without Multicall3.
+    pub async fn total(&self, wallet: Address) -> Result<U256> {
+        self.total_at(wallet, self.block_number().await?).await
+    }
+
+    /// A wallet's total at a block.
+    pub async fn total_at(&self, wallet: Address, block: u64) -> Result<U256> {
+        Ok(self.holding_at(wallet, block).await?.total())
+    }
+
+    /// The three parts of a wallet's total at a block.
+    pub async fn holding_at(&self, wallet: Address, block: u64) -> Result<Holding> {
+        Ok(Holding {
+            balance: self.read(AUDIO, &audio::balanceOfCall { account: wallet }, block).await?,
+            staked: self
+                .read(STAKING, &staking::totalStakedForCall { account: wallet }, block)
+                .await?,
+            delegated: self
+                .read(
+                    DELEGATE_MANAGER,
+                    &delegate_manager::getTotalDelegatorStakeCall { delegator: wallet },
+                    block,
+                )
+                .await?,
+        })
+    }
+
+    /// Moves tokens from one wallet to another. Event: Transfer.
+    pub async fn transfer(&self, from: Address, to: Address, amount: U256) -> Result<B256> {
+        let hash = self
+            .provider
+            .raw_request("eth_sendTransaction".into(), [transfer(from, to, amount)])
+            .await?;
+        self.mined(hash).await
+    }
+
+    /// Hands in many transfers without waiting for any of them, and without a look at whether they succeed.
+    /// To have all of them in one block: [`set_automine(false)`](Chain::set_automine), this, and [`Chain::mine`].
+    /// A block takes a thousand with 60,000,000 gas.
+    pub async fn send(&self, transfers: &[(Address, Address, U256)]) -> Result<()> {
+        // Anvil works on the parts of a batch side by side, where two of one sender would get the same nonce.
+        let mut nonces = self.nonces(transfers.iter().map(|transfer| transfer.0)).await?;
+        for transfers in transfers.chunks(TRANSFERS_PER_REQUEST) {
+            let mut batch = BatchRequest::new(self.provider.client());
+            let mut hashes = Vec::with_capacity(transfers.len());
+            for &(from, to, amount) in transfers {
+                let nonce = nonces.get_mut(&from).context("a sender without a nonce")?;
+                let request = transfer(from, to, amount).nonce(*nonce);
+                *nonce += 1;
+                hashes.push(batch.add_call::<_, B256>("eth_sendTransaction", &[request])?);
+            }
+            batch.send().await?;
+            for hash in hashes {
+                hash.await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next nonce of each sender, behind what already waits.
+    async fn nonces(
+        &self,
+        senders: impl Iterator<Item = Address>,
+    ) -> Result<HashMap<Address, u64>> {
+        let senders: Vec<Address> = senders.collect::<HashSet<_>>().into_iter().collect();
+        let mut nonces = HashMap::new();
+        for senders in senders.chunks(TRANSFERS_PER_REQUEST) {
+            let mut batch = BatchRequest::new(self.provider.client());
+            let mut waiters = Vec::with_capacity(senders.len());
+            for sender in senders {
+                let parameters = (sender, "pending");
+                waiters.push(batch.add_call::<_, U64>("eth_getTransactionCount", &parameters)?);
+            }
+            batch.send().await?;
+            for (&sender, waiter) in senders.iter().zip(waiters) {
+                nonces.insert(sender, waiter.await?.to());
+            }
+        }
+        Ok(nonces)
+    }
+
+    /// Makes new tokens for a wallet. Event: Transfer.
+    pub async fn mint(&self, to: Address, amount: U256) -> Result<B256> {
+        self.transact(AUDIO, &audio::mintCall { to, amount }).await
+    }
+
+    /// Stakes a user's own tokens, so that the total stays as it is. Events: Transfer from the user, Staked.
+    pub async fn stake(&self, user: Address, amount: U256) -> Result<B256> {
+        self.transact(STAKING, &staking::stakeForCall { account: user, amount }).await
+    }
+
+    /// Stakes new tokens for a user, whose total grows. Events: Staked, and a Transfer that does not name the user.
+    pub async fn reward(&self, user: Address, amount: U256) -> Result<B256> {
+        self.transact(STAKING, &staking::stakeRewardsCall { account: user, amount }).await
+    }
+
+    /// Gives staked tokens back to the user, so that the total stays as it is. Events: Transfer to the user, Unstaked.
+    pub async fn unstake(&self, user: Address, amount: U256) -> Result<B256> {
+        self.transact(STAKING, &staking::unstakeForCall { account: user, amount }).await
+    }
+
+    /// Burns of a user's stake, and the total shrinks. Its delegators keep theirs, as Staking knows nothing of them.
+    /// Events: Slashed, and a Transfer that does not name the user.
+    pub async fn slash_stake(&self, user: Address, amount: U256) -> Result<B256> {
+        self.transact(STAKING, &staking::slashCall { account: user, amount }).await
+    }
+
+    /// Delegates a wallet's own tokens: its total stays as it is, the provider's grows.
+    /// Events: Transfer from the delegator, Staked of the provider, IncreaseDelegatedStake.
+    pub async fn delegate(
+        &self,
+        delegator: Address,
+        provider: Address,
+        amount: U256,
+    ) -> Result<B256> {
+        let call = delegate_manager::delegateStakeCall { delegator, provider, amount };
+        self.transact(DELEGATE_MANAGER, &call).await
+    }
+
+    /// Takes delegated tokens back: the delegator's total stays as it is, the provider's shrinks.
+    /// Events: Transfer to the delegator, Unstaked of the provider, UndelegateStakeRequestEvaluated.
+    pub async fn undelegate(
+        &self,
+        delegator: Address,
+        provider: Address,
+        amount: U256,
+    ) -> Result<B256> {
+        let call = delegate_manager::undelegateStakeCall { delegator, provider, amount };
+        self.transact(DELEGATE_MANAGER, &call).await
+    }
+
+    /// The provider gives a delegator everything back: totals as with [`Chain::undelegate`].
+    /// Events: Transfer to the delegator, Unstaked of the provider, RemoveDelegatorRequestEvaluated.
+    pub async fn remove_delegator(&self, provider: Address, delegator: Address) -> Result<B256> {
+        self.transact(
+            DELEGATE_MANAGER,
+            &delegate_manager::removeDelegatorCall { provider, delegator },
+        )
+        .await
+    }
+
+    /// Stakes new tokens for a provider, whose total grows by all of them, and whose delegators' totals grow by their
+    /// share. Events: Staked of the provider, Claim, and a Transfer that names neither. No event names a delegator.
+    pub async fn claim(&self, claimer: Address, rewards: U256) -> Result<B256> {
+        self.transact(DELEGATE_MANAGER, &delegate_manager::claimRewardsCall { claimer, rewards })
+            .await
+    }
+
+    /// Burns of a provider's stake, whose total shrinks by all of it, and whose delegators' totals shrink by their
+    /// share. Events: Slashed of the provider, Slash, and a Transfer that names neither. No event names a delegator.
+    pub async fn slash(&self, target: Address, amount: U256) -> Result<B256> {
+        self.transact(DELEGATE_MANAGER, &delegate_manager::slashCall { target, amount }).await
+    }
+
+    /// Makes `balanceOf` of a wallet fail from now on. Only on a chain that was built [`faulty`](Builder::faulty).
+    pub async fn set_fault(&self, wallet: Address, fault: Fault) -> Result<B256> {
+        self.transact(AUDIO, &audio::setFaultCall { account: wallet, fault: fault as u8 })
+            .await
+            .context("set_fault needs a chain that was built faulty()")
+    }
+
+    async fn request<T: RpcRecv>(&self, method: &'static str, parameters: Value) -> Result<T> {
+        self.provider
+            .raw_request(method.into(), parameters)
+            .await
+            .with_context(|| format!("{method} failed"))
+    }
+
+    async fn read(&self, contract: Address, call: &impl SolCall, block: u64) -> Result<U256> {
+        let request = TransactionRequest::default().to(contract).input(call.abi_encode().into());
+        let data = self.provider.call(request).block(BlockId::number(block)).await?;
+        ensure!(data.len() == 32, "{} bytes instead of a number from {contract}", data.len());
+        Ok(U256::from_be_slice(&data))
+    }
+
+    /// Anybody may call the contracts, so the sender does not matter.
+    async fn transact(&self, contract: Address, call: &impl SolCall) -> Result<B256> {
+        let gas = self
+            .provider
+            .get_block_by_number(Default::default())
+            .await?
+            .context("no block")?
+            .header
+            .gas_limit;
+        let request = transaction(Address::repeat_byte(0xee), contract, call, gas);
+        let hash = self.provider.raw_request("eth_sendTransaction".into(), [request]).await?;
+        self.mined(hash).await
+    }
+
+    /// Waits for a transaction's block, if the chain makes blocks by itself; fails if the transaction did.
+    async fn mined(&self, hash: B256) -> Result<B256> {
+        let automine: bool = self.request("anvil_getAutomine", json!([])).await?;
+        let interval: Option<u64> = self.request("anvil_getIntervalMining", json!([])).await?;
+        if !automine && interval.is_none() {
+            return Ok(hash);
+        }
+        let deadline = Instant::now() + MINE_TIMEOUT;
+        while Instant::now() < deadline {
+            if let Some(receipt) = self.provider.get_transaction_receipt(hash).await? {
+                ensure!(receipt.status(), "the transaction {hash} was reverted");
+                return Ok(hash);
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        bail!("the transaction {hash} was not mined within {MINE_TIMEOUT:?}");
+    }
+}
+
+fn transfer(from: Address, to: Address, amount: U256) -> TransactionRequest {
+    transaction(from, AUDIO, &audio::transferCall { to, amount }, TRANSFER_GAS)
+}
+
+fn transaction(from: Address, to: Address, call: &impl SolCall, gas: u64) -> TransactionRequest {
+    let input: Bytes = call.abi_encode().into();
+    TransactionRequest { gas: Some(gas), gas_price: Some(0), ..TransactionRequest::default() }
+        .from(from)
+        .to(to)
+        .input(input.into())
+}
+
+/// Without a proxy, which the environment of the tests may name. Without connections kept open, which would belong to
+/// the runtime of one test: a chain may serve many.
+fn local_provider(port: u16) -> Result<RootProvider> {
+    // reqwest wants a TLS provider even for plain HTTP. If one was installed before, it is just as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build()?;
+    let transport = Http::with_client(client, format!("http://127.0.0.1:{port}").parse()?);
+    Ok(RootProvider::new(RpcClient::new(transport, true)))
+}
+
+/// The process, the process that watches over it, and its files.
+#[derive(Debug)]
+struct Anvil {
+    process: Child,
+    /// Kills Anvil and removes its files when its standard input closes: when this process ends without dropping.
+    watchdog: Option<Child>,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Anvil {
+    async fn start(mut command: Command, folder: TempDir) -> Result<Self> {
+        let log = folder.path().join("anvil.log");
+        let output = File::create(&log)?;
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            // Ctrl-C is not for these two: when it ends the tests, the watchdog sees to the rest.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let watchdog = Command::new("sh")
+            .args(["-c", r#"read -r _; kill -9 "$1"; rm -rf "$2""#, "watchdog"])
+            .arg(process.id().to_string())
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .ok(); // without a shell it goes as well
+        let mut anvil = Self { process, watchdog, port: 0, _folder: folder };
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            let said = fs::read_to_string(&log)?;
+            if let Some(port) = listening_port(&said) {
+                anvil.port = port;
+                return Ok(anvil);
+            }
+            if let Some(status) = anvil.process.try_wait()? {
+                bail!("Anvil ended ({status}) instead of starting; it said:\n{said}");
+            }
+            if Instant::now() > deadline {
+                bail!("Anvil did not start within {START_TIMEOUT:?}; it said:\n{said}");
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Anvil {
+    fn drop(&mut self) {
+        // The watchdog first: once Anvil is gone, its process id may become somebody else's.
+        for process in self.watchdog.iter_mut().chain([&mut self.process]) {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Anvil's last word before it serves is `Listening on 127.0.0.1:34563`.
+fn listening_port(said: &str) -> Option<u16> {
+    let (_, rest) = said.rsplit_once("Listening on ")?;
+    let (address, _) = rest.split_once('\n')?;
+    address.rsplit_once(':')?.1.trim().parse().ok()
+}
+
+/// `$ANVIL`, or what `install-anvil` installed, or one on the `PATH`.
+fn find_anvil() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ANVIL") {
+        return Ok(path.into());
+    }
+    let packages =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/testbed/node_modules/@foundry-rs");
+    let installed = fs::read_dir(packages)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|package| package.path().join("bin/anvil"));
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&on_path).map(|folder| folder.join("anvil"));
+    installed
+        .chain(on_path)
+        .find(|path| path.is_file())
+        .context("Anvil is not installed: run tests/testbed/install-anvil, or name one in $ANVIL")
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{LogData, b256, keccak256};
+    use alloy::providers::bindings::IMulticall3;
+    use alloy::sol_types::SolEvent;
+
+    use super::*;
+    use crate::contracts::{MULTICALL3, multicall3_code};
+    use crate::genesis::{delegators_of, holding, provider_of, wallet};
+
+    /// A provider's delegators have to have something for these tests to say anything.
+    const PROVIDER: u64 = 3;
+
+    fn audio(amount: u64) -> U256 {
+        U256::from(amount) * U256::from(10).pow(U256::from(18))
+    }
+
+    /// What `balanceOf` returns, as it comes.
+    async fn raw_balance(chain: &Chain, wallet: Address) -> Result<Bytes, String> {
+        let call = audio::balanceOfCall { account: wallet };
+        let request = TransactionRequest::default().to(AUDIO).input(call.abi_encode().into());
+        chain
+            .provider()
+            .call(request)
+            .block(BlockId::latest())
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    /// How the totals of some wallets change by doing something. Growth comes first, loss second.
+    async fn change<T>(
+        chain: &Chain,
+        wallets: &[Address],
+        doing: impl Future<Output = Result<T>>,
+    ) -> Vec<(U256, U256)> {
+        let mut before = Vec::new();
+        for &wallet in wallets {
+            before.push(chain.total(wallet).await.unwrap());
+        }
+        doing.await.unwrap();
+        let mut changes = Vec::new();
+        for (&wallet, before) in wallets.iter().zip(before) {
+            let after = chain.total(wallet).await.unwrap();
+            changes.push((after.saturating_sub(before), before.saturating_sub(after)));
+        }
+        changes
+    }
+
+    const fn grows(by: U256) -> (U256, U256) {
+        (by, U256::ZERO)
+    }
+
+    const fn shrinks(by: U256) -> (U256, U256) {
+        (U256::ZERO, by)
+    }
+
+    const STAYS: (U256, U256) = (U256::ZERO, U256::ZERO);
+
+    #[tokio::test]
+    async fn multicall3_is_the_genuine_one_and_answers() {
+        // EXTCODEHASH of Multicall3 on mainnet.
+        let mainnet = b256!("d5c15df687b16f2ff992fc8d767b4216323184a2bbc6ee2f9c398c318e770891");
+        assert_eq!(keccak256(multicall3_code()), mainnet);
+
+        let chain = Chain::builder().start().await.unwrap();
+        assert_eq!(keccak256(chain.provider().get_code_at(MULTICALL3).await.unwrap()), mainnet);
+        let call = audio::balanceOfCall { account: wallet(12) };
+        let calls = vec![
+            IMulticall3::Call3 {
+                target: AUDIO,
+                allowFailure: true,
+                callData: call.abi_encode().into()
+            };
+            3
+        ];
+        let request = TransactionRequest::default()
+            .to(MULTICALL3)
+            .input(IMulticall3::aggregate3Call { calls }.abi_encode().into());
+        let data = chain.provider().call(request).block(BlockId::latest()).await.unwrap();
+        let results = IMulticall3::aggregate3Call::abi_decode_returns(&data).unwrap();
+        assert_eq!(results.len(), 3);
+        for result in results {
+            assert!(result.success);
+            assert_eq!(U256::from_be_slice(&result.returnData), holding(12).balance);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_chain_starts_with_what_genesis_says() {
+        let chain = Chain::builder().wallets(3_000).start().await.unwrap();
+        assert_eq!(chain.provider().get_chain_id().await.unwrap(), 1);
+        assert_eq!(chain.block_number().await.unwrap(), 0);
+        for n in (0..15).chain(990..1_020).chain(2_990..3_000) {
+            assert_eq!(chain.holding_at(wallet(n), 0).await.unwrap(), holding(n), "wallet {n}");
+        }
+        assert_eq!(chain.total(wallet(3_000)).await.unwrap(), U256::ZERO);
+
+        // The books agree: the Staking contract holds what all have staked.
+        let staked: U256 = crate::genesis::holdings(3_000).map(|holding| holding.staked).sum();
+        assert_eq!(chain.total(STAKING).await.unwrap(), staked);
+
+        let call = delegate_manager::getDelegatorsListCall { provider: wallet(PROVIDER) };
+        let request =
+            TransactionRequest::default().to(DELEGATE_MANAGER).input(call.abi_encode().into());
+        let data = chain.provider().call(request).block(BlockId::latest()).await.unwrap();
+        let list = delegate_manager::getDelegatorsListCall::abi_decode_returns(&data).unwrap();
+        assert!(list.len() > 10);
+        assert_eq!(list, delegators_of(PROVIDER).into_iter().map(wallet).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn transfers_and_mints_change_totals_and_the_past_stays() {
+        let chain = Chain::builder().start().await.unwrap();
+        let (from, to) = (wallet(5_001), wallet(5_002));
+        assert_eq!(change(&chain, &[from], chain.mint(from, audio(10))).await, [grows(audio(10))]);
+        assert_eq!(
+            change(&chain, &[from, to], chain.transfer(from, to, audio(4))).await,
+            [shrinks(audio(4)), grows(audio(4))]
+        );
+        assert_eq!(chain.block_number().await.unwrap(), 2);
+        assert_eq!(chain.total_at(from, 0).await.unwrap(), U256::ZERO);
+        assert_eq!(chain.total_at(from, 1).await.unwrap(), audio(10));
+        assert_eq!(chain.total_at(from, 2).await.unwrap(), audio(6));
+        let too_much = chain.transfer(from, to, audio(7)).await.unwrap_err();
+        assert!(too_much.to_string().contains("reverted"), "{too_much}");
+    }
+
+    #[tokio::test]
+    async fn stakes_change_totals_only_where_no_transfer_says_so() {
+        let chain = Chain::builder().start().await.unwrap();
+        let user = wallet(5_001);
+        chain.mint(user, audio(10)).await.unwrap();
+        assert_eq!(
+            change(&chain, &[user, STAKING], chain.stake(user, audio(6))).await,
+            [STAYS, grows(audio(6))]
+        );
+        assert_eq!(change(&chain, &[user], chain.reward(user, audio(3))).await, [grows(audio(3))]);
+        assert_eq!(
+            change(&chain, &[user], chain.slash_stake(user, audio(2))).await,
+            [shrinks(audio(2))]
+        );
+        assert_eq!(
+            change(&chain, &[user, STAKING], chain.unstake(user, audio(5))).await,
+            [STAYS, shrinks(audio(5))]
+        );
+        let held = chain.holding_at(user, 5).await.unwrap();
+        assert_eq!(held, Holding { balance: audio(9), staked: audio(2), delegated: U256::ZERO });
+        assert_eq!(chain.holding_at(user, 2).await.unwrap().staked, audio(6));
+    }
+
+    #[tokio::test]
+    async fn delegating_moves_the_providers_total() {
+        let chain = Chain::builder().start().await.unwrap();
+        let (delegator, provider) = (wallet(5_001), wallet(PROVIDER));
+        chain.mint(delegator, audio(10)).await.unwrap();
+        let both = [delegator, provider];
+        assert_eq!(
+            change(&chain, &both, chain.delegate(delegator, provider, audio(8))).await,
+            [STAYS, grows(audio(8))]
+        );
+        assert_eq!(
+            change(&chain, &both, chain.undelegate(delegator, provider, audio(3))).await,
+            [STAYS, shrinks(audio(3))]
+        );
+        assert_eq!(
+            change(&chain, &both, chain.remove_delegator(provider, delegator)).await,
+            [STAYS, shrinks(audio(5))]
+        );
+        let held = chain.holding_at(delegator, chain.block_number().await.unwrap()).await.unwrap();
+        assert_eq!(held, Holding { balance: audio(10), ..Holding::default() });
+
+        // One who was there from the beginning can be sent away too, once.
+        let first = delegators_of(PROVIDER)[0];
+        let amount = holding(first).delegated;
+        assert_eq!(
+            change(
+                &chain,
+                &[wallet(first), provider],
+                chain.remove_delegator(provider, wallet(first))
+            )
+            .await,
+            [STAYS, shrinks(amount)]
+        );
+        assert!(chain.remove_delegator(provider, wallet(first)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn claims_and_slashes_reach_every_delegator() {
+        let chain = Chain::builder().start().await.unwrap();
+        let provider = wallet(PROVIDER);
+        let delegators = delegators_of(PROVIDER);
+        let stake = holding(PROVIDER).staked;
+        let everybody: Vec<Address> =
+            [provider].into_iter().chain(delegators.iter().copied().map(wallet)).collect();
+        let shares = |of: U256| delegators.iter().map(move |&n| of * holding(n).delegated / stake);
+
+        let claim = change(&chain, &everybody, chain.claim(provider, audio(5_000))).await;
+        let expected: Vec<_> =
+            [audio(5_000)].into_iter().chain(shares(audio(5_000))).map(grows).collect();
+        assert_eq!(claim, expected);
+        assert!(claim[1..].iter().any(|(grown, _)| *grown > audio(1)), "a share worth the name");
+
+        let chain = Chain::builder().start().await.unwrap();
+        let slash = change(&chain, &everybody, chain.slash(provider, audio(5_000))).await;
+        let expected: Vec<_> =
+            [audio(5_000)].into_iter().chain(shares(audio(5_000))).map(shrinks).collect();
+        assert_eq!(slash, expected);
+
+        let stranger = (11..).find(|&n| provider_of(n) != Some(PROVIDER)).unwrap();
+        assert_eq!(
+            change(&chain, &[wallet(stranger)], chain.slash(provider, audio(1))).await,
+            [STAYS]
+        );
+    }
+
+    #[tokio::test]
+    async fn events_are_those_of_the_real_contracts() {
+        let chain = Chain::builder().start().await.unwrap();
+        let (user, provider) = (wallet(5_001), wallet(PROVIDER));
+        let stake = holding(PROVIDER).staked;
+        let none = Address::ZERO;
+        let one = audio(1);
+        let moved = |from, to, value| audio::Transfer { from, to, value }.encode_log_data();
+        let staked = |user, total| staking::Staked { user, amount: one, total }.encode_log_data();
+        let unstaked =
+            |user, total| staking::Unstaked { user, amount: one, total }.encode_log_data();
+        let slashed = |user, total| staking::Slashed { user, amount: one, total }.encode_log_data();
+        let logs = async |hash: Result<B256>| -> Vec<LogData> {
+            let receipt =
+                chain.provider().get_transaction_receipt(hash.unwrap()).await.unwrap().unwrap();
+            receipt.inner.logs().iter().map(|log| log.inner.data.clone()).collect()
+        };
+
+        assert_eq!(logs(chain.mint(user, audio(9)).await).await, [moved(none, user, audio(9))]);
+        assert_eq!(
+            logs(chain.transfer(user, provider, one).await).await,
+            [moved(user, provider, one)]
+        );
+        assert_eq!(
+            logs(chain.stake(user, one).await).await,
+            [moved(user, STAKING, one), staked(user, one)]
+        );
+        assert_eq!(
+            logs(chain.reward(user, one).await).await,
+            [moved(none, STAKING, one), staked(user, audio(2))]
+        );
+        assert_eq!(
+            logs(chain.unstake(user, one).await).await,
+            [moved(STAKING, user, one), unstaked(user, one)]
+        );
+        assert_eq!(
+            logs(chain.slash_stake(user, one).await).await,
+            [moved(STAKING, none, one), slashed(user, U256::ZERO)]
+        );
+        assert_eq!(
+            logs(chain.delegate(user, provider, one).await).await,
+            [
+                moved(user, STAKING, one),
+                staked(provider, stake + one),
+                delegate_manager::IncreaseDelegatedStake {
+                    delegator: user,
+                    serviceProvider: provider,
+                    amount: one
+                }
+                .encode_log_data(),
+            ]
+        );
+        assert_eq!(
+            logs(chain.undelegate(user, provider, one).await).await,
+            [
+                moved(STAKING, user, one),
+                unstaked(provider, stake),
+                delegate_manager::UndelegateStakeRequestEvaluated {
+                    delegator: user,
+                    serviceProvider: provider,
+                    amount: one
+                }
+                .encode_log_data(),
+            ]
+        );
+        chain.delegate(user, provider, one).await.unwrap();
+        assert_eq!(
+            logs(chain.remove_delegator(provider, user).await).await,
+            [
+                moved(STAKING, user, one),
+                unstaked(provider, stake),
+                delegate_manager::RemoveDelegatorRequestEvaluated {
+                    serviceProvider: provider,
+                    delegator: user,
+                    amount: one
+                }
+                .encode_log_data(),
+            ]
+        );
+        assert_eq!(
+            logs(chain.claim(provider, one).await).await,
+            [
+                moved(none, STAKING, one),
+                staked(provider, stake + one),
+                delegate_manager::Claim { claimer: provider, rewards: one, newTotal: stake + one }
+                    .encode_log_data(),
+            ]
+        );
+        assert_eq!(
+            logs(chain.slash(provider, one).await).await,
+            [
+                moved(STAKING, none, one),
+                slashed(provider, stake),
+                delegate_manager::Slash { target: provider, amount: one, newTotal: stake }
+                    .encode_log_data(),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn each_fault_is_what_it_says() {
+        let chain = Chain::builder().faulty().start().await.unwrap();
+        let n = (10..).find(|&n| holding(n).balance > audio(1)).unwrap();
+        let balance = holding(n).balance.to_be_bytes::<32>();
+        let ask = async |fault| {
+            chain.set_fault(wallet(n), fault).await.unwrap();
+            raw_balance(&chain, wallet(n)).await
+        };
+        assert_eq!(raw_balance(&chain, wallet(n)).await.unwrap()[..], balance);
+        let reverted = ask(Fault::Revert).await.unwrap_err();
+        assert!(reverted.contains("faulty"), "{reverted}");
+        let burnt = ask(Fault::BurnGas).await.unwrap_err();
+        assert!(!burnt.contains("faulty"), "{burnt}");
+        assert_eq!(ask(Fault::Return0).await.unwrap(), Bytes::new());
+        assert_eq!(ask(Fault::Return31).await.unwrap()[..], balance[..31]);
+        assert_eq!(ask(Fault::Return64).await.unwrap()[..], [balance, [0; 32]].concat());
+        assert_eq!(ask(Fault::ReturnMax).await.unwrap()[..], [0xff; 32]);
+        assert_eq!(ask(Fault::None).await.unwrap()[..], balance);
+
+        // Only the wallet itself, and only its balanceOf.
+        ask(Fault::Return64).await.unwrap();
+        assert!(chain.total(wallet(n)).await.is_err());
+        assert_eq!(chain.total(wallet(n + 1)).await.unwrap(), holding(n + 1).total());
+        chain.transfer(wallet(n), wallet(n + 1), U256::ONE).await.unwrap();
+
+        let sound = Chain::builder().start().await.unwrap();
+        assert!(sound.set_fault(wallet(n), Fault::Revert).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn burnt_gas_is_gone_for_the_calls_that_come_after() {
+        let chain = Chain::builder().faulty().gas_limit(1_000_000).start().await.unwrap();
+        chain.set_fault(wallet(10), Fault::BurnGas).await.unwrap();
+        let calls = (10..14)
+            .map(|n| IMulticall3::Call3 {
+                target: AUDIO,
+                allowFailure: true,
+                callData: audio::balanceOfCall { account: wallet(n) }.abi_encode().into(),
+            })
+            .collect();
+        let request = TransactionRequest::default()
+            .to(MULTICALL3)
+            .input(IMulticall3::aggregate3Call { calls }.abi_encode().into());
+        let data = chain.provider().call(request).block(BlockId::latest()).await.unwrap();
+        let results = IMulticall3::aggregate3Call::abi_decode_returns(&data).unwrap();
+        let successes: Vec<bool> = results.iter().map(|result| result.success).collect();
+        assert!(!successes[0] && successes.contains(&false), "{successes:?}");
+    }
+
+    #[tokio::test]
+    async fn a_thousand_transfers_fit_into_a_block() {
+        let chain = Chain::builder().start().await.unwrap();
+        let to = wallet(7_777);
+        let rich: Vec<u64> = (0..1_000).filter(|&n| !holding(n).balance.is_zero()).collect();
+        let transfers: Vec<_> =
+            rich.iter().cycle().take(1_000).map(|&n| (wallet(n), to, U256::ONE)).collect();
+        chain.set_automine(false).await.unwrap();
+        chain.send(&transfers[..400]).await.unwrap();
+        chain.send(&transfers[400..]).await.unwrap();
+        assert_eq!(chain.block_number().await.unwrap(), 0);
+        chain.mine(1).await.unwrap();
+        assert_eq!(chain.block_number().await.unwrap(), 1);
+        let block = chain.provider().get_block_by_number(1.into()).await.unwrap().unwrap();
+        assert_eq!(block.transactions.len(), 1_000);
+        assert_eq!(chain.total(to).await.unwrap(), U256::from(1_000));
+    }
+
+    #[tokio::test]
+    async fn the_past_can_be_undone() {
+        let chain = Chain::builder().start().await.unwrap();
+        let user = wallet(5_001);
+        chain.mine(3).await.unwrap();
+        chain.mint(user, audio(1)).await.unwrap();
+        let hash = async |n: u64| {
+            chain.provider().get_block_by_number(n.into()).await.unwrap().unwrap().header.hash
+        };
+        let (third, fourth) = (hash(3).await, hash(4).await);
+        chain.reorg(1).await.unwrap();
+        assert_eq!(chain.block_number().await.unwrap(), 4);
+        assert_eq!((hash(3).await == third, hash(4).await == fourth), (true, false));
+        assert_eq!(chain.total(user).await.unwrap(), U256::ZERO);
+
+        let snapshot = chain.snapshot().await.unwrap();
+        chain.mint(user, audio(2)).await.unwrap();
+        chain.revert(snapshot).await.unwrap();
+        assert_eq!(chain.total(user).await.unwrap(), U256::ZERO);
+        assert!(chain.revert(snapshot).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_chain_with_a_clock_mines_by_itself() {
+        let chain = Chain::builder().arg("--block-time").arg("1").start().await.unwrap();
+        chain.mint(wallet(5_001), audio(1)).await.unwrap();
+        assert_eq!(chain.total(wallet(5_001)).await.unwrap(), audio(1));
+    }
+
+    #[tokio::test]
+    async fn anvils_own_words_say_why_it_does_not_start() {
+        let error = Chain::builder().arg("--no-such-argument").start().await.unwrap_err();
+        assert!(error.to_string().contains("--no-such-argument"), "{error}");
+    }
+
+    #[test]
+    fn a_chain_serves_more_than_the_runtime_that_started_it() {
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let chain = runtime().block_on(async {
+            let chain = Chain::builder().start().await.unwrap();
+            chain.block_number().await.unwrap();
+            chain
+        });
+        runtime().block_on(async { chain.mint(wallet(5_001), audio(1)).await.unwrap() });
+        assert_eq!(runtime().block_on(chain.block_number()).unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_chain_ends_when_it_is_dropped() {
+        let chain = Chain::builder().start().await.unwrap();
+        let provider = chain.provider().clone();
+        provider.get_block_number().await.unwrap();
+        drop(chain);
+        assert!(provider.get_block_number().await.is_err());
+    }
+}

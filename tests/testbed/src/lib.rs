@@ -1,0 +1,15 @@
+//! A real chain and a real database for ethtally's tests.
+//!
+//! - [`contracts`]: our stand-ins for the Audius contracts, and the genuine Multicall3: addresses, bindings, code.
+//! - [`genesis`]: which wallets there are and what they hold when the chain starts.
+//! - [`chain`]: [`Chain`], an Anvil that starts with all of that, and what can be done to it.
+//! - [`postgres`]: throw-away clusters; [`stub`]: a node with the faults that Anvil never shows.
+
+pub mod chain;
+pub mod contracts;
+pub mod genesis;
+pub mod postgres;
+pub mod stub;
+
+pub use chain::{Chain, Fault};
+pub use genesis::{Holding, holding, wallet};

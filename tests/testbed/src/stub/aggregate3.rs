@@ -1,0 +1,96 @@
+//! Multicall3's `aggregate3`: how many calls a request holds, and answers to it that are wrong in a chosen way.
+
+use alloy::{
+    primitives::{Bytes, hex},
+    sol,
+    sol_types::SolCall,
+};
+use serde_json::Value;
+
+sol! {
+    struct Call3 {
+        address target;
+        bool allowFailure;
+        bytes callData;
+    }
+
+    struct Returned {
+        bool success;
+        bytes returnData;
+    }
+
+    function aggregate3(Call3[] calls) external payable returns (Returned[] returned);
+}
+
+/// The number of calls in this request; none if it is no `eth_call` of `aggregate3`.
+pub(super) fn calls(request: &Value) -> Option<usize> {
+    if request["method"] != "eth_call" {
+        return None;
+    }
+    let call = &request["params"][0];
+    let data = call["input"].as_str().or_else(|| call["data"].as_str())?;
+    let data = data.strip_prefix("0x")?;
+    let arguments = data.strip_prefix(&hex::encode(aggregate3Call::SELECTOR))?;
+    // Only as much as is needed is decoded: there may be megabytes of it. The first word says where the array begins, and the
+    // array begins with its length.
+    let begin = word(arguments, 0)?;
+    word(arguments, begin)
+}
+
+/// The number in the 32 bytes that begin at byte `at`.
+fn word(hex_digits: &str, at: usize) -> Option<usize> {
+    let end = at.checked_add(32)?.checked_mul(2)?;
+    let digits = hex_digits.get(at.checked_mul(2)?..end)?;
+    usize::from_str_radix(digits, 16).ok()
+}
+
+/// The answer without its last element.
+pub(super) fn shortened(answer: &str) -> Option<String> {
+    altered(answer, |returned| {
+        returned.pop();
+    })
+}
+
+/// The answer with as many elements, each a success that returned between 0 and 96 bytes of nonsense.
+pub(super) fn with_garbage_returns(answer: &str) -> Option<String> {
+    let mut noise = Noise::new(answer);
+    altered(answer, |returned| {
+        for one in returned {
+            let length = usize::from(noise.byte()) % 97;
+            one.success = true;
+            one.returnData = noise.bytes(length);
+        }
+    })
+}
+
+/// As many bytes of nonsense as the answer has: nothing to decode in there.
+pub(super) fn garbage(answer: &str) -> String {
+    let length = answer.len().saturating_sub(2) / 2;
+    hex::encode_prefixed(Noise::new(answer).bytes(length))
+}
+
+fn altered(answer: &str, alter: impl FnOnce(&mut Vec<Returned>)) -> Option<String> {
+    let mut returned = aggregate3Call::abi_decode_returns(&hex::decode(answer).ok()?).ok()?;
+    alter(&mut returned);
+    Some(hex::encode_prefixed(aggregate3Call::abi_encode_returns(&returned)))
+}
+
+/// Numbers without sense, the same for the same answer, so that a test that fails fails again.
+struct Noise(u64);
+
+impl Noise {
+    fn new(seed: &str) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15 ^ seed.len() as u64)
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.to_be_bytes()[0]
+    }
+
+    fn bytes(&mut self, length: usize) -> Bytes {
+        (0..length).map(|_| self.byte()).collect()
+    }
+}

@@ -1,0 +1,163 @@
+//! To which requests a fault happens.
+
+use std::{fmt, sync::Arc};
+
+use serde_json::Value;
+
+use super::fault::Fault;
+
+type Condition = dyn Fn(&Value) -> bool + Send + Sync;
+
+/// Which requests a rule matches. All conditions must hold; then they are counted, and the count decides:
+///
+/// ```
+/// use ethtally_testbed::stub::When;
+/// let second_and_third = When::method("eth_call").larger_than(100_000).after(1).times(2);
+/// ```
+#[derive(Clone, Default)]
+pub struct When {
+    method: Option<String>,
+    larger_than: Option<usize>,
+    conditions: Vec<Arc<Condition>>,
+    after: usize,
+    every: Option<usize>,
+    times: Option<usize>,
+}
+
+impl fmt::Debug for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("When")
+            .field("method", &self.method)
+            .field("larger_than", &self.larger_than)
+            .field("conditions", &self.conditions.len())
+            .field("after", &self.after)
+            .field("every", &self.every)
+            .field("times", &self.times)
+            .finish()
+    }
+}
+
+impl When {
+    /// Every request.
+    pub fn always() -> Self {
+        Self::default()
+    }
+
+    /// The first `n` requests.
+    pub fn first(n: usize) -> Self {
+        Self::default().times(n)
+    }
+
+    /// Requests of one method, for example `eth_call`.
+    pub fn method(method: &str) -> Self {
+        Self { method: Some(method.to_owned()), ..Self::default() }
+    }
+
+    /// Only requests whose HTTP body has more than this many bytes.
+    #[must_use]
+    pub fn larger_than(mut self, bytes: usize) -> Self {
+        self.larger_than = Some(bytes);
+        self
+    }
+
+    /// Only requests that this says yes to. It is given the whole JSON-RPC request, with `method` and `params`.
+    #[must_use]
+    pub fn matching(mut self, condition: impl Fn(&Value) -> bool + Send + Sync + 'static) -> Self {
+        self.conditions.push(Arc::new(condition));
+        self
+    }
+
+    /// Only requests whose parameters hold this text somewhere, in whatever case and without a leading `0x`: an address, so
+    /// that one wallet is poison in whatever batch it is.
+    #[must_use]
+    pub fn mentioning(self, text: &str) -> Self {
+        let text = text.trim_start_matches("0x").to_lowercase();
+        self.matching(move |request| mentions(&request["params"], &text))
+    }
+
+    /// Not the first `n` of those that match.
+    #[must_use]
+    pub fn after(mut self, n: usize) -> Self {
+        self.after = n;
+        self
+    }
+
+    /// Only every `n`-th of those that match, counted behind [`When::after`]: with 3, the third, the sixth and so on.
+    #[must_use]
+    pub fn every(mut self, n: usize) -> Self {
+        self.every = Some(n.max(1));
+        self
+    }
+
+    /// Only `n` times, then never again.
+    #[must_use]
+    pub fn times(mut self, n: usize) -> Self {
+        self.times = Some(n);
+        self
+    }
+
+    pub(super) fn always_with(self, fault: Fault) -> Rule {
+        Rule::new(self, Faults::Same(fault))
+    }
+
+    pub(super) fn one_by_one(self, faults: Vec<Fault>) -> Rule {
+        Rule::new(self, Faults::Script(faults))
+    }
+
+    fn holds(&self, request: &Value, bytes: usize) -> bool {
+        self.method.as_ref().is_none_or(|method| request["method"] == method.as_str())
+            && self.larger_than.is_none_or(|limit| bytes > limit)
+            && self.conditions.iter().all(|condition| condition(request))
+    }
+}
+
+fn mentions(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(string) => string.contains(text) || string.to_lowercase().contains(text),
+        Value::Array(values) => values.iter().any(|value| mentions(value, text)),
+        Value::Object(fields) => fields.values().any(|value| mentions(value, text)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// A condition, what happens when it holds, and how often it held and it happened.
+#[derive(Debug)]
+pub(super) struct Rule {
+    when: When,
+    faults: Faults,
+    held: usize,
+    happened: usize,
+}
+
+#[derive(Debug)]
+enum Faults {
+    Same(Fault),
+    Script(Vec<Fault>),
+}
+
+impl Rule {
+    fn new(when: When, faults: Faults) -> Self {
+        Self { when, faults, held: 0, happened: 0 }
+    }
+
+    /// The fault for this request, if it gets one. A request that the fault has no bearing on is not counted.
+    pub(super) fn meet(&mut self, request: &Value, bytes: usize) -> Option<Fault> {
+        if self.when.times.is_some_and(|times| self.happened >= times) {
+            return None;
+        }
+        let fault = match &self.faults {
+            Faults::Same(fault) => fault,
+            Faults::Script(faults) => faults.get(self.happened)?,
+        };
+        if !self.when.holds(request, bytes) || !fault.concerns(request) {
+            return None;
+        }
+        self.held += 1;
+        let counted = self.held.checked_sub(self.when.after).filter(|counted| *counted > 0)?;
+        if self.when.every.is_some_and(|every| counted % every != 0) {
+            return None;
+        }
+        self.happened += 1;
+        Some(fault.clone())
+    }
+}
