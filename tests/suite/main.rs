@@ -1,0 +1,4 @@
+//! The real program against a real node and real databases, as a user would run it.
+
+mod harness;
+mod refresh;
