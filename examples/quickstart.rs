@@ -28,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
     )?;
     let chain = Chain::builder().wallets(WALLETS).chain_id(1).start().await?;
     let csv = "examples/wallets.csv";
-    let tally = Tally { rpc_url: chain.url().to_string() };
+    let tally = Tally { rpc_url: chain.url() };
     let (giver, taker) = (wallet(11), wallet(12));
 
     say("\n1. Take the wallets in from a CSV file. Two of its rows are bad; they are reported.")?;
