@@ -67,10 +67,7 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict
     // What can be wrong with the settings is said before a long file is read.
     let reader = if args.placeholders { None } else { Some(app.reader()?) };
     let store = app.store(Access::Write).await?;
-    let Some(intake) = take_in(app, &args).await? else {
-        return Ok(Verdict::Well);
-    };
-    let Intake { rows, rejected, wallets } = intake;
+    let Intake { rows, rejected, wallets } = take_in(app, &args).await?;
     let mut seen = Seen::default();
     let page_size = app.page_size() as usize;
     let run = match &reader {
@@ -111,8 +108,8 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict
     verdict(run, args.strict.strict)
 }
 
-/// Reads the file; `None` when a stop was asked for meanwhile.
-async fn take_in(app: &App, args: &BackfillArgs) -> anyhow::Result<Option<Intake>> {
+/// Reads the file; when a stop is asked for meanwhile, nothing is taken in.
+async fn take_in(app: &App, args: &BackfillArgs) -> anyhow::Result<Intake> {
     let name = name_of(&args.from_csv);
     let mut rejects = Rejects::new(app.report.clone(), args.rejects.as_deref())?;
     let (path, column, stop) = (args.from_csv.clone(), args.column.clone(), app.stop.clone());
@@ -129,11 +126,11 @@ async fn take_in(app: &App, args: &BackfillArgs) -> anyhow::Result<Option<Intake
     });
     tokio::select! {
         read = reading => match read? {
-            Err(_) if app.stop.is_asked() => Ok(None),
-            read => read.map(Some).with_context(|| name),
+            Err(_) if app.stop.is_asked() => Ok(Intake::default()),
+            read => read.with_context(|| name),
         },
         // Standard input may never end.
-        () = app.stop.asked() => Ok(None),
+        () = app.stop.asked() => Ok(Intake::default()),
     }
 }
 

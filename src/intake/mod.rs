@@ -22,6 +22,13 @@ pub struct Intake {
     pub wallets: Box<dyn Iterator<Item = std::io::Result<Wallet>> + Send>,
 }
 
+impl Default for Intake {
+    /// Nothing.
+    fn default() -> Self {
+        Self { rows: 0, rejected: 0, wallets: Box::new(std::iter::empty()) }
+    }
+}
+
 /// Reads every row of a CSV file; `rejects` sees each row that holds no wallet.
 ///
 /// The wallet is in the column named `column`, else in the one named `wallet` or `address`,

@@ -157,7 +157,8 @@ impl Store for PostgresStore {
     async fn now(&self) -> anyhow::Result<DateTime<Utc>> {
         let now: NaiveDateTime = sqlx::query_scalar("select clock_timestamp() at time zone 'utc'")
             .fetch_one(&self.pool)
-            .await?;
+            .await
+            .with_context(|| self.label.clone())?;
         Ok(now.and_utc())
     }
 
@@ -187,7 +188,8 @@ impl Store for PostgresStore {
         .bind(behind.map(|wallet| wallet.to_string()))
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label.clone())?;
         Ok(Page::of(rows, limit))
     }
 
@@ -205,7 +207,8 @@ impl Store for PostgresStore {
         .bind(first.to_string())
         .bind(behind.map(|wallet| wallet.to_string()))
         .fetch_one(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label.clone())?;
         Ok(count.unsigned_abs())
     }
 
@@ -219,7 +222,8 @@ impl Store for PostgresStore {
         )
         .bind(sorted_texts(wallets))
         .execute(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label.clone())?;
         Ok(inserted.rows_affected())
     }
 
@@ -230,7 +234,8 @@ impl Store for PostgresStore {
         )
         .bind(sorted_texts(wallets))
         .fetch_all(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label.clone())?;
         Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 
@@ -241,7 +246,8 @@ impl Store for PostgresStore {
         )
         .bind(wallet.to_string())
         .fetch_optional(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label.clone())?;
         row.map(Row::try_from).transpose()
     }
 
@@ -252,7 +258,8 @@ impl Store for PostgresStore {
         )
         .bind(i64::from(count))
         .fetch_all(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label.clone())?;
         rows.into_iter().map(Row::try_from).collect()
     }
 
@@ -265,7 +272,8 @@ impl Store for PostgresStore {
                  (select count(*) from eth_wallet_read_failures)",
         )
         .fetch_one(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label.clone())?;
         Ok(TableCounts::of(counts))
     }
 
@@ -275,7 +283,8 @@ impl Store for PostgresStore {
         )
         .bind(i64::try_from(n)?)
         .fetch_optional(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label.clone())?;
         Ok(time.map(|time| time.and_utc()))
     }
 
@@ -285,15 +294,16 @@ impl Store for PostgresStore {
         )
         .bind(name)
         .fetch_optional(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label.clone())?;
         Ok(row.map(Checkpoint::of))
     }
 
     async fn lock_sweep(&self, shard: Shard) -> anyhow::Result<Option<SweepLock>> {
         // Held by a session, so it goes with the connection, however the process ends.
         let lock = PgAdvisoryLock::new(format!("ethtally sweep {shard}"));
-        let connection = self.pool.acquire().await?.detach();
-        match lock.try_acquire(connection).await? {
+        let taken = async { lock.try_acquire(self.pool.acquire().await?.detach()).await };
+        match taken.await.with_context(|| self.label.clone())? {
             Either::Left(guard) => Ok(Some(SweepLock(Box::new(guard.leak())))),
             Either::Right(_) => Ok(None),
         }

@@ -41,6 +41,11 @@ impl SqliteStore {
         let options = SqliteConnectOptions::from_str(url).map_err(|error| {
             anyhow!("--database-url is no URL of SQLite ({error}); write sqlite:PATH")
         })?;
+        if url.contains(":memory:") || url.contains("mode=memory") {
+            return Err(anyhow!(
+                "--database-url names a database in memory, which would be gone at once; give sqlite:PATH"
+            ));
+        }
         let path = options.get_filename().to_path_buf();
         let options = options.busy_timeout(BUSY_TIMEOUT).create_if_missing(access == Access::Write);
         let options = match access {
@@ -238,7 +243,8 @@ impl Store for SqliteStore {
         .bind(limit)
         .bind(now())
         .fetch_all(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label())?;
         Ok(Page::of(rows, limit))
     }
 
@@ -257,7 +263,8 @@ impl Store for SqliteStore {
         .bind(behind.map(|wallet| wallet.to_string()))
         .bind(now())
         .fetch_one(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label())?;
         Ok(count.unsigned_abs())
     }
 
@@ -271,7 +278,8 @@ impl Store for SqliteStore {
         .bind(json!(sorted_texts(wallets)).to_string())
         .bind(now())
         .execute(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label())?;
         Ok(inserted.rows_affected())
     }
 
@@ -283,7 +291,8 @@ impl Store for SqliteStore {
         )
         .bind(json!(sorted_texts(wallets)).to_string())
         .fetch_all(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label())?;
         Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 
@@ -294,7 +303,8 @@ impl Store for SqliteStore {
         )
         .bind(wallet.to_string())
         .fetch_optional(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label())?;
         row.map(Row::try_from).transpose()
     }
 
@@ -305,7 +315,8 @@ impl Store for SqliteStore {
         )
         .bind(count)
         .fetch_all(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label())?;
         rows.into_iter().map(Row::try_from).collect()
     }
 
@@ -318,7 +329,8 @@ impl Store for SqliteStore {
                  (select count(*) from eth_wallet_read_failures)",
         )
         .fetch_one(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label())?;
         Ok(TableCounts::of(counts))
     }
 
@@ -328,7 +340,8 @@ impl Store for SqliteStore {
         )
         .bind(i64::try_from(n)?)
         .fetch_optional(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label())?;
         Ok(time.map(|time| time.and_utc()))
     }
 
@@ -338,7 +351,8 @@ impl Store for SqliteStore {
         )
         .bind(name)
         .fetch_optional(&self.pool)
-        .await?;
+        .await
+        .with_context(|| self.label())?;
         Ok(row.map(Checkpoint::of))
     }
 
