@@ -64,7 +64,8 @@ impl Outcome for Status {
             let max = age(ages.max);
             let max = if self.stale { paint.style(BAD, &max) } else { paint.style(GOOD, &max) };
             text.push_str(&format!(
-                "\noldest      {oldest}\nage         half within {}, nine tenths within {}, all within {max}",
+                "\noldest      {oldest}\n\
+                 age         half within {}, nine tenths within {}, all within {max}",
                 age(ages.p50),
                 age(ages.p90),
             ));

@@ -28,7 +28,8 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> anyhow::Result<Verdict> {
     let shard = args.shard.unwrap_or(Shard::ALL);
     let Some(_lock) = store.lock_sweep(shard).await? else {
         app.report.note(&format!(
-            "another sweep of shard {shard} of this database is running; this one leaves the work to it"
+            "another sweep of shard {shard} of this database is running; this one leaves \
+             the work to it"
         ));
         let tallied = Tallied::new(app, &Counts::default(), 0, started).skipped();
         app.report.result(&TallyOutcome {

@@ -21,7 +21,8 @@ impl Bar {
             None => ProgressBar::hidden(),
             Some(bars) => {
                 let style = ProgressStyle::with_template(
-                    "{prefix} {wide_bar} {human_pos}/{human_len} wallets, {per_sec}, {msg} failed, {eta} left",
+                    "{prefix} {wide_bar} {human_pos}/{human_len} wallets, \
+                     {per_sec}, {msg} failed, {eta} left",
                 )
                 .expect("the template is well formed");
                 let bar = bars.add(ProgressBar::new(wallets).with_style(style).with_prefix(what));

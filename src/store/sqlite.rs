@@ -43,7 +43,8 @@ impl SqliteStore {
         })?;
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err(anyhow!(
-                "--database-url names a database in memory, which would be gone at once; give sqlite:PATH"
+                "--database-url names a database in memory, which would be gone at once; \
+                 give sqlite:PATH"
             ));
         }
         let path = options.get_filename().to_path_buf();
@@ -52,7 +53,8 @@ impl SqliteStore {
             Access::Read => {
                 if !path.exists() {
                     return Err(anyhow!(
-                        "database sqlite:{}: there is no such file; run `ethtally migrate` first, or check --database-url",
+                        "database sqlite:{}: there is no such file; run `ethtally migrate` first, or \
+                         check --database-url",
                         path.display()
                     ));
                 }
@@ -114,7 +116,8 @@ impl SqliteStore {
              on conflict (wallet) do update set
                  balance = excluded.balance,
                  read_block = excluded.read_block,
-                 blocknumber = coalesce(max(stored.blocknumber, excluded.blocknumber), excluded.blocknumber, stored.blocknumber),
+                 blocknumber = coalesce(max(stored.blocknumber, excluded.blocknumber),
+                     excluded.blocknumber, stored.blocknumber),
                  updated_at = excluded.updated_at
              where stored.read_block is null or stored.read_block <= excluded.read_block",
         )
@@ -123,17 +126,21 @@ impl SqliteStore {
         .execute(&mut *transaction)
         .await?
         .rows_affected();
-        sqlx::query("delete from eth_wallet_read_failures where wallet in (select value from json_each($1))")
-            .bind(json!(columns.wallets).to_string())
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "delete from eth_wallet_read_failures
+             where wallet in (select value from json_each($1))",
+        )
+        .bind(json!(columns.wallets).to_string())
+        .execute(&mut *transaction)
+        .await?;
         if !failures.is_empty() {
             let rows: Vec<_> =
                 (failures.iter()).map(|failure| json!([failure.wallet, failure.reason])).collect();
             sqlx::query(
                 "insert into eth_wallet_read_failures as stored
                      (wallet, failures, last_error, last_failed_at, next_try_at)
-                 select value ->> 0, 1, value ->> 1, $2, strftime('%Y-%m-%d %H:%M:%f', $2, '+1 minute')
+                 select value ->> 0, 1, value ->> 1, $2,
+                     strftime('%Y-%m-%d %H:%M:%f', $2, '+1 minute')
                  from json_each($1)
                  where true
                  group by 1
@@ -226,12 +233,14 @@ impl Store for SqliteStore {
         let after = after.unwrap_or(&start);
         let (first, behind) = stale.shard.bounds();
         let rows = sqlx::query_as(
-            "select wallet, updated_at from eth_wallet_balances stored
+            "select wallet, updated_at
+             from eth_wallet_balances stored indexed by eth_wallet_balances_sweep_idx
              where updated_at < $1 and (updated_at, wallet) > ($2, $3)
                  and wallet >= $4 and ($5 is null or wallet < $5)
                  and not exists (
                      select 1 from eth_wallet_read_failures failed
-                     where failed.wallet = stored.wallet and failed.next_try_at > $7)
+                     where failed.wallet = stored.wallet
+                         and failed.next_try_at > $7)
              order by updated_at, wallet
              limit $6",
         )
@@ -256,7 +265,8 @@ impl Store for SqliteStore {
                  and wallet >= $2 and ($3 is null or wallet < $3)
                  and not exists (
                      select 1 from eth_wallet_read_failures failed
-                     where failed.wallet = stored.wallet and failed.next_try_at > $4)",
+                     where failed.wallet = stored.wallet
+                         and failed.next_try_at > $4)",
         )
         .bind(stale.before.naive_utc())
         .bind(first.to_string())
