@@ -1,7 +1,7 @@
 //! What a node's failure means, and what to do about it.
 //!
 //! Codes are reused for different things, so a message decides before a code, and a
-//! code before an HTTP status. The quirks of providers are the table [`RULES`]; each of
+//! code before an HTTP status. The quirks of providers are the table `RULES`; each of
 //! its rows has a row in the tests.
 
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What comes in from a file: rows of CSV become wallets, each once, in order.
 //!
-//! Memory does not grow with the file: what is more than [`spool`] keeps at hand goes to a
+//! Memory does not grow with the file: what is more than `spool` keeps at hand goes to a
 //! temporary file, and comes back merged.
 
 mod rows;

@@ -1,6 +1,6 @@
 //! Everything that talks to a database, and all SQL.
 //!
-//! [`Store`] is what commands see; [`postgres`] and [`sqlite`] say it in their dialects,
+//! [`Store`] is what commands see; `postgres` and `sqlite` say it in their dialects,
 //! method by method in the same order. Times are UTC, whatever a session's or server's zone.
 
 mod postgres;
