@@ -3,3 +3,4 @@
 mod harness;
 mod refresh;
 mod store;
+mod takeover;

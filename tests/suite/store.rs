@@ -226,6 +226,19 @@ async fn every_method_of_the_store_does_what_it_says(database: Database) {
     assert!(store.lock_sweep(first).await.unwrap().is_none());
     drop(held_too);
     locked_soon(store.as_ref(), second).await;
+
+    // close: SQLite's files beside the database go, those that are there to be locked stay.
+    another.close().await;
+    store.close().await;
+    if database.is_sqlite() {
+        let files = std::fs::read_dir(database.folder()).unwrap();
+        let beside: Vec<_> = files
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !name.ends_with(".lock"))
+            .collect();
+        assert_eq!(beside, ["tally.db"]);
+    }
+    store.counts().await.unwrap_err();
 }
 
 async fn blocknumber_is_what_the_original_pins_it_to_be(database: Database) {
