@@ -9,7 +9,7 @@ use alloy::primitives::U256;
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
     store::{Access, Cursor, Stale, Store, SweepLock, open},
-    tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet},
+    tally::{Recorded, Shard, TotalRead, Unreadable, Wallet},
 };
 use ethtally_testbed::wallet;
 use rand::seq::SliceRandom;
