@@ -31,7 +31,10 @@ pub mod report;
 pub mod store;
 pub mod tally;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use alloy::primitives::U256;
 use anyhow::{Context, bail};
@@ -60,6 +63,8 @@ pub struct App {
     pub report: Report,
     /// The wish to stop.
     pub stop: Stop,
+    /// What [`App::store`] opened, for [`App::close`].
+    opened: OnceLock<Arc<dyn Store>>,
 }
 
 impl App {
@@ -72,7 +77,7 @@ impl App {
             Some(path) => Profile::load(path)?,
             None => Profile::audius(),
         };
-        Ok(Self { settings, profile, report, stop })
+        Ok(Self { settings, profile, report, stop, opened: OnceLock::new() })
     }
 
     /// A reader of the chain; sends nothing yet.
@@ -115,13 +120,22 @@ impl App {
     ///
     /// # Errors
     /// When it cannot be opened or its tables are not as they must be.
-    pub async fn store(&self, access: Access) -> anyhow::Result<Box<dyn Store>> {
-        let store = store::open(self.database_url(), access).await?;
+    pub async fn store(&self, access: Access) -> anyhow::Result<Arc<dyn Store>> {
+        let store: Arc<dyn Store> = store::open(self.database_url(), access).await?.into();
+        let _ = self.opened.set(Arc::clone(&store));
         match access {
             Access::Write => drop(store.migrate().await?),
             Access::Read => store.require_tables().await?,
         }
         Ok(store)
+    }
+
+    /// Closes what was opened, so that nothing is left for the end of the process to cut off.
+    pub async fn close(&self) {
+        if let Some(store) = self.opened.get() {
+            // It takes no time, unless a database has gone.
+            let _ = tokio::time::timeout(Duration::from_secs(5), store.close()).await;
+        }
     }
 
     /// Where the table is.

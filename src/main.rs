@@ -47,7 +47,9 @@ async fn run(cli: Cli, report: &Report) -> ExitCode {
     let stop = Stop::default();
     let work = async {
         let app = App::new(cli.settings, report.clone(), stop.clone())?;
-        commands::run(&app, cli.command).await
+        let ended = commands::run(&app, cli.command).await;
+        app.close().await;
+        ended
     };
     let ended: anyhow::Result<Verdict> = tokio::select! {
         ended = work => ended,

@@ -25,7 +25,9 @@ impl Outcome for Migrated {
 
 pub(super) async fn run(app: &App) -> anyhow::Result<Verdict> {
     let store = store::open(app.database_url(), Access::Write).await?;
-    let applied = store.migrate().await?;
+    let applied = store.migrate().await;
+    store.close().await;
+    let applied = applied?;
     app.report.result(&Migrated { command: "migrate", applied })?;
     Ok(Verdict::Well)
 }

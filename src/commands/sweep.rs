@@ -90,7 +90,8 @@ fn stale_pages(
         let Some((after, left)) = state else { return Ok(None) };
         let size = u32::try_from(left).unwrap_or(u32::MAX).min(page_size);
         let page = store.stale_page(&stale, after.as_ref(), size).await?;
-        let left = left - u64::from(size);
+        // Rows that hold no wallet do not count: else they would fill every batch for ever.
+        let left = left - page.wallets.len() as u64;
         let next = page.next.filter(|_| left > 0).map(|cursor| (Some(cursor), left));
         Ok((!page.wallets.is_empty() || next.is_some()).then_some((page.wallets, next)))
     })

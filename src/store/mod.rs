@@ -79,6 +79,11 @@ pub trait Store: Ledger {
     ///
     /// The lock goes when the guard is dropped or its process ends, however it ends.
     async fn lock_sweep(&self, shard: Shard) -> anyhow::Result<Option<SweepLock>>;
+
+    /// Closes the connections once they are idle; no other method may be called any more.
+    ///
+    /// SQLite leaves no files beside its own then. A process that ends without it may.
+    async fn close(&self);
 }
 
 /// Which rows a sweep is for.

@@ -331,4 +331,7 @@ impl Store for PostgresStore {
             Either::Right(_) => Ok(None),
         }
     }
+    async fn close(&self) {
+        self.pool.close().await;
+    }
 }

@@ -25,7 +25,7 @@ pub(super) async fn apply<C: Migrate>(
     migrator: &Migrator,
     connection: &mut C,
 ) -> anyhow::Result<Vec<String>> {
-    let before = missing(migrator, &applied(connection).await);
+    let before = missing(migrator, &applied(connection).await?)?;
     if before.is_empty() {
         return Ok(before);
     }
@@ -40,7 +40,7 @@ pub(super) async fn require<C: Migrate>(
     migrator: &Migrator,
     connection: &mut C,
 ) -> anyhow::Result<()> {
-    let missing = missing(migrator, &applied(connection).await);
+    let missing = missing(migrator, &applied(connection).await?)?;
     if !missing.is_empty() {
         bail!(
             "its tables are missing or older than this version needs; run `ethtally migrate` first"
@@ -50,16 +50,31 @@ pub(super) async fn require<C: Migrate>(
 }
 
 /// The versions that were applied; none where their table does not exist.
-async fn applied<C: Migrate>(connection: &mut C) -> Vec<AppliedMigration> {
-    let listed: Result<_, MigrateError> = connection.list_applied_migrations(TABLE).await;
-    listed.unwrap_or_default()
+async fn applied<C: Migrate>(connection: &mut C) -> anyhow::Result<Vec<AppliedMigration>> {
+    match connection.list_applied_migrations(TABLE).await {
+        Err(error) if is_missing_table(&error) => Ok(Vec::new()),
+        listed => listed.context("it cannot be seen which tables it has"),
+    }
 }
 
-fn missing(migrator: &Migrator, applied: &[AppliedMigration]) -> Vec<String> {
+fn is_missing_table(error: &MigrateError) -> bool {
+    let MigrateError::Execute(sqlx::Error::Database(error)) = error else { return false };
+    // PostgreSQL has a code for it, SQLite only words.
+    error.code().as_deref() == Some("42P01") || error.message().starts_with("no such table")
+}
+
+/// The names of what was not applied yet; fails where more was applied than this version knows.
+fn missing(migrator: &Migrator, applied: &[AppliedMigration]) -> anyhow::Result<Vec<String>> {
+    if let Some(newer) = applied.iter().find(|applied| !migrator.version_exists(applied.version)) {
+        bail!(
+            "its tables are of a newer version of ethtally (migration {}); upgrade this one",
+            newer.version
+        );
+    }
     let is_missing = |version| !applied.iter().any(|applied| applied.version == version);
-    (migrator.iter().filter(|migration| is_missing(migration.version)))
+    Ok((migrator.iter().filter(|migration| is_missing(migration.version)))
         .map(|migration| format!("{:04} {}", migration.version, migration.description))
-        .collect()
+        .collect())
 }
 
 #[cfg(test)]

@@ -370,4 +370,7 @@ impl Store for SqliteStore {
         let lock = self.lock_file(&format!("sweep-{}", shard.to_string().replace('/', "-of-")))?;
         Ok(lock.try_lock()?.map(|file| SweepLock(Box::new(file))))
     }
+    async fn close(&self) {
+        self.pool.close().await;
+    }
 }

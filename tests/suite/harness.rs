@@ -155,7 +155,11 @@ impl Database {
     }
 
     pub(crate) fn postgres() -> Self {
-        let url = postgres::shared().create_database("tally").expect("a database");
+        Self::at(postgres::shared().create_database("tally").expect("a database"))
+    }
+
+    /// A database of PostgreSQL that is there already.
+    pub(crate) fn at(url: String) -> Self {
         Self { url, folder: tempfile::tempdir().expect("a temporary folder") }
     }
 

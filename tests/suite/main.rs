@@ -2,3 +2,6 @@
 
 mod harness;
 mod refresh;
+mod sharing;
+mod store;
+mod takeover;

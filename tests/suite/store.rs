@@ -1,0 +1,458 @@
+//! The store's own rules, through the library, on both databases alike.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use alloy::primitives::U256;
+use chrono::{DateTime, TimeDelta, Utc};
+use ethtally::{
+    store::{Access, Cursor, Stale, Store, SweepLock, open},
+    tally::{Recorded, Shard, TotalRead, Unreadable, Wallet},
+};
+use ethtally_testbed::wallet;
+use rand::seq::SliceRandom;
+
+use crate::harness::{Database, on_both_databases};
+
+on_both_databases! {
+    every_method_of_the_store_does_what_it_says
+    blocknumber_is_what_the_original_pins_it_to_be
+    an_older_read_changes_nothing_and_an_equal_or_newer_one_is_written
+    of_two_writers_at_once_the_newest_read_wins_for_every_wallet
+    a_wallet_that_cannot_be_read_waits_longer_each_time_up_to_a_day
+    the_largest_total_is_stored_to_the_wei
+    twenty_thousand_rows_go_in_one_batch
+    a_batch_is_stored_whole_or_not_at_all
+    tables_of_a_newer_version_are_left_alone
+}
+
+/// Before every row that is written now, behind every placeholder.
+const LAST_CENTURY: &str = "1999-12-31 23:59:59";
+
+fn numbered(n: u64) -> Wallet {
+    Wallet::from(wallet(n))
+}
+
+fn numbered_all(range: std::ops::Range<u64>) -> Vec<Wallet> {
+    range.map(numbered).collect()
+}
+
+fn read(n: u64, total: u64, read_block: u64) -> TotalRead {
+    TotalRead { wallet: numbered(n), total: U256::from(total), read_block, event_block: None }
+}
+
+fn failed(n: u64, reason: &str) -> Unreadable {
+    Unreadable { wallet: numbered(n), reason: reason.to_owned() }
+}
+
+fn epoch() -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH
+}
+
+async fn opened(database: &Database) -> Box<dyn Store> {
+    open(&database.url, Access::Write).await.expect("it opens")
+}
+
+async fn migrated(database: &Database) -> Box<dyn Store> {
+    let store = opened(database).await;
+    store.migrate().await.expect("it migrates");
+    store
+}
+
+/// What stands in the table for a wallet: total, read_block, blocknumber.
+async fn stored(store: &dyn Store, n: u64) -> (u64, Option<u64>, Option<u64>) {
+    let row = store.row(numbered(n)).await.unwrap().expect("a row");
+    (row.total.to(), row.read_block, row.blocknumber)
+}
+
+/// Every row that is older than now, in pages of this size.
+async fn paged(store: &dyn Store, shard: Shard, size: u32) -> Vec<Vec<Wallet>> {
+    let stale = Stale { before: store.now().await.unwrap() + TimeDelta::days(1), shard };
+    let mut pages = Vec::new();
+    let mut after: Option<Cursor> = None;
+    loop {
+        let page = store.stale_page(&stale, after.as_ref(), size).await.unwrap();
+        pages.push(page.wallets);
+        after = page.next;
+        if after.is_none() {
+            return pages;
+        }
+    }
+}
+
+/// The lock, which a server may take a moment to give back.
+async fn locked_soon(store: &dyn Store, shard: Shard) -> SweepLock {
+    for _ in 0..600 {
+        if let Some(lock) = store.lock_sweep(shard).await.unwrap() {
+            return lock;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the lock was never given back");
+}
+
+async fn every_method_of_the_store_does_what_it_says(database: Database) {
+    // migrate, require_tables
+    let store = opened(&database).await;
+    let error = store.require_tables().await.unwrap_err().to_string();
+    assert!(store.migrate().await.unwrap().iter().any(|name| name == "0002 reads"));
+    assert_eq!(store.migrate().await.unwrap(), [""; 0]);
+    store.require_tables().await.unwrap();
+    assert!(error.contains("database"), "{error}");
+
+    // An empty table.
+    let counts = store.counts().await.unwrap();
+    assert_eq!((counts.wallets, counts.never_read, counts.unreadable), (0, 0, 0));
+    assert_eq!(store.nth_oldest(0).await.unwrap(), None);
+    assert_eq!(store.row(numbered(0)).await.unwrap(), None);
+    assert_eq!(store.sample(5).await.unwrap(), []);
+    assert_eq!(store.checkpoint("audio_transfers").await.unwrap(), None);
+    assert_eq!(store.record(&[], &[]).await.unwrap(), Recorded::default());
+    assert_eq!(paged(store.as_ref(), Shard::ALL, 10).await, [vec![]]);
+
+    // now: UTC, wherever this runs.
+    let now = store.now().await.unwrap();
+    assert!((now - Utc::now()).abs() < TimeDelta::minutes(10), "{now}");
+
+    // insert_placeholders: only what is new, and each once.
+    assert_eq!(store.insert_placeholders(&numbered_all(0..2_500)).await.unwrap(), 2_500);
+    assert_eq!(store.insert_placeholders(&numbered_all(2_400..2_501)).await.unwrap(), 1);
+    let twice = [numbered(2_500), numbered(2_501), numbered(2_501)];
+    assert_eq!(store.insert_placeholders(&twice).await.unwrap(), 1);
+    assert_eq!(store.insert_placeholders(&[]).await.unwrap(), 0);
+
+    // stale_page, count_stale: all of one age, in the wallets' order, each once.
+    let mut sorted = numbered_all(0..2_502);
+    sorted.sort_unstable();
+    let pages = paged(store.as_ref(), Shard::ALL, 1_000).await;
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [1_000, 1_000, 502]);
+    assert_eq!(pages.concat(), sorted);
+    let pages = paged(store.as_ref(), Shard::ALL, 1_251).await;
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [1_251, 1_251, 0]);
+    assert_eq!(pages.concat(), sorted);
+    let mut of_shards = Vec::new();
+    for index in 0..3 {
+        let shard = Shard::new(index, 3).unwrap();
+        let part = paged(store.as_ref(), shard, 100).await.concat();
+        let stale = Stale { before: now, shard };
+        assert_eq!(store.count_stale(&stale).await.unwrap(), part.len() as u64);
+        assert!(part.len() > 700, "{}", part.len());
+        of_shards.extend(part);
+    }
+    assert_eq!(of_shards, sorted);
+    let before_all = Stale { before: epoch(), shard: Shard::ALL };
+    assert_eq!(store.count_stale(&before_all).await.unwrap(), 0);
+    assert_eq!(store.stale_page(&before_all, None, 10).await.unwrap().wallets, []);
+
+    // record, row
+    let start = store.now().await.unwrap();
+    let totals = [read(7, 70, 5), read(8, 80, 5), read(9_000, 90, 6)];
+    let recorded = store.record(&totals, &[failed(10, "reverted")]).await.unwrap();
+    assert_eq!(recorded, Recorded { updated: 3, superseded: 0 });
+    let row = store.row(numbered(9_000)).await.unwrap().expect("a row");
+    assert_eq!((row.wallet, row.total), (numbered(9_000), U256::from(90)));
+    assert_eq!((row.read_block, row.blocknumber), (Some(6), None));
+    let end = store.now().await.unwrap();
+    // SQLite keeps milliseconds.
+    assert!(row.updated_at >= start - TimeDelta::milliseconds(1) && row.updated_at <= end);
+    let placeholder = store.row(numbered(10)).await.unwrap().expect("a row");
+    assert_eq!((placeholder.total, placeholder.read_block), (U256::ZERO, None));
+    assert_eq!(placeholder.updated_at, epoch());
+
+    // Age goes before the wallet's order; the unreadable one waits.
+    let order = paged(store.as_ref(), Shard::ALL, 900).await.concat();
+    assert_eq!(order.len(), 2_502);
+    assert!(!order.contains(&numbered(10)));
+    let newest: HashSet<_> = order[2_499..].iter().copied().collect();
+    assert_eq!(newest, HashSet::from([numbered(7), numbered(8), numbered(9_000)]));
+    let stale = Stale { before: start - TimeDelta::seconds(1), shard: Shard::ALL };
+    assert_eq!(store.count_stale(&stale).await.unwrap(), 2_499);
+
+    // with_read_total: placeholders have none, the original's rows do.
+    let original = numbered(9_001);
+    database
+        .sql(&format!(
+            "insert into eth_wallet_balances (wallet, balance, blocknumber, updated_at)
+             values ('{original}', '5', 3, '2099-01-01 00:00:00')"
+        ))
+        .await;
+    let asked = [numbered(7), numbered(11), numbered(9_000), original, numbered(77_777)];
+    assert_eq!(
+        store.with_read_total(&asked).await.unwrap(),
+        HashSet::from([numbered(7), numbered(9_000), original])
+    );
+
+    // counts, nth_oldest
+    let counts = store.counts().await.unwrap();
+    assert_eq!((counts.wallets, counts.never_read, counts.unreadable), (2_504, 2_500, 1));
+    assert_eq!(store.nth_oldest(0).await.unwrap(), Some(epoch()));
+    assert_eq!(store.nth_oldest(2_499).await.unwrap(), Some(epoch()));
+    assert_eq!(store.nth_oldest(2_500).await.unwrap(), Some(row.updated_at));
+    assert!(store.nth_oldest(2_503).await.unwrap().is_some());
+    assert_eq!(store.nth_oldest(2_504).await.unwrap(), None);
+
+    // sample: each at most once, and not always the same.
+    let drawn = |rows: Vec<ethtally::store::Row>| rows.iter().map(|row| row.wallet).collect();
+    let some: HashSet<Wallet> = drawn(store.sample(100).await.unwrap());
+    let others: HashSet<Wallet> = drawn(store.sample(100).await.unwrap());
+    assert_eq!((some.len(), others.len()), (100, 100));
+    assert_ne!(some, others);
+    let all: HashSet<Wallet> = drawn(store.sample(1_000_000).await.unwrap());
+    assert_eq!(all.len(), 2_504);
+
+    // checkpoint
+    database
+        .sql(
+            "insert into eth_indexer_checkpoints (name, last_block, updated_at)
+             values ('audio_transfers', 21000000, '2026-01-02 03:04:05')",
+        )
+        .await;
+    let checkpoint = store.checkpoint("audio_transfers").await.unwrap().expect("a checkpoint");
+    assert_eq!((checkpoint.name.as_str(), checkpoint.last_block), ("audio_transfers", 21_000_000));
+    assert_eq!(checkpoint.updated_at.to_rfc3339(), "2026-01-02T03:04:05+00:00");
+    assert_eq!(store.checkpoint("another").await.unwrap(), None);
+
+    // lock_sweep: taken, denied to others, given back; other shards are another matter.
+    let (first, second) = (Shard::new(0, 2).unwrap(), Shard::new(1, 2).unwrap());
+    let another = opened(&database).await;
+    let held = store.lock_sweep(first).await.unwrap().expect("it is free");
+    assert!(another.lock_sweep(first).await.unwrap().is_none());
+    assert!(store.lock_sweep(first).await.unwrap().is_none());
+    let held_too = another.lock_sweep(second).await.unwrap().expect("it is free");
+    drop(held);
+    let _taken_over = locked_soon(another.as_ref(), first).await;
+    assert!(store.lock_sweep(first).await.unwrap().is_none());
+    drop(held_too);
+    locked_soon(store.as_ref(), second).await;
+
+    // close: SQLite's files beside the database go, those that are there to be locked stay.
+    another.close().await;
+    store.close().await;
+    if database.is_sqlite() {
+        let files = std::fs::read_dir(database.folder()).unwrap();
+        let beside: Vec<_> = files
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !name.ends_with(".lock"))
+            .collect();
+        assert_eq!(beside, ["tally.db"]);
+    }
+    store.counts().await.unwrap_err();
+}
+
+async fn blocknumber_is_what_the_original_pins_it_to_be(database: Database) {
+    let store = migrated(&database).await;
+    let event = |total, block| TotalRead { event_block: Some(block), ..read(1, total, 200_000) };
+    // no row | event, block 12345, 100 wei | 100, 12345
+    store.record(&[event(100, 12_345)], &[]).await.unwrap();
+    assert_eq!(stored(store.as_ref(), 1).await, (100, Some(200_000), Some(12_345)));
+    // 100, 12345 | sweep (no block), 200 wei | 200, 12345
+    store.record(&[read(1, 200, 200_000)], &[]).await.unwrap();
+    assert_eq!(stored(store.as_ref(), 1).await, (200, Some(200_000), Some(12_345)));
+    // 200, 12345 | event, block 100, 300 wei | 300, 12345
+    store.record(&[event(300, 100)], &[]).await.unwrap();
+    assert_eq!(stored(store.as_ref(), 1).await, (300, Some(200_000), Some(12_345)));
+    // 300, 12345 | event, block 99999, 400 wei | 400, 99999
+    store.record(&[event(400, 99_999)], &[]).await.unwrap();
+    assert_eq!(stored(store.as_ref(), 1).await, (400, Some(200_000), Some(99_999)));
+    // no row | sweep (no block), 500 wei | 500, NULL
+    store.record(&[read(2, 500, 200_000)], &[]).await.unwrap();
+    assert_eq!(stored(store.as_ref(), 2).await, (500, Some(200_000), None));
+    // A row without one gets it from the first event.
+    store
+        .record(&[TotalRead { event_block: Some(7), ..read(2, 600, 200_000) }], &[])
+        .await
+        .unwrap();
+    assert_eq!(stored(store.as_ref(), 2).await, (600, Some(200_000), Some(7)));
+}
+
+async fn an_older_read_changes_nothing_and_an_equal_or_newer_one_is_written(database: Database) {
+    let store = migrated(&database).await;
+    let original = numbered(2);
+    database
+        .sql(&format!(
+            "insert into eth_wallet_balances (wallet, balance, blocknumber) values ('{original}', '5', 50)"
+        ))
+        .await;
+    store.record(&[read(1, 100, 20)], &[]).await.unwrap();
+    let dump = "select * from eth_wallet_balances order by wallet";
+    let before = database.sql(dump).await;
+
+    let older = [TotalRead { event_block: Some(99), ..read(1, 90, 19) }];
+    let recorded = store.record(&older, &[]).await.unwrap();
+    assert_eq!(recorded, Recorded { updated: 0, superseded: 1 });
+    assert_eq!(database.sql(dump).await, before);
+
+    let recorded = store.record(&[read(1, 101, 20), read(2, 6, 3)], &[]).await.unwrap();
+    assert_eq!(recorded, Recorded { updated: 2, superseded: 0 });
+    assert_eq!(stored(store.as_ref(), 1).await, (101, Some(20), None));
+    assert_eq!(stored(store.as_ref(), 2).await, (6, Some(3), Some(50)));
+
+    let mixed = [read(1, 102, 21), read(2, 7, 2), read(3, 8, 2)];
+    let recorded = store.record(&mixed, &[]).await.unwrap();
+    assert_eq!(recorded, Recorded { updated: 2, superseded: 1 });
+    assert_eq!(stored(store.as_ref(), 1).await, (102, Some(21), None));
+    assert_eq!(stored(store.as_ref(), 2).await, (6, Some(3), Some(50)));
+    assert_eq!(stored(store.as_ref(), 3).await, (8, Some(2), None));
+}
+
+async fn of_two_writers_at_once_the_newest_read_wins_for_every_wallet(database: Database) {
+    const WALLETS: u64 = 400;
+    const ROUNDS: u64 = 40;
+    let writers = [migrated(&database).await, opened(&database).await];
+    let mut newest: BTreeMap<u64, u64> = BTreeMap::new();
+    for round in 0..ROUNDS {
+        // The read block is the total too. No two writers share one, and many are older than what is stored.
+        let batches = [0, 1].map(|writer| {
+            let mut wallets: Vec<u64> = (0..WALLETS).collect();
+            wallets.shuffle(&mut rand::rng());
+            wallets.truncate(300);
+            let batch = wallets.into_iter().map(|n| {
+                let block = 2 * (round * 10 + rand::random_range(0..50)) + writer;
+                (n, block)
+            });
+            batch.collect::<Vec<_>>()
+        });
+        let write = async |writer: usize| {
+            let totals: Vec<_> =
+                batches[writer].iter().map(|(n, block)| read(*n, *block, *block)).collect();
+            writers[writer].record(&totals, &[failed(WALLETS, "reverted")]).await.unwrap()
+        };
+        for recorded in <[Recorded; 2]>::from(tokio::join!(write(0), write(1))) {
+            assert_eq!(recorded.updated + recorded.superseded, 300);
+        }
+        for (n, block) in batches.into_iter().flatten() {
+            let kept = newest.entry(n).or_default();
+            *kept = block.max(*kept);
+        }
+    }
+    for (n, block) in newest {
+        assert_eq!(stored(writers[0].as_ref(), n).await, (block, Some(block), None));
+    }
+    let failures = database.value("select failures from eth_wallet_read_failures").await;
+    assert_eq!(failures, (2 * ROUNDS).to_string());
+    if !database.is_sqlite() {
+        // Not even one that a second try made good.
+        let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+        assert_eq!(database.value(deadlocks).await, "0");
+    }
+}
+
+async fn a_wallet_that_cannot_be_read_waits_longer_each_time_up_to_a_day(database: Database) {
+    let store = migrated(&database).await;
+    store.insert_placeholders(&numbered_all(0..3)).await.unwrap();
+    let wait = match database.is_sqlite() {
+        true => {
+            "cast(round((julianday(next_try_at) - julianday(last_failed_at)) * 86400) as integer)"
+        }
+        false => "extract(epoch from next_try_at - last_failed_at)::bigint",
+    };
+    let row = format!("select failures, last_error, {wait} from eth_wallet_read_failures");
+    for count in 1..=50_u32 {
+        let reason = format!("reason {count}");
+        let now = store.now().await.unwrap();
+        store.record(&[read(0, 1, 1)], &[failed(1, &reason)]).await.unwrap();
+        let minutes = if count > 11 { 1_440 } else { 1 << (count - 1) };
+        assert_eq!(database.value(&row).await, format!("{count}|{reason}|{}", minutes * 60));
+        let since_now = format!(
+            "select count(*) from eth_wallet_read_failures where last_failed_at >= '{}'",
+            (now - TimeDelta::milliseconds(1)).format("%Y-%m-%d %H:%M:%S%.3f")
+        );
+        assert_eq!(database.value(&since_now).await, "1");
+    }
+
+    // Passed over until its time has come.
+    let stale = Stale { before: store.now().await.unwrap(), shard: Shard::ALL };
+    let page = async || store.stale_page(&stale, None, 10).await.unwrap().wallets;
+    database
+        .sql(&format!(
+            "update eth_wallet_balances set updated_at = '{LAST_CENTURY}' where wallet = '{}'",
+            numbered(0)
+        ))
+        .await;
+    assert_eq!(page().await, [numbered(2), numbered(0)]);
+    assert_eq!(store.count_stale(&stale).await.unwrap(), 2);
+    let soon = (store.now().await.unwrap() + TimeDelta::minutes(5)).format("%Y-%m-%d %H:%M:%S");
+    database.sql(&format!("update eth_wallet_read_failures set next_try_at = '{soon}'")).await;
+    assert_eq!(page().await, [numbered(2), numbered(0)]);
+    let past = (store.now().await.unwrap() - TimeDelta::seconds(1)).format("%Y-%m-%d %H:%M:%S");
+    database.sql(&format!("update eth_wallet_read_failures set next_try_at = '{past}'")).await;
+    assert!(page().await.contains(&numbered(1)));
+    assert_eq!(store.count_stale(&stale).await.unwrap(), 3);
+    assert_eq!(store.counts().await.unwrap().unreadable, 1);
+
+    // A success ends it, and the next failure begins anew. Also one that is superseded: it was read.
+    store.record(&[read(1, 5, 5)], &[]).await.unwrap();
+    assert_eq!(store.counts().await.unwrap().unreadable, 0);
+    store.record(&[], &[failed(1, "again"), failed(1, "again")]).await.unwrap();
+    assert_eq!(database.value(&row).await, "1|again|60");
+    store.record(&[read(1, 4, 4)], &[]).await.unwrap();
+    assert_eq!(store.counts().await.unwrap().unreadable, 0);
+}
+
+async fn the_largest_total_is_stored_to_the_wei(database: Database) {
+    let store = migrated(&database).await;
+    let huge = [U256::MAX, U256::MAX - U256::ONE, U256::from(u64::MAX), U256::ONE << 53];
+    let totals: Vec<_> = (0..)
+        .zip(huge)
+        .map(|(n, total)| TotalRead { total, read_block: i64::MAX as u64, ..read(n, 0, 0) })
+        .collect();
+    for _ in 0..2 {
+        store.record(&totals, &[]).await.unwrap();
+        for read in &totals {
+            let row = store.row(read.wallet).await.unwrap().expect("a row");
+            assert_eq!((row.total, row.read_block), (read.total, Some(i64::MAX as u64)));
+        }
+    }
+    let text = format!("select balance from eth_wallet_balances where wallet = '{}'", numbered(0));
+    assert_eq!(
+        database.value(&text).await,
+        "115792089237316195423570985008687907853269984665640564039457584007913129639935"
+    );
+}
+
+async fn twenty_thousand_rows_go_in_one_batch(database: Database) {
+    const ROWS: u64 = 20_000;
+    let store = migrated(&database).await;
+    let batch = |block| (0..ROWS).map(|n| read(n, n * block, block)).collect::<Vec<_>>();
+    let failures: Vec<_> = (ROWS..2 * ROWS).map(|n| failed(n, "reverted")).collect();
+    for block in [1, 2] {
+        let recorded = store.record(&batch(block), &failures).await.unwrap();
+        assert_eq!(recorded, Recorded { updated: ROWS, superseded: 0 });
+    }
+    let counts = store.counts().await.unwrap();
+    assert_eq!((counts.wallets, counts.never_read, counts.unreadable), (ROWS, 0, ROWS));
+    assert_eq!(stored(store.as_ref(), ROWS - 1).await, (2 * (ROWS - 1), Some(2), None));
+    let known = store.with_read_total(&numbered_all(0..2 * ROWS)).await.unwrap();
+    assert_eq!(known.len() as u64, ROWS);
+}
+
+async fn a_batch_is_stored_whole_or_not_at_all(database: Database) {
+    let store = migrated(&database).await;
+    // The failures are written last; without their table that fails.
+    store.record(&[read(1, 1, 1)], &[failed(9, "reverted")]).await.unwrap();
+    database.sql("alter table eth_wallet_read_failures rename column failures to gone").await;
+    let error = store.record(&[read(1, 2, 2), read(2, 2, 2)], &[failed(3, "reverted")]).await;
+    assert!(format!("{:#}", error.unwrap_err()).starts_with("database "));
+    assert_eq!(stored(store.as_ref(), 1).await, (1, Some(1), None));
+    assert_eq!(store.row(numbered(2)).await.unwrap(), None);
+}
+
+async fn tables_of_a_newer_version_are_left_alone(database: Database) {
+    let store = migrated(&database).await;
+    let (success, checksum) = match database.is_sqlite() {
+        true => ("1", "x'00'"),
+        false => ("true", "'\\x00'"),
+    };
+    database
+        .sql(&format!(
+            "insert into _ethtally_migrations (version, description, success, checksum, execution_time)
+             values (9999, 'of the future', {success}, {checksum}, 0)"
+        ))
+        .await;
+    let error = format!("{:#}", store.migrate().await.unwrap_err());
+    assert!(error.contains("9999") && error.contains("newer"), "{error}");
+    let error = format!("{:#}", store.require_tables().await.unwrap_err());
+    assert!(error.contains("9999") && error.contains("newer"), "{error}");
+}

@@ -1,0 +1,422 @@
+//! A database that the original system fills is taken over, and nothing of it is lost.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use ethtally_testbed::{
+    Chain, Fault, holding,
+    postgres::{self, Cluster, DatabaseOptions},
+    wallet,
+};
+use serde_json::{Value, json};
+
+use crate::harness::{Database, Ran, ethtally, on_both_databases};
+
+on_both_databases! {
+    migrations_at_once_make_one_database
+    status_and_verify_change_nothing
+    status_and_verify_create_nothing
+    rows_that_hold_no_wallet_hold_no_sweep_up
+}
+
+/// As the original makes it.
+const ORIGINAL: &str = "
+    CREATE TABLE eth_wallet_balances (
+        wallet      TEXT PRIMARY KEY,
+        balance     NUMERIC NOT NULL DEFAULT 0,
+        blocknumber BIGINT,
+        updated_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+        created_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);
+    CREATE INDEX eth_wallet_balances_updated_at_idx ON eth_wallet_balances (updated_at);
+    CREATE TABLE eth_indexer_checkpoints (
+        name        TEXT PRIMARY KEY,
+        last_block  BIGINT NOT NULL,
+        updated_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);
+    INSERT INTO eth_indexer_checkpoints VALUES ('audio_transfers', 21000000, '2025-12-31 23:59:59.123456');";
+
+/// Every column and index of the database: what is where, of what type and with what default.
+const SCHEMA: &str = "
+    SELECT table_name, column_name, data_type, is_nullable, column_default
+    FROM information_schema.columns WHERE table_schema = 'public'
+    UNION ALL
+    SELECT tablename, indexname, indexdef, '', '' FROM pg_indexes WHERE schemaname = 'public'
+    ORDER BY 1, 2";
+
+/// Every value of the original's tables.
+const ORIGINAL_ROWS: &str = "
+    SELECT wallet, balance, blocknumber, updated_at, created_at FROM eth_wallet_balances ORDER BY wallet;
+    SELECT * FROM eth_indexer_checkpoints ORDER BY name";
+
+fn hex(n: u64) -> String {
+    format!("{:#x}", wallet(n))
+}
+
+/// The original's tables with 40 wallets: 10 with an event's block, 20 without, 10 placeholders.
+fn original_database() -> Database {
+    let database = Database::postgres();
+    let rows: Vec<_> = (0..40)
+        .map(|n| {
+            let (balance, block, updated) = match n {
+                0 => {
+                    (format!("{}", u128::MAX), "12345".into(), "2025-06-07 08:09:10.111213".into())
+                }
+                1..10 => (
+                    format!("{n}000000000000000000"),
+                    (20_000_000 + n).to_string(),
+                    format!("2025-01-{n:02} 00:00:00"),
+                ),
+                10..30 => (format!("{n}"), "NULL".to_owned(), format!("2024-02-{n} 12:30:00.5")),
+                _ => ("0".into(), "NULL".into(), "1970-01-01".to_owned()),
+            };
+            format!("('{}', {balance}, {block}, '{updated}', '2023-03-04 05:06:07')", hex(n))
+        })
+        .collect();
+    postgres::psql(
+        &database.url,
+        &format!("{ORIGINAL} INSERT INTO eth_wallet_balances VALUES {}", rows.join(",")),
+    )
+    .expect("the original's tables");
+    database
+}
+
+fn migrate(database: &Database) -> Ran {
+    ethtally(["migrate", "--json"]).database(database).run()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing() {
+    let database = original_database();
+    let (schema, rows) = (database.sql(SCHEMA).await, database.sql(ORIGINAL_ROWS).await);
+    assert_eq!(rows.len(), 41);
+
+    migrate(&database).expect(0);
+
+    assert_eq!(database.sql(ORIGINAL_ROWS).await, rows);
+    let migrated = database.sql(SCHEMA).await;
+    let lost: Vec<_> = schema.iter().filter(|line| !migrated.contains(line)).collect();
+    assert_eq!(lost, [""; 0]);
+    let added: Vec<_> = migrated
+        .iter()
+        .filter(|line| !schema.contains(line))
+        .map(|line| line.split('|').take(3).collect::<Vec<_>>().join("|"))
+        .filter(|line| !line.starts_with("_ethtally_migrations|"))
+        .collect();
+    assert_eq!(
+        added,
+        [
+            "eth_wallet_balances|eth_wallet_balances_sweep_idx|CREATE INDEX eth_wallet_balances_sweep_idx ON public.eth_wallet_balances USING btree (updated_at, wallet)",
+            "eth_wallet_balances|read_block|bigint",
+            "eth_wallet_read_failures|eth_wallet_read_failures_pkey|CREATE UNIQUE INDEX eth_wallet_read_failures_pkey ON public.eth_wallet_read_failures USING btree (wallet)",
+            "eth_wallet_read_failures|failures|bigint",
+            "eth_wallet_read_failures|last_error|text",
+            "eth_wallet_read_failures|last_failed_at|timestamp without time zone",
+            "eth_wallet_read_failures|next_try_at|timestamp without time zone",
+            "eth_wallet_read_failures|wallet|text",
+        ]
+    );
+    let read = "SELECT count(*) FROM eth_wallet_balances WHERE read_block IS NOT NULL";
+    assert_eq!(database.value(read).await, "0");
+
+    let ran = migrate(&database).expect(0);
+    assert_eq!(ran.json(), json!({"command": "migrate", "applied": []}));
+    assert_eq!(database.sql(ORIGINAL_ROWS).await, rows);
+    assert_eq!(database.sql(SCHEMA).await, migrated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_our_own_are_those_of_the_original() {
+    let (taken_over, own) = (original_database(), Database::postgres());
+    migrate(&taken_over).expect(0);
+    migrate(&own).expect(0);
+    assert_eq!(own.sql(SCHEMA).await, taken_over.sql(SCHEMA).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_of_the_originals_table_fills_placeholders_first_and_keeps_blocknumber() {
+    let chain = Chain::builder().start().await.unwrap();
+    let database = original_database();
+    let blocks = "SELECT wallet, blocknumber, created_at FROM eth_wallet_balances ORDER BY wallet";
+    let before = database.sql(blocks).await;
+    let sweep = |arguments: &[&'static str]| {
+        let arguments = [&["sweep", "--json"], arguments].concat();
+        ethtally(arguments).node(chain.url()).database(&database).run().expect(0).json()
+    };
+    let read =
+        "SELECT wallet, balance FROM eth_wallet_balances WHERE read_block = 0 ORDER BY wallet";
+    let expected = |range: std::ops::Range<u64>| {
+        let mut rows: Vec<_> =
+            range.map(|n| format!("{}|{}", hex(n), holding(n).total())).collect();
+        rows.sort();
+        rows
+    };
+
+    assert_eq!(sweep(&["--batch", "10"])["updated"], 10);
+    assert_eq!(database.sql(read).await, expected(30..40));
+    // Then by age: what the original read in 2024 comes before 2025.
+    assert_eq!(sweep(&["--batch", "20"])["updated"], 20);
+    assert_eq!(database.sql(read).await, expected(10..40));
+    assert_eq!(sweep(&["--all"])["updated"], 40);
+    assert_eq!(database.sql(read).await, expected(0..40));
+    assert_eq!(database.sql(blocks).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_are_utc_whatever_zone_server_database_and_role_are_set_to() {
+    let cluster = Cluster::start_with(&[("timezone", "America/New_York")]).unwrap();
+    let zone = [("timezone", "America/New_York")];
+    let options = DatabaseOptions { locale: None, settings: &zone };
+    let database = Database::at(cluster.create_database_with("newyork", &options).unwrap());
+    postgres::psql(&database.url, "ALTER ROLE postgres SET timezone = 'America/New_York'").unwrap();
+    assert_eq!(database.value("SHOW timezone").await, "America/New_York");
+    let chain = Chain::builder().faulty().start().await.unwrap();
+    chain.set_fault(wallet(3), Fault::Revert).await.unwrap();
+    let csv = format!("{}\n{}\n", hex(4), hex(5));
+    ethtally(["backfill", "--placeholders", "--from-csv", "-"])
+        .input(csv)
+        .database(&database)
+        .run()
+        .expect(0);
+
+    ethtally(["refresh", &hex(1), &hex(2), &hex(3)])
+        .node(chain.url())
+        .database(&database)
+        .run()
+        .expect(0);
+
+    // In seconds. Another zone would be hours.
+    let age = |time: &str| format!("abs(extract(epoch from {time} - (now() at time zone 'utc')))");
+    let written = format!(
+        "SELECT wallet FROM eth_wallet_balances WHERE {} < 600 AND {} < 600 ORDER BY read_block",
+        age("updated_at"),
+        age("created_at"),
+    );
+    assert_eq!(database.sql(&written).await.len(), 2);
+    let created =
+        format!("SELECT count(*) FROM eth_wallet_balances WHERE {} < 600", age("created_at"));
+    assert_eq!(database.value(&created).await, "4");
+    let failed = format!(
+        "SELECT wallet FROM eth_wallet_read_failures WHERE {} < 600 AND {} < 600",
+        age("last_failed_at"),
+        age("next_try_at"),
+    );
+    assert_eq!(database.sql(&failed).await, [hex(3)]);
+
+    // A row of two hours ago, as another client writes it.
+    let sql = format!(
+        "UPDATE eth_wallet_balances SET updated_at = (now() at time zone 'utc') - interval '2 hours' WHERE wallet = '{}';
+         DELETE FROM eth_wallet_balances WHERE wallet IN ('{}', '{}');",
+        hex(1), hex(4), hex(5)
+    );
+    database.sql(&sql).await;
+    let status = ethtally(["status", "--json"]).database(&database).run().expect(0).json();
+    let seconds = |name: &str| status["age_seconds"][name].as_u64().unwrap();
+    assert!((7_200..7_800).contains(&seconds("max")), "{status}");
+    assert!(seconds("p50") < 600, "{status}");
+    let oldest =
+        "SELECT to_char(min(updated_at), 'YYYY-MM-DD\"T\"HH24:MI:SS') FROM eth_wallet_balances";
+    let oldest = database.value(oldest).await;
+    assert!(
+        status["oldest_updated_at"].as_str().unwrap().starts_with(&oldest),
+        "{status} {oldest}"
+    );
+    ethtally(["status", "--max-age", "90m"]).database(&database).run().expect(1);
+    ethtally(["status", "--max-age", "3h"]).database(&database).run().expect(0);
+
+    // And a sweep goes by it.
+    let sweep =
+        ethtally(["sweep", "--older-than", "1h", "--json"]).node(chain.url()).database(&database);
+    assert_eq!(sweep.run().expect(0).json()["updated"], 1);
+}
+
+/// The same database for a role of this name that may do what these grants say.
+fn as_role(database: &Database, role: &str, grants: &str) -> Database {
+    let name = database.url.rsplit('/').next().unwrap();
+    let role = format!("{role}_{name}");
+    let sql = format!(
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC; CREATE ROLE {role} LOGIN; {}",
+        grants.replace("ROLE", &role)
+    );
+    postgres::psql(&database.url, &sql).unwrap();
+    Database::at(database.url.replace("//postgres@", &format!("//{role}@")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_create_tables_gets_one_clear_line() {
+    let chain = Chain::builder().start().await.unwrap();
+    let database = Database::postgres();
+    let poor = as_role(&database, "poor", "");
+    for command in ["migrate", "sweep"] {
+        let ran = ethtally([command]).node(chain.url()).database(&poor).run().expect(2);
+        let error = ran.error();
+        for part in ["database postgres://", "right to create tables", "permission denied"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+        assert_eq!(ran.stdout, "");
+    }
+    // Nor one who may not alter those of the original.
+    let database = original_database();
+    let poor = as_role(
+        &database,
+        "poor",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO ROLE; GRANT CREATE ON SCHEMA public TO ROLE",
+    );
+    let rows = database.sql(ORIGINAL_ROWS).await;
+    let ran = migrate(&poor).expect(2);
+    assert!(ran.error().contains("must be owner of table eth_wallet_balances"), "{ran:?}");
+    assert_eq!(database.sql(ORIGINAL_ROWS).await, rows);
+    // Once the tables are there, rights to rows are enough.
+    migrate(&database).expect(0);
+    postgres::psql(&database.url, "GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC; REVOKE CREATE ON SCHEMA public FROM PUBLIC").unwrap();
+    let sweep = ethtally(["sweep", "--json"]).node(chain.url()).database(&poor).run().expect(0);
+    assert_eq!(sweep.json()["updated"], 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_only_select_can_run_status_and_verify() {
+    let chain = Chain::builder().start().await.unwrap();
+    let database = original_database();
+    ethtally(["sweep", "--all"]).node(chain.url()).database(&database).run().expect(0);
+    let reader =
+        as_role(&database, "reader", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO ROLE");
+    let run = |arguments: &[&str]| {
+        ethtally(arguments.iter().copied()).node(chain.url()).database(&reader).run()
+    };
+    assert_eq!(run(&["status", "--json"]).expect(0).json()["wallets"], 40);
+    let checkpoint = &run(&["status", "--json"]).json()["checkpoint"];
+    assert_eq!(checkpoint["last_block"], 21_000_000);
+    assert_eq!(run(&["verify", &hex(3), "--json"]).expect(0).json()["in_sync"], true);
+    assert_eq!(run(&["verify", "--sample", "50", "--json"]).expect(0).json()["in_sync"], 40);
+    let refused = run(&["refresh", &hex(3)]).expect(2);
+    assert!(
+        refused.error().contains("permission denied for table eth_wallet_balances"),
+        "{refused:?}"
+    );
+}
+
+async fn migrations_at_once_make_one_database(first: Database) {
+    let another = || match first.is_sqlite() {
+        true => Database::sqlite(),
+        false => Database::postgres(),
+    };
+    for round in 0..8 {
+        let database = match round {
+            0 if !first.is_sqlite() => original_database(),
+            _ => another(),
+        };
+        let running: Vec<_> =
+            (0..3).map(|_| ethtally(["migrate", "--json"]).database(&database).start()).collect();
+        for running in running {
+            running.wait().expect(0);
+        }
+        assert_eq!(migrate(&database).expect(0).json()["applied"], json!([]));
+        let versions = "select version from _ethtally_migrations order by version";
+        assert_eq!(database.sql(versions).await, ["1", "2"]);
+    }
+}
+
+/// What a database holds, to the letter, and for SQLite the names and bytes of the files too.
+async fn everything(database: &Database) -> Vec<String> {
+    let mut all = Vec::new();
+    for what in [
+        "* from eth_wallet_balances",
+        "* from eth_wallet_read_failures",
+        "* from eth_indexer_checkpoints",
+        "version, installed_on, execution_time from _ethtally_migrations",
+    ] {
+        all.extend(database.sql(&format!("select {what} order by 1")).await);
+    }
+    if !database.is_sqlite() {
+        all.extend(database.sql(SCHEMA).await);
+        all.extend(database.sql("select relname from pg_class where relnamespace = 'public'::regnamespace order by 1").await);
+    }
+    all
+}
+
+/// The files in a folder: their names, and a number that stands for their bytes.
+fn files(folder: &std::path::Path) -> Vec<(String, u64)> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let mut hasher = DefaultHasher::new();
+            std::fs::read(entry.path()).unwrap().hash(&mut hasher);
+            (entry.file_name().into_string().unwrap(), hasher.finish())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+async fn status_and_verify_change_nothing(database: Database) {
+    let chain = Chain::builder().start().await.unwrap();
+    ethtally(["refresh", &hex(1), &hex(2), &hex(3)])
+        .node(chain.url())
+        .database(&database)
+        .run()
+        .expect(0);
+    database
+        .sql(&format!("update eth_wallet_balances set balance = '7' where wallet = '{}'", hex(2)))
+        .await;
+    let before = everything(&database).await;
+    let files_before = files(database.folder());
+
+    let run = |arguments: &[&str]| {
+        ethtally(arguments.iter().copied()).node(chain.url()).database(&database).run()
+    };
+    run(&["status"]).expect(0);
+    run(&["status", "--max-age", "0s"]);
+    run(&["verify", &hex(1)]).expect(0);
+    run(&["verify", &hex(2)]).expect(1);
+    let missing = run(&["verify", &hex(9), "--json"]).expect(1).json();
+    assert_eq!((&missing["stored_total"], &missing["in_sync"]), (&Value::Null, &json!(false)));
+    assert_eq!(
+        run(&["verify", "--sample", "9", "--json"]).expect(1).json()["drifted_wallets"],
+        json!([hex(2)])
+    );
+
+    assert_eq!(files(database.folder()), files_before);
+    assert_eq!(everything(&database).await, before);
+}
+
+async fn status_and_verify_create_nothing(database: Database) {
+    let chain = Chain::builder().start().await.unwrap();
+    let (address, sample) = (hex(1), ["verify", "--sample", "3"]);
+    for arguments in [&["status"][..], &["verify", &address], &sample, &["sweep", "--dry-run"]] {
+        let ran = ethtally(arguments.iter().copied())
+            .node(chain.url())
+            .database(&database)
+            .run()
+            .expect(2);
+        assert!(ran.error().contains("`ethtally migrate`"), "{ran:?}");
+        assert_eq!(ran.stdout, "");
+    }
+    assert_eq!(files(database.folder()), []);
+    if !database.is_sqlite() {
+        let made = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
+        assert_eq!(database.value(made).await, "0");
+    }
+}
+
+async fn rows_that_hold_no_wallet_hold_no_sweep_up(database: Database) {
+    let chain = Chain::builder().start().await.unwrap();
+    migrate(&database).expect(0);
+    // As another program may have left them: the oldest of all, and more than a batch.
+    for n in 0..5 {
+        let upper = wallet(n).to_checksum(None);
+        database
+            .sql(&format!("insert into eth_wallet_balances (wallet, updated_at) values ('{upper}', '1969-01-01 00:00:00')"))
+            .await;
+    }
+    let csv: String = (10..20).map(|n| hex(n) + "\n").collect();
+    ethtally(["backfill", "--placeholders", "--from-csv", "-"])
+        .input(csv)
+        .database(&database)
+        .run()
+        .expect(0);
+    let sweep = ethtally(["sweep", "--batch", "3", "--json"]).node(chain.url()).database(&database);
+    let ran = sweep.run().expect(0);
+    assert_eq!((&ran.json()["requested"], &ran.json()["updated"]), (&json!(3), &json!(3)));
+    assert!(ran.stderr.contains("no wallet in lower case"), "{ran:?}");
+    let kept = "select count(*) from eth_wallet_balances where updated_at < '1970-01-01'";
+    assert_eq!(database.value(kept).await, "5");
+}
