@@ -3,4 +3,5 @@
 mod faults;
 mod harness;
 mod refresh;
+mod secrets;
 mod unreadable;
