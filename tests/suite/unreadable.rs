@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ethtally_testbed::{Chain, Fault, genesis::holdings, stub::Stub, wallet};
+use ethtally_testbed::{
+    Chain, Fault,
+    genesis::holdings,
+    stub::{Fault as NodeFault, Stub, When},
+    wallet,
+};
 use serde_json::{Value, json};
 
 use crate::harness::{Database, Ethtally, Ran, ethtally, on_both_databases};
@@ -10,6 +15,7 @@ use crate::harness::{Database, Ethtally, Ran, ethtally, on_both_databases};
 on_both_databases! {
     unreadable_wallets_at_the_head_of_the_queue_hold_nothing_up
     a_wallet_that_recovers_is_stored_and_its_failure_forgotten
+    the_time_until_the_next_try_doubles_to_a_day
 }
 
 async fn faulty_chain(faults: impl IntoIterator<Item = (u64, Fault)>) -> Chain {
@@ -131,6 +137,27 @@ async fn faults_of_all_kinds_fail_alone_in_small_chunks() {
 async fn a_whole_chunk_that_cannot_be_read_leaves_the_others_alone() {
     let faults: Vec<_> = (10..20).map(|n| (n, Fault::Revert, "balanceOf failed")).collect();
     only_they_fail(&faults, &["--chunk", "10"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wallets_that_failed_beside_others_are_read_again_before_they_are_blamed() {
+    use alloy::{
+        providers::bindings::IMulticall3::{Result as Returned, aggregate3Call},
+        sol_types::SolCall,
+    };
+    let chain = Chain::builder().start().await.unwrap();
+    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    // What is left of a chunk behind a sub-call that burnt nearly all of the gas.
+    let starved = Returned { success: false, returnData: vec![].into() };
+    let word = Returned { success: true, returnData: vec![7; 32].into() };
+    let returned: Vec<_> = (0..12).map(|n| if n == 0 { &word } else { &starved }.clone()).collect();
+    let answer = alloy::primitives::Bytes::from(aggregate3Call::abi_encode_returns(&returned));
+    stub.script([NodeFault::Answer(json!(answer))], When::method("eth_call"));
+    let database = Database::sqlite();
+    let ran = refresh(4, &[]).node(stub.url()).database(&database).run().expect(0);
+    assert_eq!(ran.json()["failed"], 0);
+    assert_eq!(stored(&database).await, totals_without(4, &[]));
+    assert!(failures(&database).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,19 +299,22 @@ async fn a_wallet_that_recovers_is_stored_and_its_failure_forgotten(database: Da
     assert!(failures(&database).await.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_time_until_the_next_try_doubles() {
+async fn the_time_until_the_next_try_doubles_to_a_day(database: Database) {
     let chain = faulty_chain([(1, Fault::Revert)]).await;
-    let database = Database::sqlite();
-    let minutes = "select failures, cast(round((julianday(next_try_at) - julianday(last_failed_at)) * 1440) as text)
-                   from eth_wallet_read_failures";
-    for (failures, pause) in [(1, 1), (2, 2), (3, 4), (4, 8)] {
+    let seconds = match database.is_sqlite() {
+        true => "round((julianday(next_try_at) - julianday(last_failed_at)) * 86400)",
+        false => "extract(epoch from next_try_at - last_failed_at)",
+    };
+    let pause = format!(
+        "select failures, cast({seconds} as bigint) / 60 as minutes from eth_wallet_read_failures"
+    );
+    for (failures, minutes) in [(1, 1), (2, 2), (3, 4), (4, 8)] {
         refresh(3, &[]).node(chain.url()).database(&database).run().expect(0);
-        assert_eq!(database.sql(minutes).await, [format!("{failures}|{pause}.0")]);
+        assert_eq!(database.sql(&pause).await, [format!("{failures}|{minutes}")]);
     }
     for failures in [11, 40, 3_000] {
         database.sql(&format!("update eth_wallet_read_failures set failures = {failures}")).await;
         refresh(3, &[]).node(chain.url()).database(&database).run().expect(0);
-        assert_eq!(database.sql(minutes).await, [format!("{}|1440.0", failures + 1)]);
+        assert_eq!(database.sql(&pause).await, [format!("{}|1440", failures + 1)]);
     }
 }
