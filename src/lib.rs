@@ -95,9 +95,14 @@ impl App {
             // The text itself may hold a key and is not shown.
             let url = Url::parse(text)
                 .ok()
-                .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+                .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+                .filter(|_| !redact::is_ambiguous(text));
             url.with_context(|| {
-                format!("--rpc-url number {} is not a URL of http or https", index + 1)
+                format!(
+                    "--rpc-url number {} is not a URL of http or https; \
+                     write https://HOST/KEY, special characters percent-encoded",
+                    index + 1
+                )
             })
         });
         let settings = ClientSettings {

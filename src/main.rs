@@ -12,12 +12,19 @@ use ethtally::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Variables that are read, beside those that begin with `ETH`.
+const OTHERS: [&str; 2] = ["DATABASE_URL", "JOB_COMPLETION_INDEX"];
+
 fn main() -> ExitCode {
     for argument in std::env::args_os() {
         redact::remember(&argument.to_string_lossy());
     }
-    for variable in ["ETH_RPC_URL", "DATABASE_URL"] {
-        redact::remember(&std::env::var(variable).unwrap_or_default());
+    // A URL may be given to the wrong variable, and a proxy has a password too.
+    for (name, value) in std::env::vars_os() {
+        let name = name.to_string_lossy().to_uppercase();
+        if name.starts_with("ETH") || name.ends_with("_PROXY") || OTHERS.contains(&&*name) {
+            redact::remember(&value.to_string_lossy());
+        }
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -7,72 +7,153 @@ use std::sync::{Mutex, PoisonError};
 
 use url::Url;
 
-/// Passwords and keys of the URLs that this process was given.
-static SECRETS: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
 /// What stands in the place of a secret.
 const MASK: &str = "***";
+
+/// Secrets shorter than this would take half of a text with them.
+const SHORTEST: usize = 4;
+
+/// What this process was given and must not show.
+static SECRETS: Mutex<Vec<Secret>> = Mutex::new(Vec::new());
+
+/// A text to be replaced, and by what.
+#[derive(PartialEq, Eq)]
+struct Secret {
+    text: String,
+    shown: String,
+}
+
+impl Secret {
+    /// The text as it is, on one line, and as it looks between quotes.
+    fn spellings(text: &str, shown: &str) -> [Self; 3] {
+        [text.to_owned(), one_line(text), text.escape_debug().to_string()]
+            .map(|text| Self { text, shown: shown.to_owned() })
+    }
+}
 
 /// Looks for URLs in a command-line argument or a variable, and remembers the secrets in them.
 ///
 /// Done before anything is parsed, so that not even a usage error can show one.
 pub fn remember(text: &str) {
-    let mut secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = Vec::new();
     let value = match text.split_once('=') {
-        Some((flag, value)) if flag.starts_with("--") => value,
+        Some((flag, value)) if flag.starts_with('-') && !flag.contains("://") => value,
+        Some((flag, _)) if flag.starts_with('-') => {
+            // A usage error names a flag without what follows its `=`.
+            found.extend(Secret::spellings(flag, MASK));
+            text
+        }
         _ => text,
     };
-    // A comma stands between URLs, or in a password.
-    for url in value.split(',').chain([value]).filter(|url| url.contains("://")) {
-        secrets.extend(secrets_of(url.trim()));
+    if !value.contains("://") && !value.starts_with("sqlite:") {
+        return;
     }
-    // A secret may hold another one: the longest goes first.
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    // The longest goes first below: no part of a URL shows because another part was hidden.
+    if value.contains("://") {
+        let shown = origin(value).unwrap_or_else(|| MASK.to_owned());
+        found.extend(Secret::spellings(value, &shown));
+    }
+    // A comma stands between URLs, or in a password.
+    for url in value.split(',').chain([value]).map(str::trim) {
+        for secret in secrets_of(url) {
+            found.extend(Secret::spellings(&secret, MASK));
+            found.extend(Secret::spellings(&percent_decoded(&secret), MASK));
+        }
+    }
+    let mut secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
+    secrets.extend(found.into_iter().filter(|secret| secret.text.len() >= SHORTEST));
+    secrets.sort_by(|one, other| {
+        other.text.len().cmp(&one.text.len()).then_with(|| one.text.cmp(&other.text))
+    });
     secrets.dedup();
+}
+
+/// Whether the start of a password may be taken for a port: one with a bare `/`, `?` or `#` behind digits,
+/// such as `postgres://app:47/11@db`. Such a URL has a host that is none, and must not be used or shown.
+pub fn is_ambiguous(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    let Some(authority_end) = rest.find(['/', '\\', '?', '#']) else { return false };
+    let (authority, tail) = rest.split_at(authority_end);
+    // Behind a path, a query may hold an `@` of its own.
+    let path = tail.trim_start_matches(['/', '\\']);
+    let path = path.split(['?', '#']).next().filter(|path| !path.is_empty());
+    let tail = if tail.starts_with(['/', '\\']) { path.unwrap_or(tail) } else { tail };
+    authority.contains(':') && !authority.contains('@') && tail.contains('@')
+}
+
+/// Scheme, host and port of a URL that can be told apart from its secrets.
+fn origin(text: &str) -> Option<String> {
+    let url = Url::parse(text).ok().filter(|_| !is_ambiguous(text))?;
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(format!("{}://{}{port}", url.scheme(), url.host_str()?))
 }
 
 /// The parts of a URL that are worth hiding on their own: a password, and keys in path or query.
 fn secrets_of(text: &str) -> Vec<String> {
-    let Ok(url) = Url::parse(text) else {
-        // Not a URL after all, such as one with a bare `/` in its password: hide it whole.
-        return vec![text.to_owned()];
-    };
     let looks_like_a_key = |text: &&str| {
         text.len() >= 16 || text.len() >= 8 && text.bytes().any(|byte| byte.is_ascii_digit())
     };
+    let mut secrets = Vec::new();
+    let (main, query) = text.split_once('?').unwrap_or((text, ""));
+    for parameter in query.split(['&', '#']) {
+        let (name, value) = parameter.split_once('=').unwrap_or(("", parameter));
+        let name = name.to_lowercase();
+        let is_named = ["pass", "pwd", "key", "token", "secret", "auth"];
+        if looks_like_a_key(&value) || is_named.iter().any(|word| name.contains(word)) {
+            secrets.push(value.to_owned());
+        }
+    }
+    let Some((scheme, rest)) = text.split_once("://") else { return secrets };
+    let is_database = matches!(scheme, "postgres" | "postgresql" | "sqlite");
+    // As it was meant, with whatever stands in it bare.
+    if let Some((user, host)) = rest.rsplit_once('@') {
+        let (user, password) = user.split_once(':').unwrap_or((user, ""));
+        let host = host.split([':', '/', '?', '#']).next();
+        if password != user && Some(password) != host {
+            secrets.push(password.to_owned());
+        }
+        secrets.extend(
+            Some(user).filter(looks_like_a_key).filter(|_| !is_database).map(str::to_owned),
+        );
+    }
+    let Ok(url) = Url::parse(text) else {
+        // Not a URL after all, such as one with a bare `/` in its password: hide it whole.
+        secrets.push(text.to_owned());
+        return secrets;
+    };
+    // As it is understood.
     let public = |text: &str| text == url.username() || Some(text) == url.host_str();
-    let password = url.password().filter(|password| password.len() >= 4 && !public(password));
-    let is_database = matches!(url.scheme(), "postgres" | "postgresql" | "sqlite");
-    let keys = (url.path().split('/').filter(|_| !is_database)).filter(looks_like_a_key);
-    let user = Some(url.username()).filter(|_| !is_database);
-    let mut secrets: Vec<String> = (password.into_iter().chain(keys))
-        .chain(user.filter(looks_like_a_key))
-        .map(str::to_owned)
-        .collect();
-    secrets.extend(
-        url.query_pairs()
-            .map(|(_, value)| value.into_owned())
-            .filter(|value| looks_like_a_key(&value.as_str())),
-    );
-    let decoded: Vec<_> = secrets.iter().filter_map(|secret| percent_decoded(secret)).collect();
-    secrets.extend(decoded);
+    secrets.extend(url.password().filter(|password| !public(password)).map(str::to_owned));
+    if !is_database {
+        let path = main.split_once("://").map_or("", |(_, rest)| rest);
+        let keys = path.split(['/', '#']).skip(1).chain(url.fragment());
+        secrets.extend(keys.filter(looks_like_a_key).map(str::to_owned));
+    }
     secrets
 }
 
-/// The text without its percent-encoding, where it has one.
-fn percent_decoded(text: &str) -> Option<String> {
-    let encoded = format!("key={text}");
-    let (_, value) = url::form_urlencoded::parse(encoded.as_bytes()).next()?;
-    (value != text).then(|| value.into_owned())
+/// The text without its percent-encoding.
+fn percent_decoded(text: &str) -> String {
+    // In a form a plus is a space; in a password it is a plus.
+    let encoded = format!("key={}", text.replace('+', "%2B").replace('&', "%26"));
+    url::form_urlencoded::parse(encoded.as_bytes())
+        .next()
+        .map_or_else(String::new, |(_, value)| value.into_owned())
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The text without secrets, on one line.
 pub fn clean(text: &str) -> String {
-    let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    for secret in SECRETS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        text = text.replace(secret.as_str(), MASK);
-    }
-    without_urls(&text)
+    without_urls(&hide(&one_line(&hide(text))))
+}
+
+/// The text without the secrets that are remembered; lines stay as they are.
+pub fn hide(text: &str) -> String {
+    let secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
+    secrets.iter().fold(text.to_owned(), |text, secret| text.replace(&secret.text, &secret.shown))
 }
 
 /// Cuts every URL down to scheme, host and port.
@@ -131,6 +212,29 @@ mod tests {
         let text =
             "bad key abcdef0123456789, token zyxwvu987654, password s3cr/et or s3cr%2Fet of app";
         assert_eq!(clean(text), "bad key ***, token ***, password *** or *** of app");
+    }
+
+    #[test]
+    fn a_password_that_looks_like_a_port_makes_a_url_ambiguous() {
+        for url in [
+            "postgres://app:47/11@db/x",
+            "postgres://app:47?11@db/x",
+            "https://app:47#11@host",
+            "https://app:47\\11@host",
+            "https://app:47/?11@host",
+        ] {
+            assert!(is_ambiguous(url), "{url}");
+        }
+        for url in [
+            "postgres://app:47%2F11@db:5432/x",
+            "postgres://db:5432/x?user=app@server",
+            "https://host:8545/v2/key?mail=a@b",
+            "https://host/@team/key",
+            "https://host",
+            "sqlite:a@b.db",
+        ] {
+            assert!(!is_ambiguous(url), "{url}");
+        }
     }
 
     #[test]

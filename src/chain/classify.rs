@@ -13,6 +13,7 @@ use alloy::{
 use thiserror::Error;
 
 use super::http::HttpFailure;
+use crate::redact;
 
 /// What kind of failure it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,6 +214,8 @@ impl Failure {
     }
 
     pub(super) fn new(endpoint: &str, class: Class, message: String) -> Self {
+        // Some nodes repeat the key, and a message is also stored and printed as a reason.
+        let message = redact::clean(&message);
         Self { class, endpoint: endpoint.to_owned(), message, pause: None, cause: None }
     }
 

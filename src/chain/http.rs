@@ -18,6 +18,8 @@ use thiserror::Error;
 use tower_service::Service;
 use url::Url;
 
+use crate::redact;
+
 /// Posts JSON-RPC requests to one URL.
 #[derive(Clone)]
 pub(super) struct HttpPost {
@@ -59,7 +61,8 @@ pub(super) enum HttpFailure {
 /// The beginning of a body, for an error of one line.
 fn excerpt(body: &str) -> String {
     const LENGTH: usize = 160;
-    let words = body.split_whitespace().collect::<Vec<_>>().join(" ");
+    // First of all: of a secret that is cut in two nobody would know.
+    let words = redact::clean(body);
     match words.char_indices().nth(LENGTH) {
         _ if words.is_empty() => String::new(),
         Some((end, _)) => format!(": {}…", &words[..end]),

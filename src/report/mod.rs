@@ -171,7 +171,8 @@ pub fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let text = error.render().to_string();
+    // A secret may hold an empty line.
+    let text = redact::hide(&error.render().to_string());
     // The paragraphs are: what is wrong, perhaps tips, the usage, where to find help.
     let what: Vec<_> = (text.split("\n\n"))
         .take_while(|paragraph| !paragraph.starts_with("Usage:"))

@@ -16,7 +16,10 @@ use super::{
     Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, SweepLock, TableCounts, schema,
     sorted_texts, stored_wallet,
 };
-use crate::tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet};
+use crate::{
+    redact,
+    tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet},
+};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -33,7 +36,8 @@ impl PostgresStore {
     /// Connects.
     pub(super) async fn open(url: &str) -> anyhow::Result<Self> {
         // The parser's own error may quote parts of the URL.
-        let options = PgConnectOptions::from_str(url).map_err(|_| {
+        let options = PgConnectOptions::from_str(url).ok().filter(|_| !redact::is_ambiguous(url));
+        let options = options.ok_or_else(|| {
             anyhow!(
                 "--database-url is not a URL of PostgreSQL; write \
                  postgres://USER:PASSWORD@HOST:PORT/DATABASE, special characters percent-encoded"
