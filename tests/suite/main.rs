@@ -2,3 +2,5 @@
 
 mod harness;
 mod refresh;
+mod sweep;
+mod world;
