@@ -164,16 +164,16 @@ fn wanted_pages<'a>(
     resume: bool,
     seen: &'a mut Seen,
 ) -> impl Stream<Item = anyhow::Result<Vec<Wallet>>> + Send + 'a {
-    let counted = pages(wallets, size).map_ok(move |page| {
+    let start = (Box::pin(pages(wallets, size)), seen);
+    stream::try_unfold(start, move |(mut pages, seen)| async move {
+        let Some(mut page) = pages.try_next().await? else { return Ok(None) };
         seen.wallets += page.len() as u64;
-        page
-    });
-    counted.and_then(move |mut page| async move {
         if resume {
             let known = store.with_read_total(&page).await?;
             page.retain(|wallet| !known.contains(wallet));
+            seen.kept += known.len() as u64;
         }
-        Ok(page)
+        Ok(Some((page, (pages, seen))))
     })
 }
 
