@@ -1,8 +1,9 @@
 //! `backfill`: take wallets in from a CSV file.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -114,6 +115,11 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict
 /// Reads the file; `None` when a stop was asked for meanwhile.
 async fn take_in(app: &App, args: &BackfillArgs) -> anyhow::Result<Option<Intake>> {
     let name = name_of(&args.from_csv);
+    if let Some(rejects) = &args.rejects
+        && is_same_file(rejects, &args.from_csv)
+    {
+        anyhow::bail!("{name}: --rejects would overwrite it; give another file");
+    }
     let mut rejects = Rejects::new(app.report.clone(), args.rejects.as_deref())?;
     let (path, column, stop) = (args.from_csv.clone(), args.column.clone(), app.stop.clone());
     let reading = tokio::task::spawn_blocking(move || {
@@ -143,6 +149,12 @@ fn name_of(path: &Path) -> String {
     } else {
         format!("file {}", path.display())
     }
+}
+
+/// Whether both paths lead to one file that exists, by whatever links.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let id = |path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    id(one).is_some_and(|found| id(other) == Some(found))
 }
 
 /// The wallets in pages.
