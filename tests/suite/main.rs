@@ -1,5 +1,6 @@
 //! The real program against a real node and real databases, as a user would run it.
 
+mod backfill;
 mod harness;
 mod refresh;
 mod sweep;
