@@ -3,5 +3,7 @@
 mod backfill;
 mod harness;
 mod refresh;
+mod status;
 mod sweep;
+mod verify;
 mod world;
