@@ -34,7 +34,7 @@ impl PostgresStore {
     pub(super) async fn open(url: &str) -> anyhow::Result<Self> {
         // The parser's own error may quote parts of the URL.
         let options = PgConnectOptions::from_str(url).map_err(|_| {
-            anyhow!("--database-url is not a URL of PostgreSQL; write postgres://USER:PASSWORD@HOST:PORT/DATABASE, special characters percent-encoded")
+            anyhow!("--database-url is not a URL of PostgreSQL; percent-encode special characters in user, password and database")
         })?;
         let options = options.application_name("ethtally");
         let label = format!("database postgres://{}:{}", options.get_host(), options.get_port());
