@@ -2,6 +2,7 @@
 
 mod backfill;
 mod harness;
+mod profile;
 mod refresh;
 mod status;
 mod sweep;
