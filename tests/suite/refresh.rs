@@ -73,7 +73,7 @@ async fn a_wallet_that_cannot_be_read_has_no_total_and_no_row(database: Database
         ])
     );
     assert_eq!((&ran.json()["updated"], &ran.json()["failed"]), (&json!(1), &json!(1)));
-    assert_eq!(database.sql("select wallet from eth_wallet_balances").await, [good.clone()]);
+    assert_eq!(database.value("select wallet from eth_wallet_balances").await, good);
     let failure = "select wallet, failures from eth_wallet_read_failures";
     assert_eq!(database.sql(failure).await, [format!("{bad}|1")]);
 
