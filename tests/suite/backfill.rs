@@ -175,6 +175,18 @@ async fn every_reason_for_a_reject_is_told_with_its_line() {
     assert!(notes[5].contains(&bad) && notes[5].contains("checksum"), "{}", notes[5]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_row_that_is_meant_as_an_address_is_no_header() {
+    let a = address(0);
+    for first in [a.replacen('x', "X", 1).as_str(), &a[2..], &a[2..41], "0x", "0x12"] {
+        let database = Database::sqlite();
+        let csv = format!("{first}\n{}", lines(1..3));
+        let ran = backfill(&database, csv, &[]).await.expect(0);
+        assert_eq!(fields(&ran.json(), &INTAKE), [3, 2, 0, 1], "{first}");
+        assert!(ran.stderr.starts_with("note: line 1: "), "{first}: {ran:?}");
+    }
+}
+
 async fn placeholders_are_the_oldest_rows_and_a_sweep_fills_them_first(database: Database) {
     let chain = still_chain().await;
     ethtally(["refresh", &address(0)]).node(chain.url()).database(&database).run().expect(0);
