@@ -1,8 +1,9 @@
 //! `backfill`: take wallets in from a CSV file.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -111,6 +112,11 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict
 /// Reads the file; when a stop is asked for meanwhile, nothing is taken in.
 async fn take_in(app: &App, args: &BackfillArgs) -> anyhow::Result<Intake> {
     let name = name_of(&args.from_csv);
+    if let Some(rejects) = &args.rejects
+        && is_same_file(rejects, &args.from_csv)
+    {
+        anyhow::bail!("{name}: --rejects would overwrite it; give another file");
+    }
     let mut rejects = Rejects::new(app.report.clone(), args.rejects.as_deref())?;
     let (path, column, stop) = (args.from_csv.clone(), args.column.clone(), app.stop.clone());
     let reading = tokio::task::spawn_blocking(move || {
@@ -142,6 +148,12 @@ fn name_of(path: &Path) -> String {
     }
 }
 
+/// Whether both paths lead to one file that exists, by whatever links.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let id = |path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    id(one).is_some_and(|found| id(other) == Some(found))
+}
+
 /// The wallets in pages.
 fn pages(
     wallets: Box<dyn Iterator<Item = io::Result<Wallet>> + Send>,
@@ -161,16 +173,16 @@ fn wanted_pages<'a>(
     resume: bool,
     seen: &'a mut Seen,
 ) -> impl Stream<Item = anyhow::Result<Vec<Wallet>>> + Send + 'a {
-    let counted = pages(wallets, size).map_ok(move |page| {
+    let start = (Box::pin(pages(wallets, size)), seen);
+    stream::try_unfold(start, move |(mut pages, seen)| async move {
+        let Some(mut page) = pages.try_next().await? else { return Ok(None) };
         seen.wallets += page.len() as u64;
-        page
-    });
-    counted.and_then(move |mut page| async move {
         if resume {
             let known = store.with_read_total(&page).await?;
             page.retain(|wallet| !known.contains(wallet));
+            seen.kept += known.len() as u64;
         }
-        Ok(page)
+        Ok(Some((page, (pages, seen))))
     })
 }
 

@@ -6,8 +6,7 @@ use alloy::primitives::U256;
 use anyhow::Context;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
 
 use crate::{
     App,
@@ -93,13 +92,20 @@ async fn read_both_ways(
         .await
 }
 
+/// Pairs as a JSON object in their order.
+fn as_object<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(name, amount)| (name, amount)))
+}
+
 /// The result for one wallet; amounts in wei, decimal.
 #[derive(Serialize)]
 struct VerifiedWallet {
     command: &'static str,
     wallet: Wallet,
     block: u64,
-    parts: Map<String, Value>,
+    /// A name and an amount each, in the profile's order.
+    #[serde(serialize_with = "as_object")]
+    parts: Vec<(String, String)>,
     chain_total: String,
     batched_total: String,
     stored_total: Option<String>,
@@ -160,7 +166,7 @@ async fn one(
         block: on_chain.block,
         lines: parts.chain(totals).collect(),
         parts: (on_chain.parts.iter())
-            .map(|(name, part)| (name.clone(), Value::String(part.to_string())))
+            .map(|(name, part)| (name.clone(), part.to_string()))
             .collect(),
         chain_total: on_chain.total.to_string(),
         batched_total: on_chain.batched.to_string(),

@@ -87,17 +87,15 @@ fn wallet_column(first: &ByteRecord, column: Option<&str>) -> Result<(usize, boo
     // A first field that is not even meant as an address is a column's name.
     let is_header = first.get(0).is_some_and(|field| {
         let field = field.trim_ascii();
-        !field.is_empty()
-            && !field.starts_with(b"0x")
-            && field.iter().any(u8::is_ascii_alphabetic)
-            && !is_bare_address(field)
+        field.iter().any(u8::is_ascii_alphabetic) && !is_meant_as_address(field)
     });
     Ok((0, is_header))
 }
 
-/// Forty hexadecimal digits without `0x`: a bad row, not a header.
-fn is_bare_address(field: &[u8]) -> bool {
-    field.len() == 40 && field.iter().all(u8::is_ascii_hexdigit)
+/// Begins with `0x`, in any case, or is a long row of hexadecimal digits: no column is called that.
+fn is_meant_as_address(field: &[u8]) -> bool {
+    matches!(field, [b'0', b'x' | b'X', ..])
+        || field.len() >= 16 && field.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// The wallet in the record's column.
@@ -169,7 +167,10 @@ mod tests {
     #[test]
     fn a_first_row_that_is_a_bad_address_is_no_header() {
         assert_eq!(taken("0x12\n", None).unwrap(), (1, vec![], vec![1]));
-        assert_eq!(taken(&A[2..], None).unwrap(), (1, vec![], vec![1]));
+        for digits in [&A[2..], &A[2..41], &A[2..30]] {
+            assert_eq!(taken(digits, None).unwrap(), (1, vec![], vec![1]), "{digits}");
+        }
+        assert_eq!(taken(&A.replace('x', "X"), None).unwrap(), (1, vec![], vec![1]));
     }
 
     #[test]

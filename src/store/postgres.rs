@@ -39,8 +39,8 @@ impl PostgresStore {
         let options = PgConnectOptions::from_str(url).ok().filter(|_| !redact::is_ambiguous(url));
         let options = options.ok_or_else(|| {
             anyhow!(
-                "--database-url is not a URL of PostgreSQL; write \
-                 postgres://USER:PASSWORD@HOST:PORT/DATABASE, special characters percent-encoded"
+                "--database-url is not a URL of PostgreSQL; percent-encode special characters in \
+                 user, password and database"
             )
         })?;
         let options = options.application_name("ethtally");

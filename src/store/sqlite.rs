@@ -91,8 +91,12 @@ impl SqliteStore {
         let mut path = self.path.clone().into_os_string();
         path.push(format!(".{purpose}.lock"));
         let opened = OpenOptions::new().create(true).append(true).open(&path);
-        let file =
-            opened.with_context(|| format!("{}: its lock file cannot be made", self.label()))?;
+        let file = opened.with_context(|| {
+            format!(
+                "{}: its lock file cannot be made; check that its directory exists and can be written",
+                self.label()
+            )
+        })?;
         Ok(LockFile(file))
     }
 

@@ -22,8 +22,7 @@ pub async fn open(url: &str, access: Access) -> anyhow::Result<Box<dyn Store>> {
         Some(("sqlite", _)) => Ok(Box::new(SqliteStore::open(url, access).await?)),
         Some(("postgres" | "postgresql", _)) => Ok(Box::new(PostgresStore::open(url).await?)),
         _ => bail!(
-            "--database-url is of a kind that is not known; give sqlite:PATH \
-             or postgres://USER@HOST/DATABASE"
+            "--database-url is of a kind that is not known; give sqlite:PATH or a postgres:// URL"
         ),
     }
 }

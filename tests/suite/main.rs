@@ -1,10 +1,18 @@
 //! The real program against a real node and real databases, as a user would run it.
 
+mod backfill;
 mod faults;
 mod harness;
+mod profile;
 mod refresh;
-mod sharing;
-mod store;
-mod takeover;
+mod scale;
 mod secrets;
+mod sharing;
+mod status;
+mod store;
+mod sweep;
+mod takeover;
 mod unreadable;
+mod verify;
+mod words;
+mod world;

@@ -1,12 +1,18 @@
 //! `refresh`: wallets are read now, and stored.
 
-use ethtally_testbed::{Chain, wallet};
+use alloy::primitives::U256;
+use ethtally_testbed::{Chain, Fault, wallet};
 use serde_json::json;
 
-use crate::harness::{Database, ethtally, on_both_databases};
+use crate::{
+    harness::{Database, ethtally, on_both_databases},
+    world::{address, dump, read_wallets, still_chain, store_unread, without_time},
+};
 
 on_both_databases! {
     a_wallet_is_read_once_and_stored_in_lower_case
+    a_wallet_that_the_table_lacks_is_added_beside_the_others
+    a_wallet_that_cannot_be_read_has_no_total_and_no_row
 }
 
 async fn a_wallet_is_read_once_and_stored_in_lower_case(database: Database) {
@@ -32,4 +38,125 @@ async fn a_wallet_is_read_once_and_stored_in_lower_case(database: Database) {
             .await,
         [format!("{lower}|{total}|0|")]
     );
+}
+
+async fn a_wallet_that_the_table_lacks_is_added_beside_the_others(database: Database) {
+    let chain = still_chain().await;
+    store_unread(&database, 0..2);
+    let before = dump(&database).await;
+
+    ethtally(["refresh", &address(2)]).node(chain.url()).database(&database).run().expect(0);
+
+    let after = dump(&database).await;
+    assert_eq!(after.len(), 3);
+    assert!(before.iter().all(|row| after.contains(row)), "{before:?}\n{after:?}");
+    assert_eq!(read_wallets(&database).await, [address(2)].into());
+}
+
+async fn a_wallet_that_cannot_be_read_has_no_total_and_no_row(database: Database) {
+    let chain = Chain::builder().faulty().start().await.unwrap();
+    chain.set_fault(wallet(1), Fault::Revert).await.unwrap();
+    let block = chain.block_number().await.unwrap();
+    let (good, bad) = (address(0), address(1));
+    let total = chain.total(wallet(0)).await.unwrap().to_string();
+    let refresh = |arguments: &[&str], status| {
+        let arguments = ["refresh"].iter().chain(arguments).copied();
+        ethtally(arguments).node(chain.url()).database(&database).run().expect(status)
+    };
+
+    let ran = refresh(&["--json", &bad, &good], 0);
+    assert_eq!(
+        ran.json()["wallets"],
+        json!([
+            {"wallet": bad, "total": null, "read_block": null},
+            {"wallet": good, "total": total, "read_block": block},
+        ])
+    );
+    assert_eq!((&ran.json()["updated"], &ran.json()["failed"]), (&json!(1), &json!(1)));
+    assert_eq!(database.value("select wallet from eth_wallet_balances").await, good);
+    let failure = "select wallet, failures from eth_wallet_read_failures";
+    assert_eq!(database.sql(failure).await, [format!("{bad}|1")]);
+
+    let ran = refresh(&[&bad, &good], 0);
+    let (first, second) = ran.stdout.split_once('\n').unwrap();
+    assert!(first.starts_with(&format!("{bad}  could not be read: balanceOf ")), "{first}");
+    assert!(second.starts_with(&format!("{good}  ")), "{second}");
+    refresh(&["--strict", &bad, &good], 1);
+
+    let ran = refresh(&["--json", &bad], 2);
+    assert_eq!(ran.json()["wallets"][0]["total"], json!(null));
+    assert!(ran.error().starts_with("error: not one of 1 wallets could be read"), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_result_has_the_keys_of_the_contract_in_the_order_of_the_arguments() {
+    let chain = still_chain().await;
+    let database = Database::sqlite();
+    let order = [7, 3, 999, 0];
+    let wallets = order.map(address);
+    let arguments = ["refresh", "--json"].into_iter().chain(wallets.iter().map(String::as_str));
+
+    let ran = ethtally(arguments).node(chain.url()).database(&database).run().expect(0);
+
+    let mut shown = Vec::new();
+    for n in order {
+        let (wallet, total) = (address(n), chain.total(wallet(n)).await.unwrap());
+        shown.push(format!(r#"{{"wallet":"{wallet}","total":"{total}","read_block":0}}"#));
+    }
+    let counts = r#""requested":4,"updated":4,"failed":0,"superseded":0,"calls":1,"block":0"#;
+    assert_eq!(
+        without_time(&ran),
+        format!(
+            r#"{{"command":"refresh",{counts},"elapsed_ms":N,"skipped":false,"interrupted":false,"wallets":[{}]}}"#,
+            shown.join(",")
+        )
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_see_each_total_in_audio_and_in_wei() {
+    let chain = Chain::builder().start().await.unwrap();
+    let (rich, poor) = (5_000, 5_001);
+    let wei: U256 = "1234567500000000000000001".parse().unwrap();
+    chain.mint(wallet(rich), wei).await.unwrap();
+    let database = Database::sqlite();
+
+    let ran = ethtally(["refresh", &address(rich), &address(poor)])
+        .node(chain.url())
+        .database(&database)
+        .run()
+        .expect(0);
+
+    assert_eq!(
+        ran.stdout,
+        format!(
+            "{}  1,234,567.500000000000000001 AUDIO (1234567500000000000000001 wei)\n{}  0 AUDIO (0 wei)\n",
+            address(rich),
+            address(poor)
+        )
+    );
+    assert!(ran.stderr.starts_with("note: refresh complete requested:2 updated:2 "), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_with_a_wrong_checksum_is_refused_and_nothing_is_read() {
+    let chain = still_chain().await;
+    let database = Database::sqlite();
+    let good = wallet(0).to_checksum(None);
+    // The case of one letter turned.
+    let at = good.rfind(|c: char| c.is_ascii_alphabetic()).unwrap();
+    let mut bad = good.clone().into_bytes();
+    bad[at] ^= 0x20;
+    let bad = String::from_utf8(bad).unwrap();
+
+    let ran = ethtally(["refresh", "--json", &good, &bad])
+        .node(chain.url())
+        .database(&database)
+        .run()
+        .expect(2);
+
+    assert_eq!(ran.stdout, "");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    assert!(ran.error().contains(&bad) && ran.error().contains("EIP-55 checksum"), "{ran:?}");
+    assert_eq!(std::fs::read_dir(database.folder()).unwrap().count(), 0, "no database was made");
 }

@@ -1,0 +1,381 @@
+//! `backfill`: wallets come in from a CSV file, however it is written.
+
+use std::{fs, path::Path};
+
+use ethtally_testbed::{
+    stub::{Stub, When},
+    wallet,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Database, Ran, ethtally, on_both_databases},
+    world::{
+        address, addresses, date_rows, dump, lines, read_wallets, still_chain, store_unread,
+        wallets_read_through, without_time,
+    },
+};
+
+on_both_databases! {
+    every_kind_of_row_is_counted_and_every_wallet_is_read_once
+    placeholders_are_the_oldest_rows_and_a_sweep_fills_them_first
+    resume_leaves_out_what_was_read
+    a_second_run_changes_nothing_but_freshness
+}
+
+/// A backfill of this text from standard input.
+async fn backfill(database: &Database, csv: impl Into<Vec<u8>>, arguments: &[&str]) -> Ran {
+    let arguments = ["backfill", "--from-csv", "-", "--json"].iter().chain(arguments).copied();
+    ethtally(arguments).node(still_chain().await.url()).database(database).input(csv).run()
+}
+
+/// Some fields of a result.
+fn fields(result: &Value, names: &[&str]) -> Vec<u64> {
+    names.iter().map(|name| result[*name].as_u64().unwrap_or_else(|| panic!("{name}"))).collect()
+}
+
+const INTAKE: [&str; 4] = ["rows", "wallets", "duplicates", "rejected"];
+
+async fn every_kind_of_row_is_counted_and_every_wallet_is_read_once(database: Database) {
+    let chain = still_chain().await;
+    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let checksummed = wallet(1).to_checksum(None);
+    let csv = format!(
+        "id,wallet\n1,{}\n2,{checksummed}\n3,{}\n4,0x12\n5,{}\n6,{}\n",
+        address(0),
+        address(1),
+        address(2),
+        address(0)
+    );
+    let file = database.folder().join("wallets.csv");
+    fs::write(&file, csv).unwrap();
+    let run = |arguments: &[&str]| {
+        let arguments = ["backfill", "--from-csv", "wallets.csv"].iter().chain(arguments).copied();
+        ethtally(arguments).node(stub.url()).database(&database).folder(database.folder()).run()
+    };
+
+    let ran = run(&["--json"]).expect(0);
+    assert_eq!(
+        without_time(&ran),
+        r#"{"command":"backfill","rows":6,"wallets":3,"duplicates":2,"rejected":1,"kept":0,"updated":3,"failed":0,"superseded":0,"calls":1,"block":0,"elapsed_ms":N,"skipped":false,"interrupted":false}"#
+    );
+    assert_eq!(
+        ran.stderr,
+        "note: line 5: \"0x12\" is no wallet: it has 2 digits after 0x, not 40\n"
+    );
+    assert_eq!(wallets_read_through(&stub), addresses(0..3).into_iter().collect::<Vec<_>>());
+    let mut expected = Vec::new();
+    for n in 0..3 {
+        expected.push(format!("{}|{}|0|", address(n), chain.total(wallet(n)).await.unwrap()));
+    }
+    expected.sort_unstable();
+    let stored =
+        "select wallet, balance, read_block, blocknumber from eth_wallet_balances order by wallet";
+    assert_eq!(database.sql(stored).await, expected);
+
+    assert_eq!(
+        without_time(&run(&[]).expect(0)),
+        "backfill complete rows:6 wallets:3 duplicates:2 rejected:1 kept:0 updated:3 failed:0 superseded:0 calls:1 block:0 in N ms"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wallet_is_found_however_the_file_is_written() {
+    let (a, b) = (address(0), address(1));
+    let upper = |text: &str| format!("0x{}", text[2..].to_uppercase());
+    let cases: [(String, &[&str]); 16] = [
+        (format!("{a}\n{b}\n"), &[]),
+        (format!("{a}\n{b}"), &[]),
+        (format!("{a},x\n{b},y\n"), &[]),
+        (format!("wallet\n{a}\n{b}\n"), &[]),
+        (format!("id,ADDRESS\n1,{a}\n2,{b}\n"), &[]),
+        (format!("name,Wallet,address\nx,{a},-\ny,{b},-\n"), &[]),
+        (format!("account,name\n{a},x\n{b},y\n"), &[]),
+        (format!("\u{feff}wallet\n{a}\n{b}\n"), &[]),
+        (format!("\u{feff}{a}\n{b}\n"), &[]),
+        (format!("id,wallet\r\n1,{a}\r\n2,{b}\r\n"), &[]),
+        (format!("\u{feff}\"id\",\"wallet\"\r\n\"1\",\"{a}\"\r\n\"2\",\"{b}\"\r\n"), &[]),
+        (format!("wallet,note\n{a},\"one, \"\"two\"\"\nthree\"\n{b},\n"), &[]),
+        (format!(" {a} \n\n\t{b}\n\n"), &[]),
+        (format!("{}\n{}\n", upper(&a), wallet(1).to_checksum(None)), &[]),
+        (format!("wallet,Owner\nx,{a}\ny,{b}\n"), &["--column", "oWNER"]),
+        (format!("owner,wallet\nx,{a}\ny,{b}\n"), &["--column", "wallet"]),
+    ];
+    for (csv, arguments) in cases {
+        let database = Database::sqlite();
+        let result = backfill(&database, csv.as_str(), arguments).await.expect(0).json();
+        assert_eq!(fields(&result, &INTAKE), [2, 2, 0, 0], "{csv:?}");
+        assert_eq!(read_wallets(&database).await, addresses(0..2), "{csv:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_ten_bad_rows_are_shown_and_all_of_them_are_written_to_a_file() {
+    let database = Database::sqlite();
+    let rejects = database.folder().join("rejects.csv");
+    let mut csv = format!("wallet\n{}\n", address(0));
+    for n in 0..25 {
+        csv.push_str(&format!("\"bad, {n}\"\n"));
+    }
+    csv.push_str(&lines(1..3));
+
+    let ran = backfill(&database, csv, &["--rejects", rejects.to_str().unwrap()]).await.expect(0);
+
+    assert_eq!(fields(&ran.json(), &INTAKE), [28, 3, 0, 25]);
+    assert_eq!(read_wallets(&database).await, addresses(0..3), "the rest went on");
+    let mut notes: Vec<_> = ran.stderr.lines().collect();
+    assert_eq!(notes.pop(), Some("note: more rows hold no wallet; --rejects FILE writes them all"));
+    let reason = "it does not begin with 0x";
+    let expected: Vec<_> = (0..10)
+        .map(|n| format!("note: line {}: \"bad, {n}\" is no wallet: {reason}", n + 3))
+        .collect();
+    assert_eq!(notes, expected);
+    let mut written = String::from("line,value,reason\n");
+    for n in 0..25 {
+        written.push_str(&format!("{},\"bad, {n}\",{reason}\n", n + 3));
+    }
+    assert_eq!(fs::read_to_string(rejects).unwrap(), written);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_reason_for_a_reject_is_told_with_its_line() {
+    let database = Database::sqlite();
+    let good = wallet(0).to_checksum(None);
+    let at = good.rfind(|c: char| c.is_ascii_alphabetic()).unwrap();
+    let mut bad = good.clone();
+    let turned = if bad.as_bytes()[at].is_ascii_lowercase() {
+        bad[at..=at].to_uppercase()
+    } else {
+        bad[at..=at].to_lowercase()
+    };
+    bad.replace_range(at..=at, &turned);
+    let csv = format!(
+        "id,wallet\n1,{good}\n2,\n3\n4,{}\n5,0x12\n6,{}g\n\"7\n7\",{bad}\n8,nobody\n",
+        &good[2..],
+        &good[..41]
+    );
+
+    let ran = backfill(&database, csv, &[]).await.expect(0);
+
+    assert_eq!(fields(&ran.json(), &INTAKE), [8, 1, 0, 7]);
+    let starts = [
+        "note: line 3: \"\" is no wallet: it is empty",
+        "note: line 4: \"\" is no wallet: the row has only 1 columns",
+        "note: line 5: ",
+        "note: line 6: \"0x12\" is no wallet: it has 2 digits",
+        "note: line 7: ",
+        "note: line 8: ",
+        "note: line 10: \"nobody\" is no wallet: it does not begin with 0x",
+    ];
+    let notes: Vec<_> = ran.stderr.lines().collect();
+    assert_eq!(notes.len(), starts.len(), "{notes:#?}");
+    for (note, start) in notes.iter().zip(starts) {
+        assert!(note.starts_with(start), "{note}");
+    }
+    assert!(notes[5].contains(&bad) && notes[5].contains("checksum"), "{}", notes[5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_row_that_is_meant_as_an_address_is_no_header() {
+    let a = address(0);
+    for first in [a.replacen('x', "X", 1).as_str(), &a[2..], &a[2..41], "0x", "0x12"] {
+        let database = Database::sqlite();
+        let csv = format!("{first}\n{}", lines(1..3));
+        let ran = backfill(&database, csv, &[]).await.expect(0);
+        assert_eq!(fields(&ran.json(), &INTAKE), [3, 2, 0, 1], "{first}");
+        assert!(ran.stderr.starts_with("note: line 1: "), "{first}: {ran:?}");
+    }
+}
+
+async fn placeholders_are_the_oldest_rows_and_a_sweep_fills_them_first(database: Database) {
+    let chain = still_chain().await;
+    ethtally(["refresh", &address(0)]).node(chain.url()).database(&database).run().expect(0);
+    let before = dump(&database).await;
+    let csv = lines(0..4);
+
+    // No node is given.
+    let placeholders = || {
+        let backfill = ethtally(["backfill", "--from-csv", "-", "--placeholders", "--json"]);
+        backfill.database(&database).input(csv.as_str()).run().expect(0)
+    };
+    assert_eq!(
+        without_time(&placeholders()),
+        r#"{"command":"backfill","rows":4,"wallets":4,"duplicates":0,"rejected":0,"kept":1,"updated":3,"failed":0,"superseded":0,"calls":0,"block":null,"elapsed_ms":N,"skipped":false,"interrupted":false}"#
+    );
+    let stored = dump(&database).await;
+    assert_eq!(stored.len(), 4);
+    assert!(stored.contains(&before[0]), "the row that was there stays as it is");
+    let unread = "select count(*) from eth_wallet_balances
+        where updated_at = '1970-01-01 00:00:00' and read_block is null and balance = '0'";
+    assert_eq!(database.value(unread).await, "3");
+    assert_eq!(fields(&placeholders().json(), &["kept", "updated"]), [4, 0]);
+    assert_eq!(dump(&database).await, stored);
+
+    date_rows(&database, &[(0, "1970-01-01 00:00:01")]).await;
+    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    ethtally(["sweep", "--batch", "3"]).node(stub.url()).database(&database).run().expect(0);
+    assert_eq!(wallets_read_through(&stub), addresses(1..4).into_iter().collect::<Vec<_>>());
+    assert_eq!(read_wallets(&database).await, addresses(0..4));
+}
+
+async fn resume_leaves_out_what_was_read(database: Database) {
+    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
+    let refresh = ethtally(["refresh", &address(0), &address(1)]).node(stub.url());
+    refresh.database(&database).run().expect(0);
+    store_unread(&database, 2..3);
+    // As the original system wrote it: read, and at no known block.
+    let original =
+        format!("insert into eth_wallet_balances (wallet, balance) values ('{}', '5')", address(5));
+    database.sql(&original).await;
+    let before = dump(&database).await;
+    stub.forget();
+
+    let ran = ethtally(["backfill", "--from-csv", "-", "--resume", "--json"])
+        .node(stub.url())
+        .database(&database)
+        .input(lines(0..6))
+        .run()
+        .expect(0);
+
+    assert_eq!(wallets_read_through(&stub), addresses(2..5).into_iter().collect::<Vec<_>>());
+    assert_eq!(fields(&ran.json(), &["wallets", "duplicates", "updated", "kept"]), [6, 0, 3, 3]);
+    let after = dump(&database).await;
+    assert_eq!(after.len(), 6);
+    let placeholder = address(2);
+    let kept = before.iter().filter(|row| !row.starts_with(&placeholder));
+    assert!(kept.clone().count() == 3 && kept.clone().all(|row| after.contains(row)));
+
+    stub.forget();
+    let ran = ethtally(["backfill", "--from-csv", "-", "--resume", "--json"])
+        .node(stub.url())
+        .database(&database)
+        .input(lines(0..6))
+        .run()
+        .expect(0);
+    assert_eq!(fields(&ran.json(), &["wallets", "updated", "kept", "calls"]), [6, 0, 6, 0]);
+    assert_eq!(dump(&database).await, after);
+}
+
+async fn a_second_run_changes_nothing_but_freshness(database: Database) {
+    let csv = lines(0..300);
+    let row = "select wallet, balance, blocknumber, created_at, read_block from eth_wallet_balances order by wallet";
+    backfill(&database, csv.as_str(), &[]).await.expect(0);
+    let first = database.sql(row).await;
+    assert_eq!(first.len(), 300);
+    date_rows(&database, &[(0, "2020-01-01 00:00:00")]).await;
+
+    let ran = backfill(&database, csv, &[]).await.expect(0);
+
+    assert_eq!(fields(&ran.json(), &["wallets", "updated", "superseded"]), [300, 300, 0]);
+    assert_eq!(database.sql(row).await, first);
+    let old = "select count(*) from eth_wallet_balances where updated_at < '2021-01-01'";
+    assert_eq!(database.value(old).await, "0", "the row is fresh again");
+}
+
+/// What a file that cannot be taken in says: one line.
+async fn refused(database: &Database, csv: &Path, arguments: &[&str]) -> String {
+    let csv = csv.to_str().unwrap();
+    let arguments = [&["backfill", "--json", "--from-csv", csv], arguments].concat();
+    let node = still_chain().await.url();
+    let ran = ethtally(arguments).node(node).database(database).run().expect(2);
+    assert_eq!(ran.stdout, "", "{ran:?}");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    ran.error().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_file_to_read_is_refused_by_name() {
+    let database = Database::sqlite();
+    let folder = database.folder();
+    let missing = folder.join("missing.csv");
+    let error = refused(&database, &missing, &[]).await;
+    let name = missing.display();
+    assert_eq!(
+        error,
+        format!(
+            "error: file {name}: it cannot be read; check the path of --from-csv: No such file or directory (os error 2)"
+        )
+    );
+    let error = refused(&database, folder, &[]).await;
+    let name = folder.display();
+    assert!(error.starts_with(&format!("error: file {name}: ")), "{error}");
+    assert!(error.contains("directory"), "{error}");
+    let loop_of_links = folder.join("loop.csv");
+    std::os::unix::fs::symlink(&loop_of_links, &loop_of_links).unwrap();
+    let error = refused(&database, &loop_of_links, &[]).await;
+    assert!(error.contains("loop.csv: it cannot be read"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_utf_16_is_refused() {
+    let database = Database::sqlite();
+    let file = database.folder().join("utf16.csv");
+    for encode in [u16::to_le_bytes, u16::to_be_bytes] {
+        let text = format!("\u{feff}wallet\r\n{}\r\n", address(0));
+        let bytes: Vec<u8> = text.encode_utf16().flat_map(encode).collect();
+        fs::write(&file, bytes).unwrap();
+        let error = refused(&database, &file, &[]).await;
+        assert!(error.ends_with("utf16.csv: it is UTF-16; save it as UTF-8"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_is_not_there_is_refused_with_those_that_are() {
+    let database = Database::sqlite();
+    let file = database.folder().join("users.csv");
+    fs::write(&file, format!("id,wallet\n1,{}\n", address(0))).unwrap();
+    let error = refused(&database, &file, &["--column", "eth_address"]).await;
+    assert!(
+        error.ends_with(
+            "users.csv: it has no column \"eth_address\"; its first line names id, wallet"
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_of_rejects_is_never_the_file_to_read() {
+    let database = Database::sqlite();
+    let file = database.folder().join("wallets.csv");
+    let csv = lines(0..2);
+    fs::write(&file, &csv).unwrap();
+    let link = database.folder().join("link.csv");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    for rejects in [&file, &link] {
+        let error = refused(&database, &file, &["--rejects", rejects.to_str().unwrap()]).await;
+        assert!(error.contains("--rejects"), "{error}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), csv);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_any_wallet_is_an_error() {
+    let database = Database::sqlite();
+    let garbage: Vec<u8> =
+        (0..4096u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for csv in [b"id,name\n1,x\n2,y\n".to_vec(), b"0x12\n".to_vec(), garbage] {
+        let ran = backfill(&database, csv, &[]).await.expect(2);
+        let result = ran.json();
+        assert!(result["rows"].as_u64() > Some(0), "{result}");
+        assert_eq!((&result["rows"], &result["wallets"]), (&result["rejected"], &json!(0)));
+        assert!(ran.error().contains("holds a wallet; name the column by --column"), "{ran:?}");
+    }
+    assert_eq!(dump(&database).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_rows_is_taken_in_at_once() {
+    let database = Database::sqlite();
+    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
+    stub.fault(ethtally_testbed::stub::Fault::Reset, When::always());
+    for csv in ["", "wallet\n", "\u{feff}", "\n\n"] {
+        let ran = ethtally(["backfill", "--from-csv", "-", "--json"])
+            .node(stub.url())
+            .database(&database)
+            .input(csv)
+            .run()
+            .expect(0);
+        assert_eq!(fields(&ran.json(), &INTAKE), [0, 0, 0, 0], "{csv:?}");
+        assert_eq!(ran.stderr, "", "{csv:?}");
+    }
+}

@@ -1,0 +1,434 @@
+//! What people read: help, errors, manual pages, completions, colours and bars.
+//!
+//! The texts stand in `snapshots`; `INSTA_UPDATE=always cargo test --test suite words` writes them anew.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use ethtally_testbed::stub::{Fault, Stub, When};
+use serde_json::json;
+
+use crate::{
+    harness::{Database, Ran, ethtally},
+    world::{address, date_rows, lines, still_chain, store_unread, without_time},
+};
+
+const COMMANDS: [&str; 9] = [
+    "migrate",
+    "sweep",
+    "refresh",
+    "backfill",
+    "verify",
+    "status",
+    "profile",
+    "completions",
+    "man",
+];
+
+#[test]
+fn help_is_as_it_was_agreed() {
+    let all = [None].into_iter().chain(COMMANDS.map(Some));
+    for command in all {
+        let name = command.unwrap_or("ethtally");
+        for (flag, suffix) in [("--help", "long"), ("-h", "short")] {
+            let ran = ethtally(command.into_iter().chain([flag])).run().expect(0);
+            assert_eq!(ran.stderr, "");
+            insta::assert_snapshot!(format!("help_{name}_{suffix}"), ran.stdout);
+        }
+        let asked = ethtally(["help"].into_iter().chain(command)).run().expect(0);
+        let flagged = ethtally(command.into_iter().chain(["--help"])).run().expect(0);
+        assert_eq!(asked.stdout, flagged.stdout);
+    }
+}
+
+#[test]
+fn every_command_is_in_the_help() {
+    let help = ethtally(["--help"]).run().expect(0).stdout;
+    let (_, list) = help.split_once("Commands:\n").unwrap();
+    let (list, _) = list.split_once("\n\n").unwrap();
+    let listed: Vec<_> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(listed, [&COMMANDS[..], &["help"]].concat());
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let version = concat!("ethtally ", env!("CARGO_PKG_VERSION"), "\n");
+    for arguments in [&["--version"], &["-V"]] {
+        let ran = ethtally(arguments.iter().copied()).run().expect(0);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), (version, ""));
+    }
+}
+
+/// Fails unless it was refused as a mistake: one line on stderr, nothing on stdout, status 2.
+#[track_caller]
+fn mistake(ran: Ran) -> String {
+    let ran = ran.expect(2);
+    assert_eq!(ran.stdout, "", "{ran:?}");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    ran.error().to_owned()
+}
+
+/// Every mistake that needs no database: a command line, and what is said of it.
+#[test]
+fn each_mistake_on_the_command_line_is_told_in_one_line() {
+    const WALLET: &str = "0xe6d97b2099f142513be7a2a068be040656ae4591";
+    let folder = tempfile::tempdir().unwrap();
+    let mut told = String::new();
+    let lines: [&[&str]; 46] = [
+        &[],
+        &["frobnicate"],
+        &["sweeep"],
+        &["sweep", "--frob"],
+        &["status", "extra"],
+        &["sweep", "--batch", "x"],
+        &["sweep", "--batch", "0"],
+        &["sweep", "--batch", "-1"],
+        &["sweep", "--batch", "18446744073709551616"],
+        &["sweep", "--batch", "1", "--all"],
+        &["sweep", "--older-than", "5"],
+        &["sweep", "--older-than", "soon"],
+        &["sweep", "--max-duration", "soon"],
+        &["sweep", "--shard", "4/4"],
+        &["sweep", "--shard", "one"],
+        &["sweep", "--block", "pending"],
+        &["sweep", "--chunk", "0"],
+        &["sweep", "--concurrency", "0"],
+        &["sweep", "--rps", "0"],
+        &["sweep", "--rps", "1.5"],
+        &["sweep", "--retries", "-1"],
+        &["sweep", "--timeout", "0"],
+        &["status", "--color", "blue"],
+        &["status", "-q", "-v"],
+        &["status", "--max-age", "x"],
+        &["sweep"],
+        &["sweep", "--rpc-url", ""],
+        &["sweep", "--rpc-url", "ws://127.0.0.1:8546"],
+        &["sweep", "--rpc-url", "nonsense"],
+        &["sweep", "--rpc-url", "http://127.0.0.1:1,https://"],
+        &["status", "--database-url", "mysql://user:password@host/tally"],
+        &["status", "--database-url", "tally.db"],
+        &["status", "--database-url", "postgres://user:pass word@@host:port/tally"],
+        &["status"],
+        &["sweep", "--rpc-url", "http://127.0.0.1:1", "--database-url", "sqlite:missing/tally.db"],
+        &["refresh"],
+        &["refresh", "0x12"],
+        &["refresh", "vitalik.eth"],
+        &["verify"],
+        &["verify", WALLET, "--sample", "1"],
+        &["verify", "--sample", "0"],
+        &["backfill"],
+        &["backfill", "--from-csv", "a.csv", "--placeholders", "--resume"],
+        &["backfill", "--placeholders", "--database-url", "sqlite:tally.db", "--from-csv", "a.csv"],
+        &["completions", "tcsh"],
+        &["man", "nothing"],
+    ];
+    for line in lines {
+        let error = mistake(ethtally(line.iter().copied()).folder(folder.path()).run());
+        told.push_str(&format!("$ ethtally {}\n{error}\n", line.join(" ")));
+    }
+    insta::assert_snapshot!("mistakes", told);
+}
+
+#[test]
+fn a_table_that_is_missing_is_told_with_the_remedy() {
+    for database in [Database::sqlite(), Database::postgres()] {
+        for command in [&["status"][..], &["sweep", "--dry-run"]] {
+            let ran = ethtally(command.iter().copied()).database(&database).run();
+            let error = mistake(ran);
+            assert!(error.starts_with("error: database "), "{error}");
+            assert!(error.contains("run `ethtally migrate` first"), "{error}");
+        }
+    }
+    // A database that is there, and is not ours.
+    let database = Database::sqlite();
+    fs::write(database.folder().join("tally.db"), "").unwrap();
+    let error = mistake(ethtally(["status"]).database(&database).run());
+    assert!(error.contains("its tables are missing"), "{error}");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_with_what_to_check() {
+    let url = "postgres://app:s3cret-word@127.0.0.1:1/tally";
+    let error = mistake(ethtally(["status", "--database-url", url]).run());
+    let start =
+        "error: database postgres://127.0.0.1:1: no connection; check that the server is up";
+    assert!(error.starts_with(start), "{error}");
+    assert!(!error.contains("s3cret"), "{error}");
+}
+
+#[test]
+fn an_age_beyond_the_calendar_is_no_panic() {
+    let database = Database::sqlite();
+    store_unread(&database, 0..1);
+    for age in ["290000y", "900000y", "100000000y"] {
+        let ran = ethtally(["sweep", "--dry-run", "--older-than", age]).database(&database).run();
+        assert!(mistake(ran).contains("--older-than"), "{age}");
+        ethtally(["status", "--max-age", age]).database(&database).run().expect(0);
+    }
+}
+
+/// The shell's answer to a script on its standard input or in its argument.
+fn bash(script: &str, database: &Database, node: &str) -> (i32, String, String) {
+    let output = Command::new("bash")
+        .args(["-c", &format!("set -o pipefail; {script}")])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("TERM", "xterm-256color")
+        .env("ethtally", env!("CARGO_BIN_EXE_ethtally"))
+        .env("DATABASE_URL", &database.url)
+        .env("ETH_RPC_URL", node)
+        .current_dir(database.folder())
+        .stdin(Stdio::null())
+        .output()
+        .expect("bash starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn every_manual_page_renders_without_a_warning() {
+    let database = Database::sqlite();
+    // A container may have no manual reader, or one that only says that it is none.
+    let can_render = bash("man --version && command -v col", &database, "").1.starts_with("man ");
+    for command in [None].into_iter().chain(COMMANDS.map(Some)) {
+        let page = ethtally(["man"].into_iter().chain(command)).run().expect(0).stdout;
+        assert!(page.starts_with(".ie") && page.contains("\n.TH "), "{page}");
+        if !can_render {
+            continue;
+        }
+        fs::write(database.folder().join("page.1"), page).unwrap();
+        let (status, text, warnings) = bash("man --warnings -l page.1 | col -b", &database, "");
+        assert_eq!((status, warnings.as_str()), (0, ""), "{command:?}");
+        assert!(text.contains("NAME") && text.contains("SYNOPSIS"), "{text}");
+        assert!(text.contains(command.unwrap_or("Exit status")), "{text}");
+    }
+}
+
+#[test]
+fn every_shell_has_a_completion_script() {
+    let database = Database::sqlite();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = ethtally(["completions", shell]).run().expect(0).stdout;
+        for word in COMMANDS.into_iter().chain(["older-than", "placeholders"]) {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    let (status, _, stderr) = bash("$ethtally completions bash | bash -n", &database, "");
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    let complete = "source <($ethtally completions bash)
+        COMP_WORDS=(ethtally swe) COMP_CWORD=1; _ethtally ethtally swe ethtally; echo \"${COMPREPLY[@]}\"";
+    assert_eq!(bash(complete, &database, "").1, "sweep\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_is_no_failure() {
+    let database = Database::sqlite();
+    let node = still_chain().await.url();
+    store_unread(&database, 0..1);
+    let wallet = address(0);
+    for command in [
+        "status",
+        "status --json",
+        "sweep",
+        &format!("refresh {wallet}"),
+        &format!("verify {wallet}"),
+        "profile",
+        "completions bash",
+        "man",
+        "--help",
+        "sweep --help",
+        "--version",
+    ] {
+        // The reader is gone before the first byte.
+        let script = format!(
+            "{{ read -r _ < gate; $ethtally {command}; echo $? > status; }} | {{ exec <&-; echo > gate; }}"
+        );
+        let script = format!("rm -f gate; mkfifo gate; {script}; cat status");
+        let (status, stdout, stderr) = bash(&script, &database, &node);
+        assert_eq!((status, stdout.as_str()), (0, "0\n"), "{command}: {stderr}");
+        assert!(stderr.lines().all(|line| line.starts_with("note: ")), "{command}: {stderr}");
+    }
+    let (status, _, stderr) = bash("$ethtally profile | head -0", &database, &node);
+    assert_eq!((status, stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn a_full_disk_is_a_failure() {
+    let database = Database::sqlite();
+    store_unread(&database, 0..1);
+    let (status, _, stderr) = bash("$ethtally status > /dev/full", &database, "");
+    assert_eq!(status, 2);
+    assert!(stderr.starts_with("error: the result could not be written to stdout: "), "{stderr}");
+}
+
+const ESCAPE: char = '\u{1b}';
+
+#[test]
+fn colours_are_for_terminals_and_for_those_who_ask() {
+    let database = Database::sqlite();
+    store_unread(&database, 0..1);
+    // On a terminal both streams are seen in one.
+    let on_terminal = |arguments: &str, before: &str| {
+        let script = format!("{before} script -qec \"$ethtally status {arguments}\" /dev/null");
+        bash(&script, &database, "").1
+    };
+    let piped = |arguments: &str, before: &str| {
+        let script = format!("{before} $ethtally status {arguments} 2>&1");
+        bash(&script, &database, "").1
+    };
+    for bad in ["", "--database-url tally.db"] {
+        let never = format!("{bad} --color never");
+        let always = format!("{bad} --color always");
+        for (shown, colours) in [
+            (on_terminal(bad, ""), true),
+            (on_terminal(bad, "NO_COLOR=1"), false),
+            (on_terminal(bad, "NO_COLOR="), true),
+            (on_terminal(&never, ""), false),
+            (on_terminal(&always, "NO_COLOR=1"), true),
+            (piped(bad, ""), false),
+            (piped(&never, ""), false),
+            (piped(&always, ""), true),
+        ] {
+            let expected =
+                if bad.is_empty() { "wallets     1" } else { "--database-url is of a kind" };
+            assert!(shown.contains(expected), "{shown}");
+            assert_eq!(shown.contains(ESCAPE), colours, "{shown:?}");
+        }
+    }
+    // A mistake on the command line is told before anything else is understood.
+    assert!(!piped("--frob", "").contains(ESCAPE));
+    assert!(!on_terminal("--frob", "NO_COLOR=1").contains(ESCAPE));
+    assert!(!on_terminal("--help", "NO_COLOR=1").contains(ESCAPE));
+    assert!(!piped("--help", "").contains(ESCAPE));
+    // JSON is for programs.
+    assert!(!on_terminal("--json --color always", "").contains(ESCAPE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quiet_silences_notes_but_not_errors_and_not_the_result() {
+    let database = Database::sqlite();
+    let node = still_chain().await.url();
+    let csv = format!("wallet\n0x12\n{}\n", address(0));
+    let backfill = |arguments: &[&str]| {
+        let arguments = [&["backfill", "--from-csv", "-"], arguments].concat();
+        ethtally(arguments).node(&node).database(&database).input(csv.as_str()).run().expect(0)
+    };
+    let loud = backfill(&[]);
+    assert_eq!(loud.stderr.lines().count(), 1);
+    let quiet = backfill(&["-q"]);
+    assert_eq!(quiet.stderr, "");
+    assert_eq!(without_time(&quiet), without_time(&loud));
+    let refreshed = ethtally(["refresh", "--quiet", &address(0)]).node(&node).database(&database);
+    let refreshed = refreshed.run().expect(0);
+    assert_eq!((refreshed.stdout.lines().count(), refreshed.stderr.as_str()), (1, ""));
+    mistake(ethtally(["sweep", "-q"]).database(&database).run());
+    let logged = ethtally(["sweep", "-v"]).node(&node).database(&database).run().expect(0);
+    assert!(logged.stderr.contains("chain 1, every contract is there"), "{logged:?}");
+    assert_eq!(logged.stdout.lines().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_is_one_line_also_when_the_run_fails_midway() {
+    let chain = still_chain().await;
+    let csv = lines(0..10);
+    for command in [&["sweep", "--all"][..], &["backfill", "--from-csv", "-"]] {
+        let database = Database::sqlite();
+        store_unread(&database, 0..10);
+        let stub = Stub::in_front_of(&chain.url()).unwrap();
+        stub.fault(Fault::status(401), When::method("eth_call").after(3));
+        let settings = ["--json", "--chunk=1", "--concurrency=1", "--retries=0"];
+        let ran = ethtally([command, &settings].concat())
+            .node(stub.url())
+            .database(&database)
+            .input(csv.as_str())
+            .run()
+            .expect(2);
+        let result = ran.json();
+        assert_eq!((&result["updated"], &result["failed"]), (&json!(3), &json!(0)), "{result}");
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+        assert!(ran.error().contains("401"), "{ran:?}");
+        let read = "select count(*) from eth_wallet_balances where read_block is not null";
+        assert_eq!(database.value(read).await, "3", "what was read is stored");
+    }
+    // Nothing at all could be read.
+    let database = Database::sqlite();
+    store_unread(&database, 0..10);
+    let ran = ethtally(["sweep", "--json", "--retries=0"]).node(Stub::dead()).database(&database);
+    let ran = ran.run().expect(2);
+    assert_eq!(ran.json()["updated"], 0);
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_result_is_one_line_of_json() {
+    let database = Database::sqlite();
+    let node = still_chain().await.url();
+    let wallet = address(0);
+    let commands: [&[&str]; 9] = [
+        &["migrate"],
+        &["migrate"],
+        &["backfill", "--from-csv", "-"],
+        &["sweep"],
+        &["sweep", "--dry-run"],
+        &["refresh", &wallet],
+        &["verify", &wallet],
+        &["status"],
+        &["profile"],
+    ];
+    for command in commands {
+        let ran = ethtally([command, &["--json"]].concat())
+            .node(&node)
+            .database(&database)
+            .input(lines(0..2))
+            .run()
+            .expect(0);
+        assert_eq!(ran.json()["command"], command[0]);
+        assert_eq!(ran.stderr.lines().filter(|line| !line.starts_with("note: ")).count(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bar_is_shown_to_who_watches_and_to_nobody_else() {
+    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
+    stub.fault(Fault::Delay(Duration::from_millis(120)), When::method("eth_call"));
+    let database = Database::sqlite();
+    store_unread(&database, 0..4);
+    let csv = lines(0..4);
+    fs::write(database.folder().join("wallets.csv"), csv).unwrap();
+    let wallets = (0..4).map(address).collect::<Vec<_>>().join(" ");
+    let settings = "--chunk 1 --concurrency 1";
+    let on_terminal = |command: &str| {
+        let script = format!("script -qec \"$ethtally {command} {settings}\" /dev/null");
+        let (status, shown, _) = bash(&script, &database, &stub.url());
+        assert_eq!(status, 0, "{shown}");
+        shown
+    };
+    let is_bar = |shown: &str, what: &str| {
+        shown.lines().any(|line| line.contains(what) && line.contains("/4 wallets, "))
+    };
+    for (name, command) in [
+        ("sweep", "sweep".to_owned()),
+        ("backfill", "backfill --from-csv wallets.csv".to_owned()),
+        ("refresh", format!("refresh {wallets}")),
+    ] {
+        let shown = on_terminal(&command);
+        assert!(is_bar(&shown, name), "{shown:?}");
+        // The result may go to a file meanwhile.
+        let file = |name| fs::read_to_string(database.folder().join(name)).unwrap();
+        let shown = on_terminal(&format!("{command} > result"));
+        assert!(is_bar(&shown, name), "{shown:?}");
+        assert!(!is_bar(&file("result"), name) && !file("result").is_empty());
+        for option in ["--json", "-q"] {
+            let shown = on_terminal(&format!("{command} {option}"));
+            assert!(!is_bar(&shown, name), "{option}: {shown:?}");
+        }
+        let shown = on_terminal(&format!("{command} 2> errors"));
+        assert!(!is_bar(&shown, name) && !is_bar(&file("errors"), name), "{shown:?}");
+    }
+    date_rows(&database, &[(0, "1970-01-01 00:00:00")]).await;
+    let piped = ethtally(["sweep"]).node(stub.url()).database(&database).run().expect(0);
+    assert_eq!((piped.stdout.lines().count(), piped.stderr.as_str()), (1, ""));
+}
