@@ -55,7 +55,7 @@ fn modules_know_only_whom_they_may() {
         ("redact", &[]),
         ("profile", &["tally"]),
         ("intake", &["tally"]),
-        ("store", &["tally"]),
+        ("store", &["redact", "tally"]),
         ("chain", &["profile", "redact", "tally"]),
         ("report", &["redact", "tally"]),
     ];
