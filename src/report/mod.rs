@@ -143,7 +143,17 @@ impl Report {
 
     /// Tells why a command could not be done: the thing, what is wrong, the remedy, then the causes.
     pub fn error(&self, error: &anyhow::Error) {
-        self.line(BAD.bold(), "error", &format!("{error:#}"));
+        let mut text = String::new();
+        for cause in error.chain().map(ToString::to_string) {
+            // Many an error says its cause itself.
+            if text.is_empty() {
+                text = cause;
+            } else if !text.contains(&cause) {
+                text.push_str(": ");
+                text.push_str(&cause);
+            }
+        }
+        self.line(BAD.bold(), "error", &text);
     }
 
     /// A bar for so many wallets; hidden unless a person watches.

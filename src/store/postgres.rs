@@ -29,6 +29,7 @@ const RETRIES: u32 = 5;
 /// The store in PostgreSQL.
 pub(super) struct PostgresStore {
     pool: PgPool,
+    options: PgConnectOptions,
     label: String,
 }
 
@@ -59,7 +60,19 @@ impl PostgresStore {
         })?;
         connection.close().await?;
         let pool = PgPoolOptions::new().max_connections(5).acquire_timeout(CONNECT_TIMEOUT);
-        Ok(Self { pool: pool.connect_lazy_with(options), label })
+        Ok(Self { pool: pool.connect_lazy_with(options.clone()), options, label })
+    }
+
+    /// The error with its thing, and for a pool's vague one what the server says.
+    async fn explained(&self, error: sqlx::Error) -> anyhow::Error {
+        let mut cause = anyhow::Error::from(error);
+        if let Some(sqlx::Error::PoolTimedOut) = cause.downcast_ref() {
+            let probe = PgConnection::connect_with(&self.options);
+            if let Ok(Err(error)) = tokio::time::timeout(CONNECT_TIMEOUT, probe).await {
+                cause = anyhow::Error::from(error).context("the connection is lost");
+            }
+        }
+        cause.context(self.label.clone())
     }
 
     async fn record_once(&self, columns: &Columns, failures: &[Unreadable]) -> sqlx::Result<u64> {
@@ -134,7 +147,8 @@ impl Ledger for PostgresStore {
                     attempt += 1;
                     tokio::time::sleep(Duration::from_millis(rand::random_range(10..100))).await;
                 }
-                result => break result.with_context(|| self.label.clone())?,
+                Err(error) => return Err(self.explained(error).await),
+                Ok(updated) => break updated,
             }
         };
         Ok(Recorded { updated, superseded: columns.wallets.len() as u64 - updated })

@@ -250,6 +250,7 @@ async fn a_user_who_may_not_create_tables_gets_one_clear_line() {
         for part in ["database postgres://", "right to create tables", "permission denied"] {
             assert!(error.contains(part), "{error}");
         }
+        assert_eq!(error.matches("permission denied").count(), 1, "{error}");
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
         assert_eq!(ran.stdout, "");
     }
@@ -390,6 +391,8 @@ async fn status_and_verify_create_nothing(database: Database) {
         assert!(ran.error().contains("`ethtally migrate`"), "{ran:?}");
         assert_eq!(ran.stdout, "");
     }
+    // Nor where the database is not named at all.
+    ethtally(["status"]).folder(database.folder()).run().expect(2);
     assert_eq!(files(database.folder()), []);
     if !database.is_sqlite() {
         let made = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
