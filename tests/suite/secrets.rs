@@ -420,7 +420,10 @@ async fn keys_at_unusual_places_are_not_repeated() {
     let chain = Chain::builder().start().await.unwrap();
     let stub = Stub::in_front_of(&chain.url()).unwrap();
     let key = "c0ffee0123456789c0ffee";
-    stub.fault(Fault::status(401).with_body(&format!("the key {key} is bad")), When::always());
+    // And another's secret, that nobody told us.
+    let other = "dial https://them:unheard-of@upstream.example/v9/never-seen";
+    let body = format!("the key {key} is bad: {other}");
+    stub.fault(Fault::status(401).with_body(&body), When::always());
     let host = stub.url().replace("http://", "");
     for url in [
         format!("http://{host}/?{key}"),
@@ -432,8 +435,9 @@ async fn keys_at_unusual_places_are_not_repeated() {
     ] {
         let command = ["refresh".to_owned(), address(1)];
         let ran = prepared(&command, &[]).node(&url).database(&Database::sqlite()).run().expect(2);
-        hides(&ran, &[key]);
-        assert!(ran.error().contains("the key *** is bad"), "{ran:?}");
+        hides(&ran, &[key, "unheard-of", "never-seen"]);
+        let cleaned = "the key *** is bad: dial https://upstream.example";
+        assert!(ran.error().contains(cleaned), "{ran:?}");
     }
 }
 
