@@ -441,6 +441,20 @@ async fn keys_at_unusual_places_are_not_repeated() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_line_hides_the_url_that_stands_in_the_table() {
+    let database = with_a_wallet();
+    let url = rpc_url("https://node.example");
+    database
+        .sql(&format!(
+            "insert into eth_wallet_balances (wallet, updated_at) values ('{url}', '1970-01-01 00:00:00')"
+        ))
+        .await;
+    let ran = prepared(&["sweep".to_owned()], &[]).node(Stub::dead()).database(&database).run();
+    hides(&ran, &RPC_SECRETS);
+    assert!(ran.stderr.contains("the table holds \"https://node.example"), "{ran:?}");
+}
+
 #[test]
 fn a_proxys_password_is_hidden() {
     for proxy in [Stub::dead(), "http://proxy.invalid:3128".to_owned()] {
