@@ -191,6 +191,23 @@ async fn a_429_with_retry_after_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_hour_that_a_429_asks_for_is_not_waited_for() {
+    let (_chain, stub) = node().await;
+    let database = Database::sqlite();
+    stub.fault(Fault::too_many_requests(3_600), calls());
+    let ran = refresh(4, &[]).node(stub.url()).database(&database).run().expect(2);
+    assert!(ran.error().contains("429"), "{}", ran.error());
+    assert_eq!(stub.count("eth_call"), 1);
+    assert!(nothing_is_stored(&database).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_after_that_is_a_date_does_no_harm() {
+    let date = "Wed, 21 Oct 2015 07:28:00 GMT";
+    is_retried(Fault::status(429).with_header("Retry-After", date), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn try_again_in_300ms_is_waited_for() {
     let stub = is_retried(Fault::error(-32005, "rate limited, try again in 300ms"), &[]).await;
     assert!(gap(&stub) >= Duration::from_millis(300), "{:?}", gap(&stub));
