@@ -99,8 +99,8 @@ impl App {
                 .filter(|_| !redact::is_ambiguous(text));
             url.with_context(|| {
                 format!(
-                    "--rpc-url number {} is not a URL of http or https; \
-                     write https://HOST/KEY, special characters percent-encoded",
+                    "--rpc-url number {} is not a URL of http or https; percent-encode special characters \
+                     in it",
                     index + 1
                 )
             })

@@ -8,7 +8,7 @@ use ethtally::{
     cli::Cli,
     commands, redact,
     report::{self, Report, ReportSettings, Verdict},
-    tally::Stop,
+    tally::{Stop, Stopped},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -65,8 +65,9 @@ async fn run(cli: Cli, report: &Report) -> ExitCode {
     };
     let signal = stop.signal();
     let ended = ended.map_err(|error| {
-        if signal.is_none() {
-            report.error(&error)
+        // That something was not done because of the signal is no news.
+        if !error.chain().any(|cause| cause.is::<Stopped>()) {
+            report.error(&error);
         }
     });
     report::exit_code(ended, signal)

@@ -30,7 +30,10 @@ use tracing::{debug, info, warn};
 use url::Url;
 
 use super::{Action, BlockChoice, Class, Failure, http::HttpPost};
-use crate::{profile::Profile, tally::Stop};
+use crate::{
+    profile::Profile,
+    tally::{Stop, Stopped},
+};
 
 /// The first pause after a failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -222,7 +225,7 @@ impl Client {
             let Some(earliest) = earliest else { return Ok(None) };
             tokio::select! {
                 () = tokio::time::sleep_until(earliest) => {}
-                () = self.stop.asked() => bail!("stopped while waiting for an endpoint"),
+                () = self.stop.asked() => return Err(Stopped.into()),
             }
         }
     }
@@ -235,7 +238,10 @@ impl Client {
         params: P,
         read: impl Fn(R) -> Result<T, String>,
     ) -> Result<T, Failure> {
-        let stopped = || Failure::nonsense(&endpoint.label, "stopped before an answer came".into());
+        let stopped = || Failure {
+            cause: Some(Box::new(Stopped)),
+            ..Failure::nonsense(&endpoint.label, "no answer yet".into())
+        };
         if let Some(meter) = &self.meter {
             tokio::select! {
                 () = meter.until_ready() => {}

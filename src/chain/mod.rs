@@ -10,6 +10,7 @@ mod classify;
 mod client;
 mod http;
 mod multicall;
+mod quirks;
 mod reader;
 
 pub use block::{BlockChoice, BlockChoiceError};

@@ -102,7 +102,8 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict
     })?;
     if rows > 0 && rejected == rows {
         anyhow::bail!(
-            "{}: not one of {rows} rows holds a wallet; name the column by --column",
+            "{}: not one of {rows} rows holds a wallet; name the column by --column, \
+             and separate columns by commas",
             name_of(&args.from_csv)
         );
     }

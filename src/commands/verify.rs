@@ -14,7 +14,7 @@ use crate::{
     cli::VerifyArgs,
     report::{BAD, GOOD, Outcome, Paint, Verdict},
     store::{Access, Row, Store},
-    tally::{Reader, TotalRead, Wallet},
+    tally::{Reader, Stopped, TotalRead, Wallet},
 };
 
 pub(super) async fn run(app: &App, args: VerifyArgs) -> anyhow::Result<Verdict> {
@@ -41,7 +41,7 @@ struct OnChain {
 
 impl OnChain {
     fn fits(&self, row: Option<&Row>) -> bool {
-        self.total == self.batched && row.is_some_and(|row| row.total == self.total)
+        self.total == self.batched && row.is_some_and(|row| row.total == self.total.to_string())
     }
 
     /// Stores the total, unless the two ways of reading differ; says whether it did.
@@ -109,8 +109,8 @@ struct VerifiedWallet {
     chain_total: String,
     batched_total: String,
     stored_total: Option<String>,
-    stored_read_block: Option<u64>,
-    stored_blocknumber: Option<u64>,
+    stored_read_block: Option<i64>,
+    stored_blocknumber: Option<i64>,
     updated_at: Option<String>,
     in_sync: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,7 +143,7 @@ async fn one(
     let row = store.row(wallet).await?;
     let read = read_both_ways(app, reader, vec![wallet]).await?.remove(&wallet);
     let on_chain = read
-        .unwrap_or_else(|| Err("it was not read".into()))
+        .ok_or(Stopped)?
         .map_err(anyhow::Error::msg)
         .with_context(|| format!("wallet {wallet} could not be read"))?;
     let in_sync = on_chain.fits(row.as_ref());
@@ -153,7 +153,11 @@ async fn one(
         false => None,
     };
     let amount = |wei| app.amount(wei).to_string();
-    let stored = row.map_or_else(|| "no row".to_owned(), |row| amount(row.total));
+    let stored = match row.as_ref().map(|row| (&row.total, row.total.parse())) {
+        Some((_, Ok(total))) => amount(total),
+        Some((text, Err(_))) => format!("{text}, which is no uint256"),
+        None => "no row".to_owned(),
+    };
     let parts = on_chain.parts.iter().map(|(name, part)| (name.clone(), amount(*part)));
     let totals = [
         ("chain total".to_owned(), amount(on_chain.total)),
@@ -170,10 +174,10 @@ async fn one(
             .collect(),
         chain_total: on_chain.total.to_string(),
         batched_total: on_chain.batched.to_string(),
-        stored_total: row.map(|row| row.total.to_string()),
-        stored_read_block: row.and_then(|row| row.read_block),
-        stored_blocknumber: row.and_then(|row| row.blocknumber),
-        updated_at: row.map(|row| rfc3339(row.updated_at)),
+        stored_read_block: row.as_ref().and_then(|row| row.read_block),
+        stored_blocknumber: row.as_ref().and_then(|row| row.blocknumber),
+        updated_at: row.as_ref().map(|row| rfc3339(row.updated_at)),
+        stored_total: row.map(|row| row.total),
         in_sync,
         fixed,
     })?;

@@ -8,7 +8,7 @@ mod spool;
 
 use std::io::Read;
 
-use crate::tally::{Stop, Wallet};
+use crate::tally::{Stop, Stopped, Wallet};
 
 pub use rows::{Reject, RowsError};
 
@@ -46,7 +46,7 @@ pub fn read(
     let mut rejected = 0;
     let rows = rows::read(input, column, |row| {
         if stop.is_asked() {
-            anyhow::bail!("stopped while reading the CSV file");
+            return Err(Stopped.into());
         }
         match row {
             Ok(wallet) => Ok(spool.push(wallet)?),

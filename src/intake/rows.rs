@@ -4,6 +4,7 @@ use std::io::Read;
 
 use csv::{ByteRecord, ReaderBuilder};
 use thiserror::Error;
+use tracing::info;
 
 use crate::tally::{Wallet, WalletError};
 
@@ -51,10 +52,7 @@ pub(super) fn read(
     if !reader.read_byte_record(&mut record)? {
         return Ok(0);
     }
-    if record
-        .get(0)
-        .is_some_and(|field| matches!(field.get(..2), Some([0xff, 0xfe] | [0xfe, 0xff])))
-    {
+    if matches!(record.as_slice(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) {
         return Err(RowsError::Utf16.into());
     }
     let (index, is_header) = wallet_column(&record, column)?;
@@ -89,6 +87,9 @@ fn wallet_column(first: &ByteRecord, column: Option<&str>) -> Result<(usize, boo
         let field = field.trim_ascii();
         field.iter().any(u8::is_ascii_alphabetic) && !is_meant_as_address(field)
     });
+    if is_header {
+        info!("the first line is taken for a header, its first column for the wallet");
+    }
     Ok((0, is_header))
 }
 

@@ -10,7 +10,6 @@ mod url;
 
 use std::collections::{BTreeMap, HashSet};
 
-use alloy::primitives::U256;
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use tracing::warn;
@@ -63,7 +62,7 @@ pub trait Store: Ledger {
     /// A wallet's row.
     async fn row(&self, wallet: Wallet) -> anyhow::Result<Option<Row>>;
 
-    /// Rows drawn at random, each at most once.
+    /// Rows drawn at random, each at most once; fewer where a key that was drawn is no wallet.
     async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>>;
 
     /// How many rows there are.
@@ -137,37 +136,28 @@ impl Page {
 }
 
 /// A wallet's row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The wallet.
     pub wallet: Wallet,
-    /// The stored total, wei.
-    pub total: U256,
+    /// The stored total, wei, decimal; as text, since another program may have stored what is none.
+    pub total: String,
     /// The block at which it was read; `None` for rows that the original wrote, and placeholders.
-    pub read_block: Option<u64>,
+    pub read_block: Option<i64>,
     /// The newest block of an event for this wallet.
-    pub blocknumber: Option<u64>,
+    pub blocknumber: Option<i64>,
     /// When the row was last written.
     pub updated_at: DateTime<Utc>,
 }
 
-/// A row as it comes from either database; totals as decimal text.
+/// A row as it comes from either database.
 type RawRow = (String, String, Option<i64>, Option<i64>, NaiveDateTime);
 
-impl TryFrom<RawRow> for Row {
-    type Error = anyhow::Error;
-
-    fn try_from(
-        (wallet, total, read_block, blocknumber, updated_at): RawRow,
-    ) -> anyhow::Result<Self> {
-        let fault = |what: &str| anyhow::anyhow!("the row of {wallet} holds {what}");
-        Ok(Self {
-            wallet: stored_wallet(&wallet).ok_or_else(|| fault("no wallet in lower case"))?,
-            total: total.parse().map_err(|_| fault("a balance that is no uint256"))?,
-            read_block: read_block.map(u64::try_from).transpose()?,
-            blocknumber: blocknumber.map(u64::try_from).transpose()?,
-            updated_at: updated_at.and_utc(),
-        })
+impl Row {
+    /// The row, unless its key is no wallet.
+    fn of((wallet, total, read_block, blocknumber, updated_at): RawRow) -> Option<Self> {
+        let updated_at = updated_at.and_utc();
+        Some(Self { wallet: stored_wallet(&wallet)?, total, read_block, blocknumber, updated_at })
     }
 }
 
@@ -277,7 +267,7 @@ mod tests {
         let wallet = |last: u8| Wallet::from(alloy::primitives::Address::with_last_byte(last));
         let read = |last, total: u64, read_block, event_block| TotalRead {
             wallet: wallet(last),
-            total: U256::from(total),
+            total: alloy::primitives::U256::from(total),
             read_block,
             event_block,
         };

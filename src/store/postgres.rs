@@ -282,26 +282,26 @@ impl Store for PostgresStore {
 
     async fn row(&self, wallet: Wallet) -> anyhow::Result<Option<Row>> {
         let row: Option<RawRow> = sqlx::query_as(
-            "select wallet, balance::text, read_block, blocknumber, updated_at
+            "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
              from eth_wallet_balances where wallet = $1",
         )
         .bind(wallet.to_string())
         .fetch_optional(&self.pool)
         .await
         .with_context(|| self.label.clone())?;
-        row.map(Row::try_from).transpose()
+        Ok(row.and_then(Row::of))
     }
 
     async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>> {
         let rows: Vec<RawRow> = sqlx::query_as(
-            "select wallet, balance::text, read_block, blocknumber, updated_at
+            "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
              from eth_wallet_balances order by random() limit $1",
         )
         .bind(i64::from(count))
         .fetch_all(&self.pool)
         .await
         .with_context(|| self.label.clone())?;
-        rows.into_iter().map(Row::try_from).collect()
+        Ok(rows.into_iter().filter_map(Row::of).collect())
     }
 
     async fn counts(&self) -> anyhow::Result<TableCounts> {

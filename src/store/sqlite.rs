@@ -319,7 +319,7 @@ impl Store for SqliteStore {
         .fetch_optional(&self.pool)
         .await
         .with_context(|| self.label())?;
-        row.map(Row::try_from).transpose()
+        Ok(row.and_then(Row::of))
     }
 
     async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>> {
@@ -331,7 +331,7 @@ impl Store for SqliteStore {
         .fetch_all(&self.pool)
         .await
         .with_context(|| self.label())?;
-        rows.into_iter().map(Row::try_from).collect()
+        Ok(rows.into_iter().filter_map(Row::of).collect())
     }
 
     async fn counts(&self) -> anyhow::Result<TableCounts> {

@@ -15,5 +15,5 @@ pub use amount::Amount;
 pub use reading::{Ledger, Reader, Reading, Recorded, TotalRead, Unreadable};
 pub use run::{Counts, Progress, Run, Tally, pages_of};
 pub use shard::{Shard, ShardError};
-pub use stop::Stop;
+pub use stop::{Stop, Stopped};
 pub use wallet::{Wallet, WalletError};

@@ -122,22 +122,22 @@ impl Tally<'_> {
     /// Reads one page; what was read before an error is kept.
     async fn read(&self, page: anyhow::Result<Vec<Wallet>>) -> Batch {
         let mut batch = Batch { block: 0, requested: 0, readings: Vec::new(), error: None };
-        let pinned = async {
-            let wallets = page?;
-            anyhow::Ok((self.reader.pin().await?, wallets))
-        };
-        let wallets = match pinned.await {
-            Ok((block, wallets)) => {
-                batch.block = block;
-                batch.requested = wallets.len() as u64;
-                wallets
+        let wallets = match page {
+            Ok(wallets) => wallets,
+            Err(error) => {
+                batch.error = Some(error);
+                return batch;
             }
+        };
+        match self.reader.pin().await {
+            Ok(block) => batch.block = block,
             Err(error) => {
                 // A request that a stop cut short is no failure.
                 batch.error = (!self.stop.is_asked()).then_some(error);
                 return batch;
             }
-        };
+        }
+        batch.requested = wallets.len() as u64;
         let mut chunks = self.reader.read(wallets, batch.block);
         while let Some(chunk) = chunks.next().await {
             match chunk {

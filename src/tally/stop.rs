@@ -5,7 +5,13 @@ use std::{
     time::Duration,
 };
 
+use thiserror::Error;
 use tokio_util::sync::CancellationToken;
+
+/// Something was not done because a stop was asked for: no failure to tell anybody of.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("stopped before it was done")]
+pub struct Stopped;
 
 /// Raised once, never taken back. Work that is under way is finished and
 /// stored; new work is not begun.

@@ -1,0 +1,258 @@
+//! How providers word their failures: a table, each of whose rows has a row in the tests.
+//!
+//! Codes are reused for different things, so a message decides before a code, and a
+//! code before an HTTP status.
+
+use super::Class;
+
+/// One way in which a class of failure shows. What a rule leaves open matches anything.
+struct Rule {
+    class: Class,
+    status: Option<u16>,
+    code: Option<i64>,
+    /// Any of these, in lower case, anywhere in the message or its data.
+    says: &'static [&'static str],
+}
+
+const fn says(class: Class, says: &'static [&'static str]) -> Rule {
+    Rule { class, status: None, code: None, says }
+}
+
+const fn code(class: Class, code: i64) -> Rule {
+    Rule { class, status: None, code: Some(code), says: &[] }
+}
+
+const fn status(class: Class, status: u16) -> Rule {
+    Rule { class, status: Some(status), code: None, says: &[] }
+}
+
+/// The quirks of providers; the first rule that matches decides.
+const RULES: &[Rule] = &[
+    // Quotas first: their words are a superset of a rate limit's.
+    says(
+        Class::QuotaGone,
+        &["monthly capacity", "capacity limit exceeded", "payment required", "daily request count"],
+    ),
+    // Asking for too much, also where the code is a rate limit's (-32005).
+    says(
+        Class::TooMuch,
+        &["query returned more than", "block range", "limited to a ", "exceeds limit of"],
+    ),
+    says(
+        Class::SlowDown,
+        &["per second", "/sec", "rate limit", "request limit", "too many requests", "try again in"],
+    ),
+    says(
+        Class::TooMuch,
+        &[
+            "out of gas",
+            "outofgas",
+            "gas required exceeds",
+            "execution timeout",
+            "request timed out",
+        ],
+    ),
+    says(Class::TooMuch, &["too large", "response size"]),
+    says(
+        Class::Behind,
+        &[
+            "header not found",
+            "unknown block",
+            "block not found",
+            "missing trie node",
+            "blockoutofrange",
+            "block out of range",
+        ],
+    ),
+    says(Class::Reverted, &["execution reverted", "vm execution error", "evm error"]),
+    says(
+        Class::Refused,
+        &["unauthorized", "invalid api key", "api key is not", "must be authenticated"],
+    ),
+    code(Class::SlowDown, 429),
+    code(Class::SlowDown, -32005),
+    code(Class::SlowDown, -32007),
+    code(Class::SlowDown, -32012),
+    code(Class::SlowDown, -32016),
+    code(Class::Reverted, 3),
+    code(Class::Reverted, -32015),
+    code(Class::TooMuch, -32002),
+    // Anvil, for a body over its limit.
+    Rule { class: Class::TooMuch, status: None, code: Some(-32600), says: &["invalid request"] },
+    code(Class::Refused, -32601),
+    status(Class::SlowDown, 429),
+    status(Class::QuotaGone, 402),
+    status(Class::TooMuch, 413),
+    status(Class::Refused, 401),
+    status(Class::Refused, 403),
+    status(Class::Refused, 404),
+    status(Class::Refused, 405),
+    status(Class::Transport, 408),
+    status(Class::Transport, 500),
+    status(Class::Transport, 502),
+    status(Class::Transport, 503),
+    status(Class::Transport, 504),
+];
+
+/// What a failure is classified by.
+#[derive(Debug, Default)]
+pub(super) struct Symptoms<'a> {
+    pub(super) status: Option<u16>,
+    pub(super) code: Option<i64>,
+    /// Message and data.
+    pub(super) text: &'a str,
+}
+
+impl Symptoms<'_> {
+    /// The index of the rule that decides.
+    fn rule(&self) -> Option<usize> {
+        let text = self.text.to_lowercase();
+        RULES.iter().position(|rule| {
+            rule.status.is_none_or(|status| self.status == Some(status))
+                && rule.code.is_none_or(|code| self.code == Some(code))
+                && (rule.says.is_empty() || rule.says.iter().any(|words| text.contains(words)))
+        })
+    }
+
+    /// What kind of failure it is.
+    pub(super) fn class(&self) -> Class {
+        self.rule().map_or(Class::Unknown, |rule| RULES[rule].class)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::Action;
+
+    /// What a node says, as status, code, and message with data.
+    type Said = (Option<u16>, Option<i64>, &'static str);
+
+    fn symptoms(said: &Said) -> Symptoms<'static> {
+        Symptoms { status: said.0, code: said.1, text: said.2 }
+    }
+
+    const EXAMPLES: &[(Said, Class, Action)] = &[
+        ((Some(429), None, ""), Class::SlowDown, Action::Retry),
+        (
+            (None, Some(429), "Your app has exceeded its compute units per second capacity"),
+            Class::SlowDown,
+            Action::Retry,
+        ),
+        ((None, Some(429), ""), Class::SlowDown, Action::Retry),
+        ((None, Some(-32005), "rate limited, try again in 4ms"), Class::SlowDown, Action::Retry),
+        ((None, Some(-32005), "limit exceeded"), Class::SlowDown, Action::Retry),
+        (
+            (None, Some(-32007), "100/second request limit reached - reduce calls per second"),
+            Class::SlowDown,
+            Action::Retry,
+        ),
+        ((None, Some(-32007), ""), Class::SlowDown, Action::Retry),
+        ((None, Some(-32012), "credits limited to 6000/sec"), Class::SlowDown, Action::Retry),
+        ((None, Some(-32012), ""), Class::SlowDown, Action::Retry),
+        ((None, Some(-32016), "over rate limit"), Class::SlowDown, Action::Retry),
+        ((None, Some(-32016), ""), Class::SlowDown, Action::Retry),
+        ((None, Some(-32000), "Too Many Requests"), Class::SlowDown, Action::Retry),
+        ((Some(402), None, "Payment Required"), Class::QuotaGone, Action::Stop),
+        ((Some(402), None, ""), Class::QuotaGone, Action::Stop),
+        ((Some(429), None, "Monthly capacity limit exceeded."), Class::QuotaGone, Action::Stop),
+        (
+            (None, Some(-32005), "daily request count exceeded, request rate limited"),
+            Class::QuotaGone,
+            Action::Stop,
+        ),
+        ((Some(413), None, ""), Class::TooMuch, Action::Split),
+        ((Some(413), None, "Payload Too Large"), Class::TooMuch, Action::Split),
+        ((None, Some(-32600), "Invalid request"), Class::TooMuch, Action::Split),
+        ((None, Some(-32000), "response too large"), Class::TooMuch, Action::Split),
+        ((None, Some(-32000), "batch too large"), Class::TooMuch, Action::Split),
+        (
+            (None, Some(-32008), "response size should not greater than 10485760 bytes"),
+            Class::TooMuch,
+            Action::Split,
+        ),
+        ((None, Some(-32000), "out of gas"), Class::TooMuch, Action::Split),
+        (
+            (None, Some(-32000), "out of gas (gas capped at: 50000000)"),
+            Class::TooMuch,
+            Action::Split,
+        ),
+        (
+            (None, Some(-32000), "out of gas: gas required exceeds: 550000000"),
+            Class::TooMuch,
+            Action::Split,
+        ),
+        ((None, Some(-32015), "VM execution error. \"Out of gas\""), Class::TooMuch, Action::Split),
+        ((None, Some(-32003), "EVM error OutOfGas"), Class::TooMuch, Action::Split),
+        ((None, Some(-32000), "execution timeout"), Class::TooMuch, Action::Split),
+        ((None, Some(-32002), "request timed out"), Class::TooMuch, Action::Split),
+        ((None, Some(-32002), ""), Class::TooMuch, Action::Split),
+        (
+            (None, Some(-32005), "query returned more than 10000 results"),
+            Class::TooMuch,
+            Action::Split,
+        ),
+        (
+            (None, Some(-32602), "this block range should work: [0x1, 0x2]"),
+            Class::TooMuch,
+            Action::Split,
+        ),
+        ((None, Some(-32600), "up to a 10 block range"), Class::TooMuch, Action::Split),
+        (
+            (None, Some(-32614), "eth_getLogs is limited to a 10,000 range"),
+            Class::TooMuch,
+            Action::Split,
+        ),
+        ((None, Some(-32602), "range 20000 exceeds limit of 10000"), Class::TooMuch, Action::Split),
+        ((None, Some(-32000), "block range is too wide"), Class::TooMuch, Action::Split),
+        ((None, Some(-32000), "block range too large"), Class::TooMuch, Action::Split),
+        ((None, Some(-32000), "maximum block range: 50"), Class::TooMuch, Action::Split),
+        ((None, Some(-32000), "exceed maximum block range"), Class::TooMuch, Action::Split),
+        ((None, Some(-32000), "header not found"), Class::Behind, Action::NextEndpoint),
+        ((None, Some(-32000), "unknown block"), Class::Behind, Action::NextEndpoint),
+        ((None, Some(-32001), "block not found: 0x10"), Class::Behind, Action::NextEndpoint),
+        (
+            (None, Some(-32000), "missing trie node 1f2e (path )"),
+            Class::Behind,
+            Action::NextEndpoint,
+        ),
+        (
+            (None, Some(-32602), "BlockOutOfRangeError: block height is 5 but requested was 10"),
+            Class::Behind,
+            Action::NextEndpoint,
+        ),
+        ((None, Some(3), "execution reverted"), Class::Reverted, Action::Split),
+        ((None, Some(3), ""), Class::Reverted, Action::Split),
+        ((None, Some(-32015), "VM execution error."), Class::Reverted, Action::Split),
+        ((None, Some(-32015), ""), Class::Reverted, Action::Split),
+        ((None, Some(-32003), "EVM error StackOverflow"), Class::Reverted, Action::Split),
+        ((Some(401), None, ""), Class::Refused, Action::Stop),
+        ((Some(403), None, ""), Class::Refused, Action::Stop),
+        ((Some(404), None, ""), Class::Refused, Action::Stop),
+        ((Some(405), None, ""), Class::Refused, Action::Stop),
+        ((None, Some(-32000), "invalid api key"), Class::Refused, Action::Stop),
+        ((None, Some(-32601), "the method eth_call does not exist"), Class::Refused, Action::Stop),
+        ((Some(408), None, ""), Class::Transport, Action::NextEndpoint),
+        ((Some(500), None, ""), Class::Transport, Action::NextEndpoint),
+        ((Some(502), None, "<html>Bad Gateway</html>"), Class::Transport, Action::NextEndpoint),
+        ((Some(503), None, ""), Class::Transport, Action::NextEndpoint),
+        ((Some(504), None, ""), Class::Transport, Action::NextEndpoint),
+        ((None, Some(-32000), "something new"), Class::Unknown, Action::NextEndpoint),
+    ];
+
+    #[test]
+    fn every_example_is_classified() {
+        for (said, expected, action) in EXAMPLES {
+            assert_eq!(symptoms(said).class(), *expected, "{said:?}");
+            assert_eq!(expected.action(), *action, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn every_rule_decides_an_example() {
+        for (index, rule) in RULES.iter().enumerate() {
+            let decides = |(said, ..): &(Said, Class, Action)| symptoms(said).rule() == Some(index);
+            assert!(EXAMPLES.iter().any(decides), "no example for rule {index}: {:?}", rule.class);
+        }
+    }
+}
