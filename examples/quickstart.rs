@@ -44,11 +44,12 @@ async fn main() -> anyhow::Result<()> {
     say("\n5. How fresh is the table?")?;
     tally.run(&["status"], 0)?;
     say(&format!(
-        "\nDone: {WALLETS} totals, exact to the wei, are in {DATABASE} (sqlite3 {DATABASE} 'select * from eth_wallet_balances limit 5').\n\
+        "\nDone: {WALLETS} totals, exact to the wei, are in {DATABASE}, table eth_wallet_balances.\n\
          Against a real node:\n\
          \x20 export ETH_RPC_URL=https://your-node DATABASE_URL=postgres://user:password@host/database\n\
-         \x20 target/release/ethtally backfill --from-csv wallets.csv\n\
-         \x20 target/release/ethtally sweep --all --dry-run --rps 20"
+         \x20 cargo install --path .\n\
+         \x20 ethtally backfill --from-csv examples/wallets.csv\n\
+         \x20 ethtally sweep --all --dry-run --rps 20"
     ))
 }
 

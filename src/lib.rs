@@ -52,6 +52,8 @@ use crate::{
 /// Wallets in one page, about: enough that a bulk upsert is at its fastest, few enough that a
 /// page is soon done.
 const PAGE: u32 = 5_000;
+/// No page is larger, but for a single chunk: it is held in memory and stored at once.
+const LARGEST_PAGE: u32 = 50_000;
 
 /// What a command works with; node and database are opened when it asks for them.
 pub struct App {
@@ -96,7 +98,7 @@ impl App {
             let url = Url::parse(text)
                 .ok()
                 .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-                .filter(|_| !redact::is_ambiguous(text));
+                .filter(|_| text.contains("://") && !redact::is_ambiguous(text));
             url.with_context(|| {
                 format!(
                     "--rpc-url number {} is not a URL of http or https; percent-encode special characters \
@@ -148,10 +150,11 @@ impl App {
         &self.settings.database.database_url
     }
 
-    /// Wallets in one page: a whole number of chunks.
+    /// Wallets in one page: a whole number of chunks, enough for `--concurrency` of them in flight.
     pub fn page_size(&self) -> u32 {
-        let chunk = self.settings.node.chunk;
-        PAGE.div_ceil(chunk) * chunk
+        let node = &self.settings.node;
+        let page = node.chunk.saturating_mul(node.concurrency).clamp(PAGE, LARGEST_PAGE);
+        page.div_ceil(node.chunk) * node.chunk
     }
 
     /// An amount in wei, for people.

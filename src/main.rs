@@ -66,7 +66,7 @@ async fn run(cli: Cli, report: &Report) -> ExitCode {
     let signal = stop.signal();
     let ended = ended.map_err(|error| {
         // That something was not done because of the signal is no news.
-        if !error.chain().any(|cause| cause.is::<Stopped>()) {
+        if signal.is_none() || !error.chain().any(|cause| cause.is::<Stopped>()) {
             report.error(&error);
         }
     });

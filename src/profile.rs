@@ -150,7 +150,7 @@ struct Document {
     symbol: String,
     decimals: Spanned<u8>,
     checkpoint: String,
-    read: Spanned<Vec<ReadTable>>,
+    read: Spanned<Vec<Spanned<ReadTable>>>,
     #[serde(default)]
     event: Vec<EventTable>,
 }
@@ -230,6 +230,18 @@ impl Document {
         if self.read.get_ref().is_empty() {
             return Err((self.read.span(), "a total needs at least one [[read]]".into()));
         }
+        for (index, read) in self.read.get_ref().iter().enumerate() {
+            let same = |other: &ReadTable| {
+                other.contract.0 == read.get_ref().contract.0
+                    && other.function.0.selector() == read.get_ref().function.0.selector()
+            };
+            if self.read.get_ref()[..index].iter().any(|other| same(other.get_ref())) {
+                return Err((
+                    read.span(),
+                    "this [[read]] stands above already; it would count twice".into(),
+                ));
+            }
+        }
         if *self.decimals.get_ref() > 77 {
             return Err((self.decimals.span(), "decimals must be at most 77".into()));
         }
@@ -257,6 +269,7 @@ impl Document {
             decimals: self.decimals.into_inner(),
             checkpoint: self.checkpoint,
             reads: (self.read.into_inner().into_iter())
+                .map(Spanned::into_inner)
                 .map(|table| view(table.contract, table.function))
                 .collect(),
             events: self.event.into_iter().map(event).collect(),
@@ -364,6 +377,19 @@ mod tests {
             assert!(error.contains(expected), "{from} -> {to}: {error}");
             assert!(!error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn a_part_counts_once() {
+        let text = include_str!("profile/audius.toml");
+        let first = "\n[[read]]\ncontract = \"0x18aaa7115705e8be94bffebde57af9bfc265b998\"\n\
+                     function = \"balanceOf(address)\"\n";
+        let error = Profile::parse("p", &format!("{text}{first}")).unwrap_err().to_string();
+        assert!(error.contains("this [[read]] stands above already"), "{error}");
+        assert!(
+            error.starts_with(&format!("profile p, line {}", text.lines().count() + 2)),
+            "{error}"
+        );
     }
 
     #[test]

@@ -10,6 +10,9 @@ use url::Url;
 /// What stands in the place of a secret.
 const MASK: &str = "***";
 
+/// What begins a URL that may hold a secret.
+const SCHEMES: [&str; 6] = ["http", "https", "ws", "wss", "postgres", "postgresql"];
+
 /// Secrets shorter than this would take half of a text with them.
 const SHORTEST: usize = 4;
 
@@ -45,6 +48,16 @@ pub fn remember(text: &str) {
         }
         _ => text,
     };
+    // A URL parser takes one slash, or none, for two.
+    let mended = SCHEMES
+        .iter()
+        .find_map(|scheme| Some((scheme, value.strip_prefix(scheme)?.strip_prefix(':')?)))
+        .filter(|(_, rest)| !rest.starts_with("//"))
+        .map(|(scheme, rest)| format!("{scheme}://{}", rest.trim_start_matches('/')));
+    if mended.is_some() {
+        found.extend(Secret::spellings(value, MASK));
+    }
+    let value = mended.as_deref().unwrap_or(value);
     if !value.contains("://") && !value.starts_with("sqlite:") {
         return;
     }
@@ -209,9 +222,11 @@ mod tests {
     fn what_a_url_hid_is_hidden_on_its_own_too() {
         remember("https://eth.host/v2/abcdef0123456789?token=zyxwvu987654");
         remember("--database-url=postgres://app:s3cr%2Fet@db/x");
+        remember("http:/host/v3/0123456789slash");
         let text =
             "bad key abcdef0123456789, token zyxwvu987654, password s3cr/et or s3cr%2Fet of app";
         assert_eq!(clean(text), "bad key ***, token ***, password *** or *** of app");
+        assert_eq!(clean("no project 0123456789slash"), "no project ***");
     }
 
     #[test]

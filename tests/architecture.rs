@@ -86,11 +86,13 @@ fn command_lines(text: &str) -> Vec<Vec<String>> {
         let (before, _) = line.split_once("ethtally ")?;
         // In a crontab times stand before it, and a path in a unit file.
         let shown = before.chars().all(|c| c.is_ascii_digit() || "$* /usrbin".contains(c))
-            || before.starts_with("ExecStart=");
+            || before.starts_with("ExecStart=")
+            || before.ends_with("&& ")
+            || before.ends_with("$(");
         (shown && !before.is_empty()).then(|| &line[before.len()..])
     });
     let words = |line: &str| {
-        let end = line.find([';', '|', '>', '#', '<']).unwrap_or(line.len());
+        let end = line.find([';', '|', '>', '#', '<', ')']).unwrap_or(line.len());
         // What follows several spaces is a remark.
         let command = line[..end].split("   ").next().unwrap_or_default();
         command.split_whitespace().map(example_for).collect()

@@ -30,6 +30,8 @@ pub enum Class {
     Behind,
     /// No answer, or one that makes no sense.
     Transport,
+    /// An answer was begun or waited for, and cut off.
+    CutOff,
     /// An error that the table does not know.
     Unknown,
 }
@@ -52,7 +54,7 @@ impl Class {
     pub const fn action(self) -> Action {
         match self {
             Self::SlowDown => Action::Retry,
-            Self::Behind | Self::Transport | Self::Unknown => Action::NextEndpoint,
+            Self::Behind | Self::Transport | Self::CutOff | Self::Unknown => Action::NextEndpoint,
             Self::TooMuch | Self::Reverted => Action::Split,
             Self::QuotaGone | Self::Refused => Action::Stop,
         }
@@ -68,6 +70,7 @@ impl Class {
                 "; the node lacks that block or its state: give --block, or another --rpc-url"
             }
             Self::Transport => "; check that the node is up, or give a second --rpc-url",
+            Self::CutOff => "; lower --chunk, raise --timeout, or give a second --rpc-url",
             Self::TooMuch => "; lower --chunk",
             Self::Reverted | Self::Unknown => "",
         }
@@ -138,10 +141,13 @@ impl Failure {
                 failure.pause = retry_after.or(failure.pause);
                 failure
             }
-            HttpFailure::NoAnswer { source, .. } => Self {
-                cause: std::error::Error::source(&source).map(|cause| cause.to_string().into()),
-                ..Self::nonsense(endpoint, message)
-            },
+            HttpFailure::NoAnswer { source, .. } => {
+                let class = if source.is_connect() { Class::Transport } else { Class::CutOff };
+                Self {
+                    cause: std::error::Error::source(&source).map(|cause| cause.to_string().into()),
+                    ..Self::new(endpoint, class, message)
+                }
+            }
             HttpFailure::Garbled { .. } => Self::nonsense(endpoint, message),
         }
     }

@@ -142,6 +142,11 @@ impl Client {
         })
     }
 
+    /// How often a request is tried again.
+    pub const fn retries(&self) -> u32 {
+        self.retries
+    }
+
     /// How many `eth_call`s were sent so far, retries and halved chunks included.
     pub fn calls(&self) -> u64 {
         self.calls.load(Relaxed)
@@ -162,6 +167,21 @@ impl Client {
         self.request("eth_call", params, read).await
     }
 
+    /// As [`Client::eth_call`], but each endpoint is asked once at most.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn eth_call_once<T>(
+        &self,
+        to: Address,
+        data: Bytes,
+        block: u64,
+        read: impl Fn(Bytes) -> Result<T, String>,
+    ) -> anyhow::Result<T> {
+        let params = (CallObject { to, data }, U64::from(block));
+        self.attempt(0, "eth_call", params, read).await
+    }
+
     /// Sends a request until it is answered, and lets `read` make sense of the answer.
     ///
     /// # Errors
@@ -174,12 +194,25 @@ impl Client {
         params: P,
         read: impl Fn(R) -> Result<T, String>,
     ) -> anyhow::Result<T> {
-        let mut attempts_left = self.retries as usize + self.endpoints.len();
+        self.attempt(self.retries, method, params, read).await
+    }
+
+    /// Sends a request once to each endpoint, and `retries` times more.
+    async fn attempt<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        retries: u32,
+        method: &'static str,
+        params: P,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> anyhow::Result<T> {
+        let mut attempts_left = retries as usize + self.endpoints.len();
         let mut attempt = 0;
         let mut last = None;
         loop {
-            let Some(endpoint) = self.rested_endpoint().await? else {
-                return Err(last.unwrap_or_else(|| self.no_endpoint()));
+            let endpoint = match self.rested_endpoint().await {
+                Ok(Some(endpoint)) => endpoint,
+                Ok(None) => return Err(last.unwrap_or_else(|| self.no_endpoint())),
+                Err(stopped) => return Err(last.unwrap_or(stopped.into())),
             };
             let sent = match endpoint.checked.get_or_try_init(|| self.check(endpoint)).await {
                 Ok(()) => self.send(endpoint, method, params.clone(), &read).await,
@@ -195,7 +228,7 @@ impl Client {
                 attempts_left = attempts_left.min(usize::from(attempt == 0));
             }
             let action = failure.class.action();
-            debug!(method, ?action, "{failure}");
+            info!(method, ?action, "{failure}");
             if action == Action::Split {
                 return Err(failure.into());
             }
@@ -209,7 +242,7 @@ impl Client {
     }
 
     /// The first endpoint that may be asked, as soon as there is one; `None` when all are gone.
-    async fn rested_endpoint(&self) -> anyhow::Result<Option<&Endpoint>> {
+    async fn rested_endpoint(&self) -> Result<Option<&Endpoint>, Stopped> {
         loop {
             let now = Instant::now();
             let mut earliest: Option<Instant> = None;
@@ -225,7 +258,7 @@ impl Client {
             let Some(earliest) = earliest else { return Ok(None) };
             tokio::select! {
                 () = tokio::time::sleep_until(earliest) => {}
-                () = self.stop.asked() => return Err(Stopped.into()),
+                () = self.stop.asked() => return Err(Stopped),
             }
         }
     }
@@ -248,6 +281,7 @@ impl Client {
                 () = self.stop.asked() => return Err(stopped()),
             }
         }
+        debug!(method, endpoint = endpoint.label, "sending");
         if method == "eth_call" {
             self.calls.fetch_add(1, Relaxed);
         }

@@ -80,6 +80,7 @@ const RULES: &[Rule] = &[
     // Anvil, for a body over its limit.
     Rule { class: Class::TooMuch, status: None, code: Some(-32600), says: &["invalid request"] },
     code(Class::Refused, -32601),
+    code(Class::Transport, -32603),
     status(Class::SlowDown, 429),
     status(Class::QuotaGone, 402),
     status(Class::TooMuch, 413),
@@ -87,11 +88,9 @@ const RULES: &[Rule] = &[
     status(Class::Refused, 403),
     status(Class::Refused, 404),
     status(Class::Refused, 405),
-    status(Class::Transport, 408),
-    status(Class::Transport, 500),
-    status(Class::Transport, 502),
-    status(Class::Transport, 503),
-    status(Class::Transport, 504),
+    status(Class::CutOff, 408),
+    status(Class::CutOff, 504),
+    status(Class::CutOff, 524),
 ];
 
 /// What a failure is classified by.
@@ -116,7 +115,9 @@ impl Symptoms<'_> {
 
     /// What kind of failure it is.
     pub(super) fn class(&self) -> Class {
-        self.rule().map_or(Class::Unknown, |rule| RULES[rule].class)
+        let broken = self.status.is_some_and(|status| status >= 500);
+        let otherwise = if broken { Class::Transport } else { Class::Unknown };
+        self.rule().map_or(otherwise, |rule| RULES[rule].class)
     }
 }
 
@@ -232,12 +233,16 @@ mod tests {
         ((Some(405), None, ""), Class::Refused, Action::Stop),
         ((None, Some(-32000), "invalid api key"), Class::Refused, Action::Stop),
         ((None, Some(-32601), "the method eth_call does not exist"), Class::Refused, Action::Stop),
-        ((Some(408), None, ""), Class::Transport, Action::NextEndpoint),
+        ((Some(408), None, ""), Class::CutOff, Action::NextEndpoint),
         ((Some(500), None, ""), Class::Transport, Action::NextEndpoint),
         ((Some(502), None, "<html>Bad Gateway</html>"), Class::Transport, Action::NextEndpoint),
         ((Some(503), None, ""), Class::Transport, Action::NextEndpoint),
-        ((Some(504), None, ""), Class::Transport, Action::NextEndpoint),
+        ((Some(504), None, ""), Class::CutOff, Action::NextEndpoint),
+        ((Some(524), None, ""), Class::CutOff, Action::NextEndpoint),
+        ((Some(522), None, ""), Class::Transport, Action::NextEndpoint),
+        ((None, Some(-32603), "Internal error"), Class::Transport, Action::NextEndpoint),
         ((None, Some(-32000), "something new"), Class::Unknown, Action::NextEndpoint),
+        ((Some(400), None, "something new"), Class::Unknown, Action::NextEndpoint),
     ];
 
     #[test]

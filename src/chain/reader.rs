@@ -1,21 +1,23 @@
 //! Reads wallets' totals: chunks of `aggregate3`, several in flight, all at one block.
 //!
 //! What is too much for one call is halved, down to one wallet. A wallet is called
-//! unreadable only when it fails alone and the node is well.
+//! unreadable only when it fails alone while the node is well and the profile right:
+//! a canary, a wallet that holds nothing, tells.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use alloy::primitives::{Address, Bytes, U64, U256};
+use anyhow::{Context, bail};
 use async_trait::async_trait;
 use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
 use tokio::sync::Semaphore;
-use tracing::debug;
+use tracing::info;
 
 use super::{
     Action, BlockChoice, Class, Client, Failure, MULTICALL3,
@@ -42,6 +44,8 @@ pub struct MulticallReader {
     client: Client,
     parts: Parts,
     settings: ReaderSettings,
+    /// One more than the last block at which the parts were seen to give a total.
+    sane_at: AtomicU64,
     /// Holds a permit for each `eth_call` in flight, whichever page it is of.
     in_flight: Semaphore,
     stop: Stop,
@@ -54,7 +58,14 @@ impl MulticallReader {
     /// A reader of the totals that `profile` defines.
     pub fn new(client: Client, profile: &Profile, settings: ReaderSettings, stop: Stop) -> Self {
         let in_flight = Semaphore::new(settings.concurrency);
-        Self { client, parts: Parts::of(profile), settings, in_flight, stop }
+        Self {
+            client,
+            parts: Parts::of(profile),
+            settings,
+            sane_at: AtomicU64::new(0),
+            in_flight,
+            stop,
+        }
     }
 
     /// How many `eth_call`s were sent so far.
@@ -77,10 +88,10 @@ impl MulticallReader {
         for (name, (contract, data)) in self.parts.names().iter().zip(self.parts.calls(wallet)) {
             let part = match self.call(contract, data, block, Ok).await {
                 Ok(bytes) => word(&bytes).map_err(|why| format!("{name} {why}")),
-                Err(error) => match blame(&error) {
-                    Some(reason) => Err(format!("{name} failed: {reason}")),
-                    None => return Err(error),
-                },
+                Err(error) => {
+                    let reason = self.blame(error, &[wallet], block).await?;
+                    Err(format!("{name} failed: {reason}"))
+                }
             };
             match part {
                 Ok(part) => parts.push((name.clone(), part)),
@@ -112,59 +123,96 @@ impl MulticallReader {
     async fn read_chunk(&self, chunk: Vec<Wallet>, block: u64) -> ChunkRead {
         let mut done = Vec::with_capacity(chunk.len());
         let mut open = vec![chunk];
-        while let Some(mut wallets) = open.pop() {
+        while let Some(wallets) = open.pop() {
             if self.stop.is_asked() {
                 break;
             }
             match self.aggregate(&wallets, block).await {
-                Ok(readings) if wallets.len() == 1 => done.extend(readings),
                 Ok(readings) => {
                     let (read, failed): (Vec<_>, Vec<_>) =
                         readings.into_iter().partition(|(_, total)| total.is_ok());
+                    let none_read = read.is_empty() && !failed.is_empty();
                     done.extend(read);
+                    if none_read && let Err(error) = self.require_sane(block).await {
+                        return (done, Some(error));
+                    }
+                    if wallets.len() == 1 {
+                        done.extend(failed);
+                        continue;
+                    }
                     // A sub-call that burns its gas fails its neighbours too: none of them is
                     // called unreadable before it was read again in a smaller chunk.
-                    let mut again: Vec<_> = failed.into_iter().map(|(wallet, _)| wallet).collect();
-                    if again.len() == wallets.len() {
-                        open.push(again.split_off(again.len() / 2));
-                    }
-                    if !again.is_empty() {
-                        debug!(
-                            failed = again.len(),
-                            of = wallets.len(),
-                            "reading again in smaller chunks"
-                        );
-                        open.push(again);
+                    let again: Vec<_> = failed.into_iter().map(|(wallet, _)| wallet).collect();
+                    match none_read {
+                        true => open.extend(halves(again)),
+                        false if again.is_empty() => {}
+                        false => open.push(again),
                     }
                 }
-                Err(error) => match blame(&error) {
-                    None => return (done, Some(error)),
-                    Some(reason) if wallets.len() > 1 => {
-                        debug!(wallets = wallets.len(), "halving: {reason}");
-                        open.push(wallets.split_off(wallets.len() / 2));
-                        open.push(wallets);
+                Err(error) => match self.blame(error, &wallets, block).await {
+                    Err(error) => return (done, Some(error)),
+                    Ok(reason) if wallets.len() == 1 => done.push((wallets[0], Err(reason))),
+                    Ok(reason) => {
+                        info!(wallets = wallets.len(), "halving: {reason}");
+                        open.extend(halves(wallets));
                     }
-                    Some(reason) => match self.canary(block).await {
-                        Ok(()) => done.push((wallets[0], Err(reason.to_owned()))),
-                        Err(_) => return (done, Some(error)),
-                    },
                 },
             }
         }
         (done, None)
     }
 
-    /// Whether the node can run an `aggregate3` of nothing: if not, no wallet is to blame.
-    async fn canary(&self, block: u64) -> anyhow::Result<()> {
-        self.aggregate(&[], block).await.map(drop)
+    /// What the node said of a request that failed, where fewer wallets may succeed or one wallet
+    /// is to blame; the error itself where the node is.
+    async fn blame(
+        &self,
+        error: anyhow::Error,
+        wallets: &[Wallet],
+        block: u64,
+    ) -> anyhow::Result<String> {
+        let Some(failure) = error.downcast_ref::<Failure>() else { return Err(error) };
+        let smaller_may_do =
+            failure.class == Class::Unknown || failure.class.action() == Action::Split;
+        // A gateway may cut off one call that takes too long, each time, and answer all others.
+        let cut_off = failure.class == Class::CutOff && self.client.retries() > 0;
+        let may_be_the_wallets = smaller_may_do || cut_off;
+        let needs_proof = !smaller_may_do || wallets.len() == 1;
+        if !may_be_the_wallets || needs_proof && self.canary(block).await.is_err() {
+            return Err(error);
+        }
+        Ok(failure.message.clone())
+    }
+
+    /// Reads a wallet that holds nothing, once and without retries: is the node well, and the profile right?
+    async fn canary(&self, block: u64) -> anyhow::Result<Reading> {
+        let wallet = [Wallet::from(MULTICALL3)];
+        let data = self.parts.encode(&wallet);
+        let decode = |bytes: Bytes| self.parts.decode(&wallet, &bytes);
+        let _permit = self.in_flight.acquire().await?;
+        let readings = self.client.eth_call_once(MULTICALL3, data, block, decode).await?;
+        readings.into_iter().next().context("the canary gave no reading")
+    }
+
+    /// Fails where no wallet at all has a total: then a part is at fault, and no wallet is.
+    async fn require_sane(&self, block: u64) -> anyhow::Result<()> {
+        if self.sane_at.load(Relaxed) == block + 1 {
+            return Ok(());
+        }
+        match self.canary(block).await?.1 {
+            Ok(_) => self.sane_at.store(block + 1, Relaxed),
+            Err(reason) => bail!(
+                "no wallet has a total at block {block}, not even one that holds nothing: {reason}; \
+                 check the profile and --block"
+            ),
+        }
+        Ok(())
     }
 }
 
-/// What the node said, where the request is to blame and a smaller one may succeed.
-fn blame(error: &anyhow::Error) -> Option<&str> {
-    let failure = error.downcast_ref::<Failure>()?;
-    let smaller_may_do = failure.class == Class::Unknown || failure.class.action() == Action::Split;
-    smaller_may_do.then_some(&failure.message)
+/// The second half and the first, so that from a stack the first comes first.
+fn halves(mut wallets: Vec<Wallet>) -> [Vec<Wallet>; 2] {
+    let second = wallets.split_off(wallets.len() / 2);
+    [second, wallets]
 }
 
 #[async_trait]

@@ -67,8 +67,9 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict
     let started = Instant::now();
     // What can be wrong with the settings is said before a long file is read.
     let reader = if args.placeholders { None } else { Some(app.reader()?) };
+    let input = open(&args.from_csv)?;
     let store = app.store(Access::Write).await?;
-    let Intake { rows, rejected, wallets } = take_in(app, &args).await?;
+    let Intake { rows, rejected, wallets } = take_in(app, &args, input).await?;
     let mut seen = Seen::default();
     let page_size = app.page_size() as usize;
     let run = match &reader {
@@ -111,7 +112,11 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict
 }
 
 /// Reads the file; when a stop is asked for meanwhile, nothing is taken in.
-async fn take_in(app: &App, args: &BackfillArgs) -> anyhow::Result<Intake> {
+async fn take_in(
+    app: &App,
+    args: &BackfillArgs,
+    input: Box<dyn Read + Send>,
+) -> anyhow::Result<Intake> {
     let name = name_of(&args.from_csv);
     if let Some(rejects) = &args.rejects
         && is_same_file(rejects, &args.from_csv)
@@ -119,14 +124,8 @@ async fn take_in(app: &App, args: &BackfillArgs) -> anyhow::Result<Intake> {
         anyhow::bail!("{name}: --rejects would overwrite it; give another file");
     }
     let mut rejects = Rejects::new(app.report.clone(), args.rejects.as_deref())?;
-    let (path, column, stop) = (args.from_csv.clone(), args.column.clone(), app.stop.clone());
+    let (column, stop) = (args.column.clone(), app.stop.clone());
     let reading = tokio::task::spawn_blocking(move || {
-        let input: Box<dyn Read> = match path.as_os_str() == "-" {
-            true => Box::new(io::stdin().lock()),
-            false => Box::new(
-                File::open(&path).context("it cannot be read; check the path of --from-csv")?,
-            ),
-        };
         let intake = intake::read(input, column.as_deref(), &stop, |reject| rejects.take(&reject))?;
         rejects.finish()?;
         anyhow::Ok(intake)
@@ -139,6 +138,17 @@ async fn take_in(app: &App, args: &BackfillArgs) -> anyhow::Result<Intake> {
         // Standard input may never end.
         () = app.stop.asked() => Ok(Intake::default()),
     }
+}
+
+/// The file, or standard input.
+fn open(path: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin()));
+    }
+    let file = File::open(path).with_context(|| {
+        format!("{}: it cannot be read; check the path of --from-csv", name_of(path))
+    })?;
+    Ok(Box::new(file))
 }
 
 fn name_of(path: &Path) -> String {

@@ -22,6 +22,9 @@ pub(super) struct Tallied {
     elapsed_ms: u128,
     skipped: bool,
     interrupted: bool,
+    /// Ended early, by a signal or by `--max-duration`.
+    #[serde(skip)]
+    stopped: bool,
 }
 
 impl Tallied {
@@ -35,6 +38,7 @@ impl Tallied {
             elapsed_ms: started.elapsed().as_millis(),
             skipped: false,
             interrupted: app.stop.signal().is_some(),
+            stopped: app.stop.is_asked(),
         }
     }
 
@@ -49,6 +53,7 @@ impl Tallied {
         match run.error {
             Some(_) => "failed",
             None if self.interrupted => "interrupted",
+            None if self.stopped => "stopped",
             None => "complete",
         }
     }
@@ -89,7 +94,12 @@ impl Outcome for TallyOutcome {
 /// What a run that was reported means for the exit status.
 pub(super) fn verdict(run: Run, strict: bool) -> anyhow::Result<Verdict> {
     let read_nothing = run.read_nothing();
+    let stored_nothing = run.counts.updated + run.counts.superseded + run.counts.failed == 0;
     if let Some(error) = run.error {
+        return Err(error);
+    }
+    if let Some(error) = run.cut_short_by.filter(|_| stored_nothing) {
+        // A node that never answers is an error, however short the time was.
         return Err(error);
     }
     match run.first_failure {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 
 use super::outcome::{Tallied, TallyOutcome, verdict};
@@ -12,7 +12,7 @@ use crate::{
     cli::SweepArgs,
     report::{Outcome, Paint, Verdict},
     store::{Access, Stale, Store},
-    tally::{Counts, Run, Shard, Tally, Wallet},
+    tally::{Counts, Run, Shard, Tally, Wallet, pages_of},
 };
 
 /// What Alchemy and others charge for an `eth_call`, in compute units.
@@ -43,16 +43,28 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> anyhow::Result<Verdict> {
     let stale = stale(store.as_ref(), &args).await?;
     let limit = limit(&args);
     let expected = match app.report.shows_bars() {
-        true => store.count_stale(&stale).await?.min(limit),
+        true => count(store.as_ref(), &stale, limit).await?,
         false => 0,
     };
     let run = {
         let bar = app.report.bar("sweep", expected);
         let tally =
             Tally { reader: &reader, ledger: store.as_ref(), stop: &app.stop, progress: &bar };
-        let pages = stale_pages(store.as_ref(), stale, limit, app.page_size());
+        let due = due_without_row(store.as_ref(), shard, limit).await?;
+        let left = limit - due.len() as u64;
+        let pages = pages_of(due, app.page_size() as usize).chain(stale_pages(
+            store.as_ref(),
+            stale,
+            left,
+            app.page_size(),
+        ));
         within(app, args.max_duration, tally.run(pages, |_, _| {})).await
     };
+    if run.counts.superseded > 0 && run.counts.updated == 0 {
+        app.report.note(
+            "the table holds newer reads than this run made; is the node behind, or --block old?",
+        );
+    }
     let tallied = Tallied::new(app, &run.counts, reader.calls(), started);
     app.report.result(&TallyOutcome {
         command: "sweep",
@@ -76,6 +88,23 @@ async fn stale(store: &dyn Store, args: &SweepArgs) -> anyhow::Result<Stale> {
         .checked_sub_signed(age)
         .ok_or_else(|| anyhow::anyhow!("--older-than reaches back beyond the calendar"))?;
     Ok(Stale { before, shard: args.shard.unwrap_or(Shard::ALL) })
+}
+
+/// Wallets whose every read has failed, so that they have no row, and that are due again.
+async fn due_without_row(
+    store: &dyn Store,
+    shard: Shard,
+    limit: u64,
+) -> anyhow::Result<Vec<Wallet>> {
+    /// More of them wait for the next sweep.
+    const AT_ONCE: u32 = 100_000;
+    store.due_without_row(shard, u32::try_from(limit).unwrap_or(AT_ONCE).min(AT_ONCE)).await
+}
+
+/// How many wallets a sweep is for.
+async fn count(store: &dyn Store, stale: &Stale, limit: u64) -> anyhow::Result<u64> {
+    let due = due_without_row(store, stale.shard, limit).await?.len() as u64;
+    Ok((due + store.count_stale(stale).await?).min(limit))
 }
 
 /// The stale rows, oldest first, in pages.
@@ -141,7 +170,7 @@ impl Outcome for Plan {
 async fn dry_run(app: &App, args: &SweepArgs) -> anyhow::Result<Verdict> {
     let store = app.store(Access::Read).await?;
     let stale = stale(store.as_ref(), args).await?;
-    let wallets = store.count_stale(&stale).await?.min(limit(args));
+    let wallets = count(store.as_ref(), &stale, limit(args)).await?;
     // Pages are whole numbers of chunks.
     let calls = wallets.div_ceil(u64::from(app.settings.node.chunk));
     let rps = app.settings.node.rps;

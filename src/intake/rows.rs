@@ -1,6 +1,9 @@
 //! Rows of CSV, as they come: with or without a header, a BOM, CRLF, quotes.
 
-use std::io::Read;
+use std::{
+    cell::Cell,
+    io::{self, Read},
+};
 
 use csv::{ByteRecord, ReaderBuilder};
 use thiserror::Error;
@@ -10,6 +13,9 @@ use crate::tally::{Wallet, WalletError};
 
 /// Column names that mean a wallet, in any case.
 const NAMES: [&str; 2] = ["wallet", "address"];
+
+/// Bytes in a row, at most. A quote that is never closed makes the rest of a file one row.
+const LONGEST_ROW: usize = 1 << 20;
 
 /// A row that holds no wallet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +34,11 @@ pub enum RowsError {
     /// There is no column of the name asked for.
     #[error("it has no column {0:?}; its first line names {1}")]
     NoColumn(String, String),
+    /// A row that does not end: most likely a quote is opened and not closed.
+    #[error(
+        "line {0}: the row is longer than {LONGEST_ROW} bytes; is a quote opened and not closed?"
+    )]
+    Endless(u64),
     /// The text is UTF-16.
     #[error("it is UTF-16; save it as UTF-8")]
     Utf16,
@@ -42,14 +53,24 @@ pub(super) fn read(
     column: Option<&str>,
     mut each: impl FnMut(Result<Wallet, Reject>) -> anyhow::Result<()>,
 ) -> anyhow::Result<u64> {
+    let since_row = Cell::new(0);
     // The reader takes a BOM away by itself.
     let mut reader = ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
         .buffer_capacity(1 << 16)
-        .from_reader(input);
+        .from_reader(Bounded { input, since_row: &since_row });
     let mut record = ByteRecord::new();
-    if !reader.read_byte_record(&mut record)? {
+    let mut next = |record: &mut ByteRecord| {
+        since_row.set(0);
+        let line = reader.position().line();
+        let read = reader.read_byte_record(record);
+        if since_row.get() > LONGEST_ROW {
+            return Err(anyhow::Error::from(RowsError::Endless(line)));
+        }
+        Ok(read?)
+    };
+    if !next(&mut record)? {
         return Ok(0);
     }
     if matches!(record.as_slice(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) {
@@ -61,11 +82,28 @@ pub(super) fn read(
         rows += 1;
         each(wallet(&record, index))?;
     }
-    while reader.read_byte_record(&mut record)? {
+    while next(&mut record)? {
         rows += 1;
         each(wallet(&record, index))?;
     }
     Ok(rows)
+}
+
+/// Input that fails when too much of it was read since a row began.
+struct Bounded<'a, R> {
+    input: R,
+    since_row: &'a Cell<usize>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.since_row.get() > LONGEST_ROW {
+            return Err(io::Error::other("a row does not end"));
+        }
+        let count = self.input.read(buffer)?;
+        self.since_row.set(self.since_row.get() + count);
+        Ok(count)
+    }
 }
 
 /// Which column holds the wallet, and whether the first record is a header.
@@ -172,6 +210,16 @@ mod tests {
             assert_eq!(taken(digits, None).unwrap(), (1, vec![], vec![1]), "{digits}");
         }
         assert_eq!(taken(&A.replace('x', "X"), None).unwrap(), (1, vec![], vec![1]));
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_swallows_nothing_in_silence() {
+        let text = format!("{A}\n\"{B}\n{}", format!("{A}\n").repeat(100_000));
+        let error = taken(&text, None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "line 2: the row is longer than 1048576 bytes; is a quote opened and not closed?"
+        );
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub(super) fn start(report: &Report) {
     let level = match (report.settings.quiet, report.settings.verbosity) {
         (true, _) => LevelFilter::ERROR,
         (false, 0) => LevelFilter::WARN,
-        (false, 1) => LevelFilter::DEBUG,
-        (false, _) => LevelFilter::TRACE,
+        (false, 1) => LevelFilter::INFO,
+        (false, _) => LevelFilter::DEBUG,
     };
     let bars = report.bars.clone();
     let layer = fmt::layer()

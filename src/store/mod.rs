@@ -49,6 +49,10 @@ pub trait Store: Ledger {
         limit: u32,
     ) -> anyhow::Result<Page>;
 
+    /// Wallets of the shard that have no row because every read of them failed, and that may be
+    /// tried again; the longest due first.
+    async fn due_without_row(&self, shard: Shard, limit: u32) -> anyhow::Result<Vec<Wallet>>;
+
     /// How many rows [`Store::stale_page`] gives in all.
     async fn count_stale(&self, stale: &Stale) -> anyhow::Result<u64>;
 
@@ -97,18 +101,9 @@ pub struct Stale {
 /// The last row of a page: the next page begins behind it.
 #[derive(Clone, Debug)]
 pub struct Cursor {
-    updated_at: NaiveDateTime,
+    /// As the database writes it, so that it comes back as it was.
+    updated_at: String,
     wallet: String,
-}
-
-impl Cursor {
-    /// Before every row.
-    fn start() -> Self {
-        Self {
-            updated_at: DateTime::<Utc>::UNIX_EPOCH.naive_utc() - chrono::TimeDelta::days(365_000),
-            wallet: String::new(),
-        }
-    }
 }
 
 /// A page of rows in order of age.
@@ -122,12 +117,12 @@ pub struct Page {
 
 impl Page {
     /// A page from its rows; it is the last if there are fewer than asked for.
-    fn of(rows: Vec<(String, NaiveDateTime)>, limit: u32) -> Self {
+    fn of(rows: Vec<(String, String)>, limit: u32) -> Self {
         let full = rows.len() >= limit as usize;
-        let next = rows
-            .last()
-            .filter(|_| full)
-            .map(|(wallet, updated_at)| Cursor { updated_at: *updated_at, wallet: wallet.clone() });
+        let next = rows.last().filter(|_| full).map(|(wallet, updated_at)| Cursor {
+            updated_at: updated_at.clone(),
+            wallet: wallet.clone(),
+        });
         Self {
             wallets: rows.iter().filter_map(|(wallet, _)| stored_wallet(wallet)).collect(),
             next,

@@ -37,7 +37,9 @@ impl PostgresStore {
     /// Connects.
     pub(super) async fn open(url: &str) -> anyhow::Result<Self> {
         // The parser's own error may quote parts of the URL.
-        let options = PgConnectOptions::from_str(url).ok().filter(|_| !redact::is_ambiguous(url));
+        let options = PgConnectOptions::from_str(url)
+            .ok()
+            .filter(|_| url.contains("://") && !redact::is_ambiguous(url));
         let options = options.ok_or_else(|| {
             anyhow!(
                 "--database-url is not a URL of PostgreSQL; percent-encode special characters in \
@@ -193,8 +195,8 @@ impl Store for PostgresStore {
         after: Option<&Cursor>,
         limit: u32,
     ) -> anyhow::Result<Page> {
-        let start = Cursor::start();
-        let after = after.unwrap_or(&start);
+        let (age, wallet) = after
+            .map_or(("-infinity", ""), |after| (after.updated_at.as_str(), after.wallet.as_str()));
         let (first, behind) = stale.shard.bounds();
         let page = async {
             let mut transaction = self.pool.begin().await?;
@@ -207,8 +209,8 @@ impl Store for PostgresStore {
             .execute(&mut *transaction)
             .await?;
             let rows = sqlx::query_as(
-                "select wallet, updated_at from eth_wallet_balances stored
-             where updated_at < $1 and (updated_at, wallet) > ($2, $3)
+                "select wallet, updated_at::text from eth_wallet_balances stored
+             where updated_at < $1 and (updated_at, wallet) > ($2::text::timestamp, $3)
                  and wallet >= $4 and ($5::text is null or wallet < $5)
                  and not exists (
                      select from eth_wallet_read_failures failed
@@ -218,8 +220,8 @@ impl Store for PostgresStore {
              limit $6",
             )
             .bind(stale.before.naive_utc())
-            .bind(after.updated_at)
-            .bind(&after.wallet)
+            .bind(age)
+            .bind(wallet)
             .bind(first.to_string())
             .bind(behind.map(|wallet| wallet.to_string()))
             .bind(i64::from(limit))
@@ -230,6 +232,26 @@ impl Store for PostgresStore {
         };
         let rows = page.await.with_context(|| self.label.clone())?;
         Ok(Page::of(rows, limit))
+    }
+
+    async fn due_without_row(&self, shard: Shard, limit: u32) -> anyhow::Result<Vec<Wallet>> {
+        let (first, behind) = shard.bounds();
+        let texts: Vec<String> = sqlx::query_scalar(
+            "select wallet from eth_wallet_read_failures failed
+             where next_try_at <= now() at time zone 'utc'
+                 and wallet >= $1 and ($2::text is null or wallet < $2)
+                 and not exists (
+                     select 1 from eth_wallet_balances stored where stored.wallet = failed.wallet)
+             order by next_try_at, wallet
+             limit $3",
+        )
+        .bind(first.to_string())
+        .bind(behind.map(|wallet| wallet.to_string()))
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .with_context(|| self.label.clone())?;
+        Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 
     async fn count_stale(&self, stale: &Stale) -> anyhow::Result<u64> {

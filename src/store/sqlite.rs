@@ -6,7 +6,7 @@
 use std::{
     collections::HashSet,
     fs::{File, OpenOptions, TryLockError},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
@@ -48,6 +48,9 @@ impl SqliteStore {
             ));
         }
         let path = options.get_filename().to_path_buf();
+        if path.as_os_str().is_empty() {
+            return Err(anyhow!("--database-url names no file; give sqlite:PATH"));
+        }
         let options = options.busy_timeout(BUSY_TIMEOUT).create_if_missing(access == Access::Write);
         let options = match access {
             Access::Read => {
@@ -64,16 +67,20 @@ impl SqliteStore {
                 options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Normal)
             }
         };
-        let store = Self {
-            pool: SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options),
-            path,
-        };
+        let pool = |options| SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options);
+        let mut store = Self { pool: pool(options.clone()), path };
         // Two processes that turn a new file into a database at once would collide.
         let _opening = match access {
             Access::Write => Some(store.lock_file("open")?.lock_wait()?),
             Access::Read => None,
         };
-        store.pool.acquire().await.with_context(|| {
+        let mut opened = store.look().await;
+        if opened.is_err() && access == Access::Read && !store.beside("-wal").exists() {
+            // In a folder that we may not write, SQLite cannot make its -shm; nor does it need to.
+            store.pool = pool(options.immutable(true));
+            opened = store.look().await;
+        }
+        opened.with_context(|| {
             format!(
                 "{}: it cannot be opened; check that its directory exists and can be written",
                 store.label()
@@ -86,10 +93,21 @@ impl SqliteStore {
         format!("database sqlite:{}", self.path.display())
     }
 
+    /// Reads something, which shows whether the file can be read.
+    async fn look(&self) -> sqlx::Result<()> {
+        sqlx::query("select count(*) from sqlite_master").execute(&self.pool).await.map(drop)
+    }
+
+    /// The database's path with something behind it.
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut path = resolved(&self.path).into_os_string();
+        path.push(suffix);
+        path.into()
+    }
+
     /// A file beside the database that processes lock; the lock goes with the process.
     fn lock_file(&self, purpose: &str) -> anyhow::Result<LockFile> {
-        let mut path = self.path.clone().into_os_string();
-        path.push(format!(".{purpose}.lock"));
+        let path = self.beside(&format!(".{purpose}.lock"));
         let opened = OpenOptions::new().create(true).append(true).open(&path);
         let file = opened.with_context(|| {
             format!(
@@ -165,6 +183,16 @@ impl SqliteStore {
     }
 }
 
+/// The path without links, so that every way to a file leads to the same lock.
+fn resolved(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let new = || {
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        Some(folder.join(path.file_name()?))
+    };
+    path.canonicalize().ok().or_else(new).unwrap_or_else(|| path.to_owned())
+}
+
 /// The clock: an embedded database has its user's. To the millisecond, as SQLite's own functions.
 fn now() -> NaiveDateTime {
     Utc::now().naive_utc().trunc_subsecs(3)
@@ -233,8 +261,8 @@ impl Store for SqliteStore {
         after: Option<&Cursor>,
         limit: u32,
     ) -> anyhow::Result<Page> {
-        let start = Cursor::start();
-        let after = after.unwrap_or(&start);
+        let (age, wallet) =
+            after.map_or(("", ""), |after| (after.updated_at.as_str(), after.wallet.as_str()));
         let (first, behind) = stale.shard.bounds();
         let rows = sqlx::query_as(
             "select wallet, updated_at
@@ -249,8 +277,8 @@ impl Store for SqliteStore {
              limit $6",
         )
         .bind(stale.before.naive_utc())
-        .bind(after.updated_at)
-        .bind(&after.wallet)
+        .bind(age)
+        .bind(wallet)
         .bind(first.to_string())
         .bind(behind.map(|wallet| wallet.to_string()))
         .bind(limit)
@@ -259,6 +287,27 @@ impl Store for SqliteStore {
         .await
         .with_context(|| self.label())?;
         Ok(Page::of(rows, limit))
+    }
+
+    async fn due_without_row(&self, shard: Shard, limit: u32) -> anyhow::Result<Vec<Wallet>> {
+        let (first, behind) = shard.bounds();
+        let texts: Vec<String> = sqlx::query_scalar(
+            "select wallet from eth_wallet_read_failures failed
+             where next_try_at <= $4
+                 and wallet >= $1 and ($2 is null or wallet < $2)
+                 and not exists (
+                     select 1 from eth_wallet_balances stored where stored.wallet = failed.wallet)
+             order by next_try_at, wallet
+             limit $3",
+        )
+        .bind(first.to_string())
+        .bind(behind.map(|wallet| wallet.to_string()))
+        .bind(limit)
+        .bind(now())
+        .fetch_all(&self.pool)
+        .await
+        .with_context(|| self.label())?;
+        Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 
     async fn count_stale(&self, stale: &Stale) -> anyhow::Result<u64> {
@@ -312,7 +361,8 @@ impl Store for SqliteStore {
 
     async fn row(&self, wallet: Wallet) -> anyhow::Result<Option<Row>> {
         let row: Option<RawRow> = sqlx::query_as(
-            "select wallet, balance, read_block, blocknumber, updated_at
+            "select wallet, balance, read_block, blocknumber,
+                 strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_wallet_balances where wallet = $1",
         )
         .bind(wallet.to_string())
@@ -324,7 +374,8 @@ impl Store for SqliteStore {
 
     async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>> {
         let rows: Vec<RawRow> = sqlx::query_as(
-            "select wallet, balance, read_block, blocknumber, updated_at
+            "select wallet, balance, read_block, blocknumber,
+                 strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_wallet_balances order by random() limit $1",
         )
         .bind(count)
@@ -350,7 +401,8 @@ impl Store for SqliteStore {
 
     async fn nth_oldest(&self, n: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
         let time: Option<NaiveDateTime> = sqlx::query_scalar(
-            "select updated_at from eth_wallet_balances order by updated_at limit 1 offset $1",
+            "select strftime('%Y-%m-%d %H:%M:%f', updated_at)
+             from eth_wallet_balances order by updated_at limit 1 offset $1",
         )
         .bind(i64::try_from(n)?)
         .fetch_optional(&self.pool)
@@ -361,7 +413,8 @@ impl Store for SqliteStore {
 
     async fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>> {
         let row = sqlx::query_as(
-            "select name, last_block, updated_at from eth_indexer_checkpoints where name = $1",
+            "select name, last_block, strftime('%Y-%m-%d %H:%M:%f', updated_at)
+             from eth_indexer_checkpoints where name = $1",
         )
         .bind(name)
         .fetch_optional(&self.pool)

@@ -43,6 +43,8 @@ pub struct Run {
     pub first_failure: Option<Unreadable>,
     /// Why the run could not go on.
     pub error: Option<anyhow::Error>,
+    /// What failed once a stop had been asked for, when nothing is tried again.
+    pub cut_short_by: Option<anyhow::Error>,
 }
 
 impl Run {
@@ -66,11 +68,21 @@ pub struct Tally<'a> {
 }
 
 /// A page that was read at one block.
+#[derive(Default)]
 struct Batch {
     block: u64,
     requested: u64,
     readings: Vec<Reading>,
     error: Option<anyhow::Error>,
+    cut_short_by: Option<anyhow::Error>,
+}
+
+impl Batch {
+    /// Takes note of an error of the node: after a stop it may be but a request cut short.
+    fn fail(&mut self, error: anyhow::Error, stop: &Stop) {
+        let place = if stop.is_asked() { &mut self.cut_short_by } else { &mut self.error };
+        place.get_or_insert(error);
+    }
 }
 
 impl Tally<'_> {
@@ -108,6 +120,7 @@ impl Tally<'_> {
                 for reading in &batch.readings {
                     each(batch.block, reading);
                 }
+                run.cut_short_by = run.cut_short_by.or(batch.cut_short_by);
                 if batch.error.is_some() {
                     run.error = batch.error;
                     break;
@@ -121,7 +134,7 @@ impl Tally<'_> {
 
     /// Reads one page; what was read before an error is kept.
     async fn read(&self, page: anyhow::Result<Vec<Wallet>>) -> Batch {
-        let mut batch = Batch { block: 0, requested: 0, readings: Vec::new(), error: None };
+        let mut batch = Batch::default();
         let wallets = match page {
             Ok(wallets) => wallets,
             Err(error) => {
@@ -132,8 +145,7 @@ impl Tally<'_> {
         match self.reader.pin().await {
             Ok(block) => batch.block = block,
             Err(error) => {
-                // A request that a stop cut short is no failure.
-                batch.error = (!self.stop.is_asked()).then_some(error);
+                batch.fail(error, self.stop);
                 return batch;
             }
         }
@@ -146,10 +158,7 @@ impl Tally<'_> {
                     self.progress.wallets(readings.len() as u64, failed as u64);
                     batch.readings.extend(readings);
                 }
-                Err(error) if !self.stop.is_asked() => {
-                    batch.error.get_or_insert(error);
-                }
-                Err(_) => {}
+                Err(error) => batch.fail(error, self.stop),
             }
         }
         batch
