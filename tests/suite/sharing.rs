@@ -392,3 +392,20 @@ async fn a_server_that_goes_away_ends_the_sweep_and_the_next_one_completes() {
     assert_eq!((&next["skipped"], &next["updated"]), (&json!(false), &json!(TWO_PAGES)));
     assert_eq!(database.value(&counts).await, format!("{TWO_PAGES}|{TWO_PAGES}"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_to_an_sqlite_file_leads_to_the_same_lock() {
+    let database = Database::sqlite();
+    ethtally(["migrate"]).database(&database).run().expect(0);
+    let file = database.folder().join("tally.db");
+    let link = database.folder().join("link.db");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let store = ethtally::store::open(&database.url, ethtally::store::Access::Write).await.unwrap();
+    let _held = store.lock_sweep(ethtally::tally::Shard::ALL).await.unwrap().expect("it is free");
+
+    let swept = ethtally(["sweep", "--json", "--rpc-url", "http://127.0.0.1:1"])
+        .env("DATABASE_URL", &format!("sqlite:{}", link.display()))
+        .run()
+        .expect(0);
+    assert_eq!(swept.json()["skipped"], true);
+}

@@ -193,6 +193,26 @@ async fn every_method_of_the_store_does_what_it_says(database: Database) {
     assert!(store.nth_oldest(2_503).await.unwrap().is_some());
     assert_eq!(store.nth_oldest(2_504).await.unwrap(), None);
 
+    // due_without_row: who failed, has no row, and has waited long enough; of each shard its own.
+    store.record(&[], &[failed(8_888, "reverted"), failed(8_889, "reverted")]).await.unwrap();
+    assert_eq!(store.due_without_row(Shard::ALL, 10).await.unwrap(), []);
+    database
+        .sql(&format!(
+            "update eth_wallet_read_failures set next_try_at = '2001-01-01 00:00:00'
+             where wallet in ('{}', '{}')",
+            numbered(8_888),
+            numbered(10)
+        ))
+        .await;
+    assert_eq!(store.due_without_row(Shard::ALL, 10).await.unwrap(), [numbered(8_888)]);
+    assert_eq!(store.due_without_row(Shard::ALL, 0).await.unwrap(), []);
+    let mut in_shards = Vec::new();
+    for index in 0..3 {
+        let shard = Shard::new(index, 3).unwrap();
+        in_shards.extend(store.due_without_row(shard, 10).await.unwrap());
+    }
+    assert_eq!(in_shards, [numbered(8_888)]);
+
     // sample: each at most once, and not always the same.
     let drawn = |rows: Vec<ethtally::store::Row>| rows.iter().map(|row| row.wallet).collect();
     let some: HashSet<Wallet> = drawn(store.sample(100).await.unwrap());

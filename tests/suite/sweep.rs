@@ -248,6 +248,42 @@ async fn a_sweep_whose_time_is_over_stops_cleanly_and_the_next_goes_on_with_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_never_answers_is_an_error_however_short_the_time_was() {
+    let database = Database::sqlite();
+    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
+    store_unread(&database, 0..3);
+    for fault in [Fault::Hang, Fault::too_many_requests(60)] {
+        stub.clear();
+        stub.fault(fault, When::method("eth_call"));
+        let swept = ethtally(["sweep", "--all", "--max-duration", "1s", "--json"]);
+        let swept = swept.node(stub.url()).database(&database).run().expect(2);
+        assert!(swept.error().contains(&stub.url()), "{swept:?}");
+        assert_eq!(swept.json()["updated"], 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_dated_by_a_day_only_is_swept_like_any_other() {
+    let database = Database::sqlite();
+    store_unread(&database, 0..3);
+    date_rows(&database, &[(1, "1970-01-01")]).await;
+    let status = ethtally(["status", "--json"]).database(&database).run().expect(0).json();
+    assert_eq!(status["oldest_updated_at"], "1970-01-01T00:00:00Z");
+    let swept = ethtally(["sweep", "--all", "--json"]).node(still_chain().await.url());
+    assert_eq!(swept.database(&database).run().expect(0).json()["updated"], 3);
+    assert_eq!(read_wallets(&database).await, addresses(0..3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_can_write_nothing_newer_says_so() {
+    let (database, sweep) = sweep_of_three(&["--all", "--json"]).await;
+    database.sql("update eth_wallet_balances set read_block = 1000000").await;
+    let swept = sweep.run().expect(0);
+    assert_eq!(swept.json()["superseded"], 3);
+    assert!(swept.stderr.contains("the table holds newer reads"), "{}", swept.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_that_has_time_enough_says_nothing_of_it() {
     let (database, sweep) = sweep_of_three(&["--all", "--max-duration", "1h"]).await;
     assert_eq!(sweep.run().expect(0).stderr, "");

@@ -15,6 +15,7 @@ use crate::harness::{Database, Ethtally, Ran, ethtally, on_both_databases};
 on_both_databases! {
     unreadable_wallets_at_the_head_of_the_queue_hold_nothing_up
     a_wallet_that_recovers_is_stored_and_its_failure_forgotten
+    a_wallet_that_never_had_a_row_is_swept_when_it_is_due
     the_time_until_the_next_try_doubles_to_a_day
 }
 
@@ -253,6 +254,54 @@ async fn unreadable_wallets_at_the_head_of_the_queue_hold_nothing_up(database: D
     assert_eq!(pairs(&database, swept).await, totals_without(60, &unreadable));
     let failed: BTreeSet<_> = failures(&database).await.into_keys().collect();
     assert_eq!(failed, unreadable.iter().map(|n| address(*n)).collect());
+}
+
+async fn a_wallet_that_never_had_a_row_is_swept_when_it_is_due(database: Database) {
+    let chain = faulty_chain([(1, Fault::Revert)]).await;
+    refresh(2, &[]).node(chain.url()).database(&database).run().expect(0);
+    assert_eq!(stored(&database).await, totals_without(2, &[1]));
+    chain.set_fault(wallet(1), Fault::None).await.unwrap();
+
+    let sweep = |options: &[&'static str]| {
+        let ran = ethtally(["sweep", "--json"].into_iter().chain(options.iter().copied()));
+        ran.node(chain.url()).database(&database).run().expect(0).json()
+    };
+    assert_eq!(sweep(&["--all"])["requested"], 1, "not before its time");
+    database.sql("update eth_wallet_read_failures set next_try_at = '2001-01-01 00:00:00'").await;
+    assert_eq!(sweep(&["--all", "--dry-run"])["wallets"], 2);
+    assert_eq!(sweep(&["--batch", "1"])["requested"], 1);
+    assert_eq!(stored(&database).await, totals_without(2, &[]));
+    assert!(failures(&database).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_fails_for_everybody_is_no_wallets_fault() {
+    let chain = Chain::builder().start().await.unwrap();
+    let database = Database::sqlite();
+    let profile = database.folder().join("profile.toml");
+    let audius = ethtally(["profile"]).run().expect(0).stdout;
+    let broken = audius.replace("totalStakedFor(address)", "totalStaked(address)");
+    std::fs::write(&profile, broken).unwrap();
+
+    let ran = refresh(200, &["--profile", profile.to_str().unwrap()]);
+    let ran = ran.node(chain.url()).database(&database).run().expect(2);
+    assert!(ran.error().contains("not even one that holds nothing: totalStaked"), "{ran:?}");
+    assert!(ran.error().contains("check the profile"), "{ran:?}");
+    assert_eq!(ran.json()["calls"], 2, "one for the wallets, one to see who is at fault");
+    assert!(stored(&database).await.is_empty());
+    assert!(failures(&database).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_that_a_gateway_cuts_off_each_time_costs_only_itself() {
+    let chain = Chain::builder().start().await.unwrap();
+    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let database = Database::sqlite();
+    stub.fault(NodeFault::status(504), When::method("eth_call").mentioning(&address(5)));
+    let ran = refresh(20, &["--retries", "1"]).node(stub.url()).database(&database).run().expect(0);
+    assert_eq!(ran.json()["failed"], 1);
+    assert_eq!(stored(&database).await, totals_without(20, &[5]));
+    assert!(failures(&database).await[&address(5)].contains("504"));
 }
 
 async fn a_wallet_that_recovers_is_stored_and_its_failure_forgotten(database: Database) {

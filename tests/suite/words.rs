@@ -77,8 +77,11 @@ fn each_mistake_on_the_command_line_is_told_in_one_line() {
     const WALLET: &str = "0xe6d97b2099f142513be7a2a068be040656ae4591";
     let folder = tempfile::tempdir().unwrap();
     let mut told = String::new();
-    let lines: [&[&str]; 46] = [
+    let lines: [&[&str]; 49] = [
         &[],
+        &["migrate", "--database-url", "sqlite:"],
+        &["migrate", "--database-url", "sqlite::memory:"],
+        &["sweep", "--rpc-url", "http:/host/v3/abcdef0123456789"],
         &["frobnicate"],
         &["sweeep"],
         &["sweep", "--frob"],
