@@ -177,7 +177,8 @@ impl MulticallReader {
         let cut_off = failure.class == Class::CutOff && self.client.retries() > 0;
         let may_be_the_wallets = smaller_may_do || cut_off;
         let needs_proof = !smaller_may_do || wallets.len() == 1;
-        if !may_be_the_wallets || needs_proof && self.canary(block).await.is_err() {
+        let proven = async || self.canary(block).await.is_ok_and(|(_, total)| total.is_ok());
+        if !may_be_the_wallets || needs_proof && !proven().await {
             return Err(error);
         }
         Ok(failure.message.clone())
