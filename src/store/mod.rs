@@ -3,6 +3,7 @@
 //! [`Store`] is what commands see; `postgres` and `sqlite` say it in their dialects,
 //! method by method in the same order. Times are UTC, whatever a session's or server's zone.
 
+mod lock_file;
 mod postgres;
 mod schema;
 mod sqlite;

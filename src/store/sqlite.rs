@@ -3,13 +3,7 @@
 //! Bulk statements take whole columns as one JSON text through `json_each`, so no batch
 //! meets a bind limit. Times are written as `YYYY-MM-DD HH:MM:SS[.fff]`, UTC, which sort as text.
 
-use std::{
-    collections::HashSet,
-    fs::{File, OpenOptions, TryLockError},
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
-};
+use std::{collections::HashSet, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
@@ -22,6 +16,7 @@ use sqlx::{
 
 use super::{
     Access, Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, SweepLock, TableCounts,
+    lock_file::{LockFile, beside},
     schema, sorted_texts, stored_wallet,
 };
 use crate::tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet};
@@ -75,7 +70,7 @@ impl SqliteStore {
             Access::Read => None,
         };
         let mut opened = store.look().await;
-        if opened.is_err() && access == Access::Read && !store.beside("-wal").exists() {
+        if opened.is_err() && access == Access::Read && !beside(&store.path, "-wal").exists() {
             // In a folder that we may not write, SQLite cannot make its -shm; nor does it need to.
             store.pool = pool(options.immutable(true));
             opened = store.look().await;
@@ -98,24 +93,9 @@ impl SqliteStore {
         sqlx::query("select count(*) from sqlite_master").execute(&self.pool).await.map(drop)
     }
 
-    /// The database's path with something behind it.
-    fn beside(&self, suffix: &str) -> PathBuf {
-        let mut path = resolved(&self.path).into_os_string();
-        path.push(suffix);
-        path.into()
-    }
-
-    /// A file beside the database that processes lock; the lock goes with the process.
+    /// The file that processes lock for this purpose.
     fn lock_file(&self, purpose: &str) -> anyhow::Result<LockFile> {
-        let path = self.beside(&format!(".{purpose}.lock"));
-        let opened = OpenOptions::new().create(true).append(true).open(&path);
-        let file = opened.with_context(|| {
-            format!(
-                "{}: its lock file cannot be made; check that its directory exists and can be written",
-                self.label()
-            )
-        })?;
-        Ok(LockFile(file))
+        LockFile::beside(&self.path, purpose).with_context(|| self.label())
     }
 
     async fn record_once(&self, columns: &Columns, failures: &[Unreadable]) -> sqlx::Result<u64> {
@@ -183,39 +163,9 @@ impl SqliteStore {
     }
 }
 
-/// The path without links, so that every way to a file leads to the same lock.
-fn resolved(path: &Path) -> PathBuf {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let new = || {
-        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
-        Some(folder.join(path.file_name()?))
-    };
-    path.canonicalize().ok().or_else(new).unwrap_or_else(|| path.to_owned())
-}
-
 /// The clock: an embedded database has its user's. To the millisecond, as SQLite's own functions.
 fn now() -> NaiveDateTime {
     Utc::now().naive_utc().trunc_subsecs(3)
-}
-
-/// A file that is there to be locked.
-struct LockFile(File);
-
-impl LockFile {
-    /// Waits for the lock, and holds it while the returned file lives.
-    fn lock_wait(self) -> anyhow::Result<File> {
-        self.0.lock().context("the lock file cannot be locked")?;
-        Ok(self.0)
-    }
-
-    /// Takes the lock if it is free.
-    fn try_lock(self) -> anyhow::Result<Option<File>> {
-        match self.0.try_lock() {
-            Ok(()) => Ok(Some(self.0)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error).context("the lock file cannot be locked"),
-        }
-    }
 }
 
 #[async_trait]
