@@ -144,7 +144,8 @@ impl Failure {
             HttpFailure::NoAnswer { source, .. } => {
                 let class = if source.is_connect() { Class::Transport } else { Class::CutOff };
                 Self {
-                    cause: std::error::Error::source(&source).map(|cause| cause.to_string().into()),
+                    // What lies between says but "client error".
+                    cause: Some(anyhow::Error::from(source).root_cause().to_string().into()),
                     ..Self::new(endpoint, class, message)
                 }
             }

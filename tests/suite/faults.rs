@@ -477,6 +477,7 @@ async fn two_dead_endpoints_are_one_error() {
     let ran = refresh(4, &["--retries", "1"]).node(urls).database(&database).run().expect(2);
     assert!(ran.error().contains(&Stub::dead()), "{}", ran.error());
     assert!(ran.error().contains("no connection"), "{}", ran.error());
+    assert!(ran.error().ends_with("Connection refused (os error 111)"), "{}", ran.error());
     assert!(nothing_is_stored(&database).await);
 }
 
