@@ -201,7 +201,8 @@ impl Store for PostgresStore {
         let page = async {
             let mut transaction = self.pool.begin().await?;
             // The sweep index gives rows in this order. Without statistics, or with a generic
-            // plan, the planner would rather sort all rows of one age, for every page again.
+            // plan, the planner would rather sort all rows of one age, for every page again. (Without
+            // `stored.` the order would be that of the text in the result.)
             sqlx::query(
                 "select set_config('enable_sort', 'off', true),
                      set_config('enable_incremental_sort', 'off', true)",
@@ -216,7 +217,7 @@ impl Store for PostgresStore {
                      select from eth_wallet_read_failures failed
                      where failed.wallet = stored.wallet
                          and failed.next_try_at > now() at time zone 'utc')
-             order by updated_at, wallet
+             order by stored.updated_at, stored.wallet
              limit $6",
             )
             .bind(stale.before.naive_utc())

@@ -223,7 +223,7 @@ impl Store for SqliteStore {
                      select 1 from eth_wallet_read_failures failed
                      where failed.wallet = stored.wallet
                          and failed.next_try_at > $7)
-             order by updated_at, wallet
+             order by stored.updated_at, stored.wallet
              limit $6",
         )
         .bind(stale.before.naive_utc())
