@@ -17,7 +17,8 @@
 //! | [`report`] | everything that a person or a script sees |
 //! | [`redact`] | secrets do not reach an output |
 //!
-//! `chain`, `store`, `intake` and `report` know `tally` and never each other; `tally` knows none of
+//! `chain`, `store`, `intake` and `report` know `tally` and `redact`, `chain` also the profile it
+//! reads, and never each other; `tally` knows none of
 //! them: it speaks to the node and the database through its traits [`tally::Reader`] and
 //! [`tally::Ledger`]. The test `tests/architecture.rs` holds this.
 

@@ -152,34 +152,21 @@ impl Client {
         self.calls.load(Relaxed)
     }
 
-    /// `eth_call` of `data` to `to` at block `block`; `read` makes sense of the returned bytes.
+    /// `eth_call` of `data` to `to` at block `block`, tried again `retries` times at most; `read`
+    /// makes sense of the returned bytes.
     ///
     /// # Errors
     /// As [`Client::request`].
     pub async fn eth_call<T>(
         &self,
+        retries: u32,
         to: Address,
         data: Bytes,
         block: u64,
         read: impl Fn(Bytes) -> Result<T, String>,
     ) -> anyhow::Result<T> {
         let params = (CallObject { to, data }, U64::from(block));
-        self.request("eth_call", params, read).await
-    }
-
-    /// As [`Client::eth_call`], but each endpoint is asked once at most.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn eth_call_once<T>(
-        &self,
-        to: Address,
-        data: Bytes,
-        block: u64,
-        read: impl Fn(Bytes) -> Result<T, String>,
-    ) -> anyhow::Result<T> {
-        let params = (CallObject { to, data }, U64::from(block));
-        self.attempt(0, "eth_call", params, read).await
+        self.attempt(retries, "eth_call", params, read).await
     }
 
     /// Sends a request until it is answered, and lets `read` make sense of the answer.

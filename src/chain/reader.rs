@@ -86,7 +86,7 @@ impl MulticallReader {
     ) -> anyhow::Result<Result<Vec<(String, U256)>, String>> {
         let mut parts = Vec::with_capacity(self.parts.names().len());
         for (name, (contract, data)) in self.parts.names().iter().zip(self.parts.calls(wallet)) {
-            let part = match self.call(contract, data, block, Ok).await {
+            let part = match self.call(self.client.retries(), contract, data, block, Ok).await {
                 Ok(bytes) => word(&bytes).map_err(|why| format!("{name} {why}")),
                 Err(error) => {
                     let reason = self.blame(error, &[wallet], block).await?;
@@ -104,19 +104,26 @@ impl MulticallReader {
     /// One `eth_call`, not more than so many at once.
     async fn call<T>(
         &self,
+        retries: u32,
         to: Address,
         data: Bytes,
         block: u64,
         read: impl Fn(Bytes) -> Result<T, String>,
     ) -> anyhow::Result<T> {
         let _permit = self.in_flight.acquire().await?;
-        self.client.eth_call(to, data, block, read).await
+        self.client.eth_call(retries, to, data, block, read).await
     }
 
     /// One `aggregate3` for these wallets.
-    async fn aggregate(&self, wallets: &[Wallet], block: u64) -> anyhow::Result<Vec<Reading>> {
+    async fn aggregate(
+        &self,
+        retries: u32,
+        wallets: &[Wallet],
+        block: u64,
+    ) -> anyhow::Result<Vec<Reading>> {
         let data = self.parts.encode(wallets);
-        self.call(MULTICALL3, data, block, |bytes| self.parts.decode(wallets, &bytes)).await
+        self.call(retries, MULTICALL3, data, block, |bytes| self.parts.decode(wallets, &bytes))
+            .await
     }
 
     /// Reads a chunk, halving what fails until each wallet is read or has failed alone.
@@ -127,7 +134,7 @@ impl MulticallReader {
             if self.stop.is_asked() {
                 break;
             }
-            match self.aggregate(&wallets, block).await {
+            match self.aggregate(self.client.retries(), &wallets, block).await {
                 Ok(readings) => {
                     let (read, failed): (Vec<_>, Vec<_>) =
                         readings.into_iter().partition(|(_, total)| total.is_ok());
@@ -186,11 +193,7 @@ impl MulticallReader {
 
     /// Reads a wallet that holds nothing, once and without retries: is the node well, and the profile right?
     async fn canary(&self, block: u64) -> anyhow::Result<Reading> {
-        let wallet = [Wallet::from(MULTICALL3)];
-        let data = self.parts.encode(&wallet);
-        let decode = |bytes: Bytes| self.parts.decode(&wallet, &bytes);
-        let _permit = self.in_flight.acquire().await?;
-        let readings = self.client.eth_call_once(MULTICALL3, data, block, decode).await?;
+        let readings = self.aggregate(0, &[Wallet::from(MULTICALL3)], block).await?;
         readings.into_iter().next().context("the canary gave no reading")
     }
 
