@@ -11,6 +11,7 @@ use std::{
     io::{self, Write},
     path::Path,
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,7 @@ use alloy::primitives::U256;
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 use ethtally::{
-    chain::{BlockChoice, Client, ClientSettings, MulticallReader, ReaderSettings},
+    chain::{BlockChoice, Client, ClientSettings, Contracts, MulticallReader, ReaderSettings},
     profile::Profile,
     store::{self, Access, Store},
     tally::{Reader, Stop, TotalRead, Wallet},
@@ -127,8 +128,9 @@ async fn read_all(chain: &Chain, arguments: &Arguments, wallets: &[Wallet]) -> a
         retries: 0,
         timeout: Duration::from_secs(60),
         block: BlockChoice::Latest,
+        contracts: Contracts::OfTotals,
     };
-    let client = Client::new(settings, &profile, stop.clone())?;
+    let client = Arc::new(Client::new(settings, &profile, stop.clone())?);
     let settings = ReaderSettings {
         block: BlockChoice::Latest,
         chunk: arguments.chunk,

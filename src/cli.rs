@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
@@ -24,7 +24,7 @@ Exit status:
 ///
 /// Reads wallets' totals from an Ethereum node through Multicall3 and stores them in
 /// PostgreSQL or SQLite. One run does one thing and ends; cron or a Kubernetes CronJob
-/// decides when.
+/// decides when. Only watch goes on: it follows the chain's events.
 #[derive(Debug, Parser)]
 #[command(name = "ethtally", version, after_long_help = EXIT_STATUS, propagate_version = true)]
 #[command(subcommand_required = true, arg_required_else_help = false, max_term_width = 100)]
@@ -94,6 +94,21 @@ Examples:
   ethtally verify 0xe6D97B2099F142513be7A2a068bE040656Ae4591 --fix
   ethtally verify --sample 500 --json | jq .drifted")]
     Verify(VerifyArgs),
+    /// Follow the chain's events, and refresh the wallets that they touch
+    ///
+    /// The one command that goes on until it is stopped. New blocks are heard of over WebSocket, or
+    /// by polling where that cannot be had; their events are read with eth_getLogs, and the wallets
+    /// that these touch are read and stored within seconds. It goes on where it was left: every gap
+    /// is filled, and what a reorganisation undid is read again. Only one watch works per database:
+    /// another one stands by and takes over when the first ends.
+    #[command(after_help = "\
+Examples:
+  ethtally watch
+  ethtally watch --listen 1325                      with /healthz, /readyz and /metrics
+  ethtally watch --listen 0.0.0.0:1325 --json       in a container
+  ethtally watch --confirmations 3                  three blocks behind the newest
+  ethtally watch --track all --from-block 21000000  every wallet that an event names, from there on")]
+    Watch(WatchArgs),
     /// How fresh the table is
     ///
     /// Writes nothing and calls no node.
@@ -154,6 +169,9 @@ pub struct NodeArgs {
     #[arg(long, env = "ETH_RPC_URL", value_name = "URL", value_delimiter = ',')]
     #[arg(global = true, hide_env_values = true)]
     pub rpc_url: Vec<String>,
+    /// WebSocket endpoint, for watch [default: the first --rpc-url with ws or wss]
+    #[arg(long, env = "ETH_WS_URL", value_name = "URL", global = true, hide_env_values = true)]
+    pub ws_url: Option<String>,
     /// Which contracts make up a total, as a TOML file [default: the built-in audius]
     #[arg(
         long,
@@ -303,6 +321,37 @@ pub struct VerifyArgs {
     pub strict: StrictArgs,
 }
 
+/// Arguments of `watch`.
+#[derive(Clone, Debug, Args)]
+pub struct WatchArgs {
+    /// Serve health and metrics there: a port of 127.0.0.1, or HOST:PORT
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    pub listen: Option<String>,
+    /// Where to begin when there is no checkpoint yet [default: the newest block]
+    #[arg(long, value_name = "N")]
+    pub from_block: Option<u64>,
+    /// How many blocks to stay behind the newest
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub confirmations: u64,
+    /// Which wallets to refresh
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
+    pub track: TrackChoice,
+    /// How long the chain may be silent before the connection is made anew
+    #[arg(long, value_name = "SECS", default_value_t = 60)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub max_lag: u64,
+}
+
+/// Which wallets `watch` refreshes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TrackChoice {
+    /// Those that the table has
+    #[default]
+    Known,
+    /// New ones too
+    All,
+}
+
 /// Arguments of `status`.
 #[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
@@ -313,6 +362,15 @@ pub struct StatusArgs {
 
 /// The variable in which a Kubernetes Indexed Job tells a pod its number.
 const JOB_COMPLETION_INDEX: &str = "JOB_COMPLETION_INDEX";
+
+/// An address to listen on as `HOST:PORT`; a port alone is one of 127.0.0.1.
+fn listen(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
+    match port.parse::<u16>() {
+        Ok(port) if !host.is_empty() => Ok(format!("{host}:{port}")),
+        _ => Err("write a port, such as 1325, or HOST:PORT".to_owned()),
+    }
+}
 
 /// A shard as `I/N`, or as `/N` or `N` with I from the environment.
 fn shard(text: &str) -> Result<Shard, String> {

@@ -11,21 +11,26 @@
 //! | [`commands`] | one file a subcommand, each a short story; only here do the others meet |
 //! | [`profile`] | what a total is made of, as data |
 //! | [`tally`] | the core: wallets, amounts, and the one path from reading to recording; no I/O |
-//! | [`chain`] | everything that talks to a node: endpoints, retries, Multicall3 |
+//! | [`follow`] | the core of `watch`: blocks, events, reorganisations, the checkpoint; no I/O |
+//! | [`chain`] | everything that talks to a node: endpoints, retries, Multicall3, logs, new blocks |
 //! | [`store`] | everything that talks to a database: all SQL, in two dialects |
+//! | [`monitor`] | how `watch` is doing: health and metrics, over HTTP |
 //! | [`intake`] | what comes in from a CSV file |
 //! | [`report`] | everything that a person or a script sees |
 //! | [`redact`] | secrets do not reach an output |
 //!
-//! `chain`, `store`, `intake` and `report` know `tally` and `redact`, `chain` also the profile it
-//! reads, and never each other; `tally` knows none of
-//! them: it speaks to the node and the database through its traits [`tally::Reader`] and
-//! [`tally::Ledger`]. The test `tests/architecture.rs` holds this.
+//! `chain`, `store`, `monitor`, `intake` and `report` know the core (`tally`, and what they need of
+//! `follow`) and `redact`, `chain` also the profile it reads, and never each other. The core knows
+//! none of them: it speaks to the node and the database through the traits [`tally::Reader`] and
+//! [`follow::Source`], [`tally::Ledger`] and [`follow::Journal`]. The test `tests/architecture.rs`
+//! holds this.
 
 pub mod chain;
 pub mod cli;
 pub mod commands;
+pub mod follow;
 pub mod intake;
+pub mod monitor;
 pub mod profile;
 pub mod redact;
 pub mod report;
@@ -38,11 +43,11 @@ use std::{
 };
 
 use alloy::primitives::U256;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use url::Url;
 
 use crate::{
-    chain::{Client, ClientSettings, MulticallReader, ReaderSettings},
+    chain::{Client, ClientSettings, Contracts, MulticallReader, ReaderSettings},
     cli::Settings,
     profile::Profile,
     report::Report,
@@ -86,21 +91,30 @@ impl App {
     /// A reader of the chain; sends nothing yet.
     ///
     /// # Errors
-    /// When no endpoint is given, or one is no HTTP URL.
+    /// As [`App::client`].
     pub fn reader(&self) -> anyhow::Result<MulticallReader> {
+        Ok(self.reader_through(self.client(Contracts::OfTotals)?))
+    }
+
+    /// A reader of the chain that shares its requests with others.
+    pub fn reader_through(&self, client: Arc<Client>) -> MulticallReader {
         let node = &self.settings.node;
-        let given: Vec<_> =
-            node.rpc_url.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
-        if given.is_empty() {
-            bail!("no node to read from; give --rpc-url URL or set ETH_RPC_URL");
-        }
-        let urls = given.into_iter().enumerate().map(|(index, text)| {
-            // The text itself may hold a key and is not shown.
-            let url = Url::parse(text)
-                .ok()
-                .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-                .filter(|_| text.contains("://") && !redact::is_ambiguous(text));
-            url.with_context(|| {
+        let settings = ReaderSettings {
+            block: node.block,
+            chunk: node.chunk as usize,
+            concurrency: node.concurrency as usize,
+        };
+        MulticallReader::new(client, &self.profile, settings, self.stop.clone())
+    }
+
+    /// A client of the node; sends nothing yet.
+    ///
+    /// # Errors
+    /// When no endpoint is given, or one is no HTTP URL.
+    pub fn client(&self, contracts: Contracts) -> anyhow::Result<Arc<Client>> {
+        let node = &self.settings.node;
+        let urls = self.rpc_urls().into_iter().enumerate().map(|(index, text)| {
+            url_of(text, &["http", "https"]).with_context(|| {
                 format!(
                     "--rpc-url number {} is not a URL of http or https; percent-encode special characters \
                      in it",
@@ -108,20 +122,42 @@ impl App {
                 )
             })
         });
+        let urls = urls.collect::<anyhow::Result<Vec<_>>>()?;
+        if urls.is_empty() {
+            bail!("no node to read from; give --rpc-url URL or set ETH_RPC_URL");
+        }
         let settings = ClientSettings {
-            urls: urls.collect::<anyhow::Result<_>>()?,
+            urls,
             requests_per_second: node.rps,
             retries: node.retries,
             timeout: Duration::from_secs(node.timeout),
             block: node.block,
+            contracts,
         };
-        let client = Client::new(settings, &self.profile, self.stop.clone())?;
-        let settings = ReaderSettings {
-            block: node.block,
-            chunk: node.chunk as usize,
-            concurrency: node.concurrency as usize,
-        };
-        Ok(MulticallReader::new(client, &self.profile, settings, self.stop.clone()))
+        Ok(Arc::new(Client::new(settings, &self.profile, self.stop.clone())?))
+    }
+
+    /// The WebSocket of the node: `--ws-url`, or the first `--rpc-url` with another scheme.
+    ///
+    /// # Errors
+    /// When it is no URL of WebSocket.
+    pub fn ws_url(&self) -> anyhow::Result<Url> {
+        let given = self.settings.node.ws_url.as_deref().map(str::trim);
+        if let Some(text) = given.filter(|text| !text.is_empty()) {
+            return url_of(text, &["ws", "wss"]).context(
+                "--ws-url is not a URL of ws or wss; percent-encode special characters in it",
+            );
+        }
+        let first = self.rpc_urls().first().and_then(|text| url_of(text, &["http", "https"]));
+        let mut url = first.context("no node to follow; give --rpc-url URL or --ws-url URL")?;
+        let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
+        url.set_scheme(scheme).map_err(|()| anyhow!("no WebSocket URL fits --rpc-url"))?;
+        Ok(url)
+    }
+
+    fn rpc_urls(&self) -> Vec<&str> {
+        let given = self.settings.node.rpc_url.iter().map(|url| url.trim());
+        given.filter(|url| !url.is_empty()).collect()
     }
 
     /// The database: with its tables made for [`Access::Write`], found to be there for [`Access::Read`].
@@ -162,4 +198,11 @@ impl App {
     pub fn amount(&self, wei: U256) -> Amount<'_> {
         Amount { wei, decimals: self.profile.decimals, symbol: &self.profile.symbol }
     }
+}
+
+/// The URL, if it is of one of these schemes. The text itself may hold a key and is not shown.
+fn url_of(text: &str, schemes: &[&str]) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let usable = schemes.contains(&url.scheme()) && url.has_host();
+    (usable && text.contains("://") && !redact::is_ambiguous(text)).then_some(url)
 }

@@ -24,7 +24,8 @@ use alloy::{
 use anyhow::{Context, bail};
 use futures_util::future::try_join_all;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use serde::Serialize;
+use itertools::Itertools;
+use serde::{Serialize, de::IgnoredAny};
 use tokio::{sync::OnceCell, time::Instant};
 use tracing::{debug, info, warn};
 use url::Url;
@@ -55,6 +56,28 @@ pub struct ClientSettings {
     pub timeout: Duration,
     /// Where to look whether the contracts exist.
     pub block: BlockChoice,
+    /// Which contracts must exist.
+    pub contracts: Contracts,
+}
+
+/// The contracts of a profile that are looked for at each endpoint, Multicall3 beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contracts {
+    /// Those whose views make up a total.
+    OfTotals,
+    /// Those of events and their members as well.
+    OfEvents,
+}
+
+/// What was sent so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Requests of every kind, every attempt counted.
+    pub requests: u64,
+    /// `eth_call`s among them.
+    pub eth_calls: u64,
+    /// Attempts that were made because one before had failed.
+    pub retries: u64,
 }
 
 /// JSON-RPC over HTTP to one chain.
@@ -63,7 +86,9 @@ pub struct Client {
     meter: Option<DefaultDirectRateLimiter>,
     retries: u32,
     expected: Expected,
-    calls: AtomicU64,
+    requests: AtomicU64,
+    eth_calls: AtomicU64,
+    retried: AtomicU64,
     stop: Stop,
 }
 
@@ -82,6 +107,8 @@ struct Endpoint {
     rpc: RpcClient,
     state: Mutex<State>,
     checked: OnceCell<()>,
+    /// The highest block that it was seen to have.
+    has_block: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -91,6 +118,23 @@ enum State {
     /// Not asked again, and why.
     Gone(String),
 }
+
+/// A request, and how it is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<P> {
+    /// The method.
+    pub method: &'static str,
+    /// Its parameters.
+    pub params: P,
+    /// How often it is tried again; each endpoint is tried once in any case.
+    pub retries: u32,
+    /// The answer counts only from an endpoint that has this block: a node that lags behind gives
+    /// the logs of a range as if there were none.
+    pub needs_block: Option<u64>,
+}
+
+/// An endpoint that was seen to have a block so far above another is not asked whether it has that.
+const SURELY_HAS: u64 = 256;
 
 /// The first parameter of `eth_call`.
 #[derive(Clone, Debug, Serialize)]
@@ -117,11 +161,23 @@ impl Client {
             rpc: RpcClient::new(HttpPost::new(http.clone(), url), false),
             state: Mutex::new(State::RestingUntil(Instant::now())),
             checked: OnceCell::new(),
+            has_block: AtomicU64::new(0),
         };
-        let mut contracts: BTreeMap<Address, String> = (profile.reads.iter())
-            .map(|read| (read.contract, format!("the contract of {}", read.function.name)))
-            .collect();
-        contracts.insert(super::MULTICALL3, "Multicall3".into());
+        let mut contracts: BTreeMap<Address, String> =
+            [(super::MULTICALL3, "Multicall3".to_owned())].into();
+        let mut expect = |address: Address, name: &str| {
+            contracts.entry(address).or_insert_with(|| format!("the contract of {name}"));
+        };
+        for read in &profile.reads {
+            expect(read.contract, &read.function.name);
+        }
+        let events = profile.events.iter();
+        for event in events.filter(|_| settings.contracts == Contracts::OfEvents) {
+            expect(event.contract, &event.event.name);
+            if let Some(members) = &event.members {
+                expect(members.view.contract, &members.view.function.name);
+            }
+        }
         Ok(Self {
             endpoints: settings.urls.into_iter().map(endpoint).collect(),
             meter: settings
@@ -137,7 +193,9 @@ impl Client {
                 contracts,
                 block: settings.block,
             },
-            calls: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            eth_calls: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
             stop,
         })
     }
@@ -147,16 +205,35 @@ impl Client {
         self.retries
     }
 
-    /// How many `eth_call`s were sent so far, retries and halved chunks included.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Relaxed)
+    /// Scheme, host and port of every endpoint.
+    pub fn endpoints(&self) -> String {
+        self.endpoints.iter().map(|endpoint| &endpoint.label).join(", ")
+    }
+
+    /// What was sent so far, retries and halved chunks included.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            requests: self.requests.load(Relaxed),
+            eth_calls: self.eth_calls.load(Relaxed),
+            retries: self.retried.load(Relaxed),
+        }
+    }
+
+    /// Gives endpoints that were given up another chance, for a process that outlives a quota.
+    pub fn revive(&self) {
+        for endpoint in &self.endpoints {
+            let mut state = endpoint.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if let State::Gone(_) = *state {
+                *state = State::RestingUntil(Instant::now());
+            }
+        }
     }
 
     /// `eth_call` of `data` to `to` at block `block`, tried again `retries` times at most; `read`
     /// makes sense of the returned bytes.
     ///
     /// # Errors
-    /// As [`Client::request`].
+    /// As [`Client::send`].
     pub async fn eth_call<T>(
         &self,
         retries: u32,
@@ -166,7 +243,21 @@ impl Client {
         read: impl Fn(Bytes) -> Result<T, String>,
     ) -> anyhow::Result<T> {
         let params = (CallObject { to, data }, U64::from(block));
-        self.attempt(retries, "eth_call", params, read).await
+        self.send(Request { method: "eth_call", params, retries, needs_block: None }, read).await
+    }
+
+    /// Sends a request with the usual number of retries.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn request<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        method: &'static str,
+        params: P,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> anyhow::Result<T> {
+        let retries = self.retries;
+        self.send(Request { method, params, retries, needs_block: None }, read).await
     }
 
     /// Sends a request until it is answered, and lets `read` make sense of the answer.
@@ -175,23 +266,12 @@ impl Client {
     /// A [`Failure`] inside, where a node failed: with [`Action::Split`] at once, with
     /// any other when every retry is spent or no endpoint is left. Any other error is
     /// about the configuration: an endpoint of a wrong chain, a contract without code.
-    pub async fn request<P: RpcSend, R: RpcRecv, T>(
+    pub async fn send<P: RpcSend, R: RpcRecv, T>(
         &self,
-        method: &'static str,
-        params: P,
+        request: Request<P>,
         read: impl Fn(R) -> Result<T, String>,
     ) -> anyhow::Result<T> {
-        self.attempt(self.retries, method, params, read).await
-    }
-
-    /// Sends a request once to each endpoint, and `retries` times more.
-    async fn attempt<P: RpcSend, R: RpcRecv, T>(
-        &self,
-        retries: u32,
-        method: &'static str,
-        params: P,
-        read: impl Fn(R) -> Result<T, String>,
-    ) -> anyhow::Result<T> {
+        let Request { method, params, retries, needs_block } = request;
         let mut attempts_left = retries as usize + self.endpoints.len();
         let mut attempt = 0;
         let mut last = None;
@@ -202,10 +282,16 @@ impl Client {
                 Err(stopped) => return Err(last.unwrap_or(stopped.into())),
             };
             let sent = match endpoint.checked.get_or_try_init(|| self.check(endpoint)).await {
-                Ok(()) => self.send(endpoint, method, params.clone(), &read).await,
+                Ok(()) => self.ask(endpoint, method, params.clone(), &read).await,
                 Err(error) => Err(error.downcast::<Failure>()?),
             };
-            let failure = match sent {
+            let answered = match (sent, needs_block) {
+                (Ok(answer), Some(block)) => {
+                    self.require_block(endpoint, block).await.map(|()| answer)
+                }
+                (sent, _) => sent,
+            };
+            let failure = match answered {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -225,7 +311,24 @@ impl Client {
                 return Err(last.expect("just set"));
             }
             attempt += 1;
+            self.retried.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Whether the endpoint has this block.
+    async fn require_block(&self, endpoint: &Endpoint, block: u64) -> Result<(), Failure> {
+        if endpoint.has_block.load(Relaxed) >= block.saturating_add(SURELY_HAS) {
+            return Ok(());
+        }
+        let params = (U64::from(block), false);
+        let header: Option<IgnoredAny> =
+            self.ask(endpoint, "eth_getBlockByNumber", params, Ok).await?;
+        if header.is_none() {
+            let message = format!("header not found: it does not have block {block} yet");
+            return Err(Failure::new(&endpoint.label, Class::Behind, message));
+        }
+        endpoint.has_block.fetch_max(block, Relaxed);
+        Ok(())
     }
 
     /// The first endpoint that may be asked, as soon as there is one; `None` when all are gone.
@@ -250,8 +353,8 @@ impl Client {
         }
     }
 
-    /// Sends a request once.
-    async fn send<P: RpcSend, R: RpcRecv, T>(
+    /// Sends a request to an endpoint, once.
+    async fn ask<P: RpcSend, R: RpcRecv, T>(
         &self,
         endpoint: &Endpoint,
         method: &'static str,
@@ -269,8 +372,9 @@ impl Client {
             }
         }
         debug!(method, endpoint = endpoint.label, "sending");
+        self.requests.fetch_add(1, Relaxed);
         if method == "eth_call" {
-            self.calls.fetch_add(1, Relaxed);
+            self.eth_calls.fetch_add(1, Relaxed);
         }
         let answer = tokio::select! {
             answer = endpoint.rpc.request::<P, R>(method, params) => answer,
@@ -286,7 +390,7 @@ impl Client {
     /// A [`Failure`] when the endpoint does not answer; another error when it answers wrong.
     async fn check(&self, endpoint: &Endpoint) -> anyhow::Result<()> {
         let label = &endpoint.label;
-        let chain_id = self.send(endpoint, "eth_chainId", (), |id: U64| Ok(id.to::<u64>())).await?;
+        let chain_id = self.ask(endpoint, "eth_chainId", (), |id: U64| Ok(id.to::<u64>())).await?;
         let Expected { chain_id: expected, profile, contracts, block } = &self.expected;
         if chain_id != *expected {
             bail!(
@@ -296,7 +400,7 @@ impl Client {
         }
         try_join_all(contracts.iter().map(async |(address, what)| {
             let params = (*address, block.to_string());
-            let code = self.send(endpoint, "eth_getCode", params, |code: Bytes| Ok(code)).await?;
+            let code = self.ask(endpoint, "eth_getCode", params, |code: Bytes| Ok(code)).await?;
             if code.is_empty() {
                 bail!(
                     "{label} has no code at {address} ({what}) on chain {chain_id} at block {block}; \

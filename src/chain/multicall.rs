@@ -1,11 +1,12 @@
 //! The words of Multicall3: one `aggregate3` for many wallets, and what its results mean.
 //!
-//! Pure: bytes in, bytes out.
+//! A [`Question`] is what is asked about each wallet: its total ([`Parts`]), or which wallets
+//! belong to it ([`List`]). Pure: bytes in, bytes out.
 
 use alloy::{
     primitives::{Address, Bytes, U256, address},
     providers::bindings::IMulticall3::{Call3, Result as CallResult, aggregate3Call},
-    sol_types::SolCall,
+    sol_types::{SolCall, SolValue},
 };
 
 use crate::{
@@ -17,6 +18,24 @@ use crate::{
 ///
 /// Source: <https://www.multicall3.com>
 pub const MULTICALL3: Address = address!("cA11bde05977b3631167028862bE2a173976CA11");
+
+/// What is known of each wallet, or why it is not.
+pub(super) type Answers<T> = Vec<(Wallet, Result<T, String>)>;
+
+/// What can be asked about many wallets at once.
+pub(super) trait Question: Send + Sync {
+    /// What is learnt of each wallet.
+    type Answer: Send;
+
+    /// Call data of `aggregate3` for these wallets.
+    fn encode(&self, wallets: &[Wallet]) -> Bytes;
+
+    /// The answer for each wallet, or why it has none, from what `aggregate3` returned.
+    ///
+    /// # Errors
+    /// When the bytes are not as many results as calls were made.
+    fn decode(&self, wallets: &[Wallet], returned: &[u8]) -> Result<Answers<Self::Answer>, String>;
+}
 
 /// The parts of a total as sub-calls, in the profile's order.
 #[derive(Clone, Debug)]
@@ -40,39 +59,6 @@ impl Parts {
         &self.names
     }
 
-    /// Call data of `aggregate3` for every part of every wallet: wallet by wallet, each
-    /// in the profile's order, failure allowed.
-    pub(super) fn encode(&self, wallets: &[Wallet]) -> Bytes {
-        let calls = wallets
-            .iter()
-            .flat_map(|wallet| self.calls(*wallet))
-            .map(|(target, data)| Call3 { target, allowFailure: true, callData: data })
-            .collect();
-        aggregate3Call { calls }.abi_encode().into()
-    }
-
-    /// The total of each wallet, or why it has none, from what `aggregate3` returned.
-    ///
-    /// # Errors
-    /// When the bytes are not as many results as calls were made.
-    pub(super) fn decode(
-        &self,
-        wallets: &[Wallet],
-        returned: &[u8],
-    ) -> Result<Vec<Reading>, String> {
-        let results = aggregate3Call::abi_decode_returns(returned)
-            .map_err(|error| format!("aggregate3 returned what is no list of results: {error}"))?;
-        let expected = wallets.len() * self.views.len();
-        if results.len() != expected {
-            return Err(format!(
-                "aggregate3 returned {} results for {expected} calls",
-                results.len()
-            ));
-        }
-        let of_each = results.chunks_exact(self.views.len());
-        Ok(wallets.iter().zip(of_each).map(|(wallet, parts)| (*wallet, self.sum(parts))).collect())
-    }
-
     /// The sum of a wallet's parts in wei; every part must be there.
     fn sum(&self, results: &[CallResult]) -> Result<U256, String> {
         let mut sum = U256::ZERO;
@@ -84,6 +70,62 @@ impl Parts {
             sum = sum.checked_add(part).ok_or("the sum of the parts does not fit a uint256")?;
         }
         Ok(sum)
+    }
+}
+
+impl Question for Parts {
+    /// The total in wei.
+    type Answer = U256;
+
+    /// Every part of every wallet: wallet by wallet, each in the profile's order.
+    fn encode(&self, wallets: &[Wallet]) -> Bytes {
+        aggregate3(wallets.iter().flat_map(|wallet| self.calls(*wallet)))
+    }
+
+    fn decode(&self, wallets: &[Wallet], returned: &[u8]) -> Result<Vec<Reading>, String> {
+        let results = results(returned, wallets.len() * self.views.len())?;
+        let of_each = results.chunks_exact(self.views.len());
+        Ok(wallets.iter().zip(of_each).map(|(wallet, parts)| (*wallet, self.sum(parts))).collect())
+    }
+}
+
+/// A view that lists the wallets which belong to one.
+#[derive(Clone, Debug)]
+pub(super) struct List(pub(super) View);
+
+impl Question for List {
+    type Answer = Vec<Address>;
+
+    fn encode(&self, wallets: &[Wallet]) -> Bytes {
+        aggregate3(wallets.iter().map(|wallet| (self.0.contract, call_data(&self.0, *wallet))))
+    }
+
+    fn decode(&self, wallets: &[Wallet], returned: &[u8]) -> Result<Answers<Self::Answer>, String> {
+        let results = results(returned, wallets.len())?;
+        let name = &self.0.function.name;
+        let list = |result: &CallResult| match result.success {
+            false => Err(format!("{name} failed")),
+            true => Vec::<Address>::abi_decode(&result.returnData)
+                .map_err(|error| format!("{name} returned no list of addresses: {error}")),
+        };
+        Ok(wallets.iter().zip(&results).map(|(wallet, result)| (*wallet, list(result))).collect())
+    }
+}
+
+/// Call data of `aggregate3`, failure of each sub-call allowed.
+fn aggregate3(calls: impl Iterator<Item = (Address, Bytes)>) -> Bytes {
+    let calls =
+        calls.map(|(target, data)| Call3 { target, allowFailure: true, callData: data }).collect();
+    aggregate3Call { calls }.abi_encode().into()
+}
+
+/// What `aggregate3` returned for so many sub-calls.
+fn results(returned: &[u8], expected: usize) -> Result<Vec<CallResult>, String> {
+    let results = aggregate3Call::abi_decode_returns(returned)
+        .map_err(|error| format!("aggregate3 returned what is no list of results: {error}"))?;
+    match results.len() {
+        count if count == expected => Ok(results),
+        count => Err(format!("aggregate3 returned {count} results for {expected} calls")),
     }
 }
 
@@ -104,10 +146,7 @@ fn call_data(view: &View, wallet: Wallet) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use alloy::{
-        primitives::{B256, hex},
-        sol_types::SolValue,
-    };
+    use alloy::primitives::{B256, hex};
 
     use super::*;
 
@@ -221,6 +260,23 @@ mod tests {
     fn the_greatest_sum_that_fits_is_taken() {
         let last = (U256::MAX - U256::from(3)).to_be_bytes_vec();
         assert_eq!(with_last_part(ok(last)), Ok(U256::MAX));
+    }
+
+    #[test]
+    fn a_list_is_decoded_or_says_why_not() {
+        let view = Profile::audius().events.iter().find_map(|event| event.members.clone());
+        let list = List(view.expect("audius has members").view);
+        let member = Address::repeat_byte(7);
+        let answer = |result: (bool, Bytes)| {
+            list.decode(&[wallet()], &vec![result].abi_encode()).unwrap().remove(0).1
+        };
+        assert_eq!(answer(ok(vec![member].abi_encode())), Ok(vec![member]));
+        assert_eq!(answer(ok(Vec::<Address>::new().abi_encode())), Ok(vec![]));
+        let failed = answer((false, Bytes::new()));
+        assert_eq!(failed, Err("getDelegatorsList failed".into()));
+        let none = answer(ok([])).unwrap_err();
+        assert!(none.starts_with("getDelegatorsList returned no list of addresses"), "{none}");
+        assert_eq!(hex::encode(&list.encode(&[wallet()])[..4]), "82ad56cb");
     }
 
     #[test]

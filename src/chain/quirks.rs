@@ -121,10 +121,53 @@ impl Symptoms<'_> {
     }
 }
 
+/// What stands in front of the number of blocks that a provider allows in one `eth_getLogs`.
+const ALLOWED_AFTER: &[&str] =
+    &["up to a ", "limited to a ", "limit of ", "maximum block range: ", "maximum block range of "];
+
+/// How many blocks one `eth_getLogs` may span, from the message of one that was too wide.
+pub(super) fn allowed_blocks(message: &str) -> Option<u64> {
+    let text = message.to_lowercase();
+    let worded = ALLOWED_AFTER.iter().find_map(|words| {
+        let (_, rest) = text.split_once(words)?;
+        let digits = rest.chars().take_while(|c| c.is_ascii_digit() || *c == ',');
+        digits.filter(char::is_ascii_digit).collect::<String>().parse().ok()
+    });
+    worded.or_else(|| {
+        // "this block range should work: [0x10, 0x1f]", of which some have it the other way round.
+        let (_, rest) = text.split_once('[')?;
+        let (range, _) = rest.split_once(']')?;
+        let (one, other) = range.split_once(',')?;
+        let number = |text: &str| u64::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok();
+        Some(number(one)?.abs_diff(number(other)?) + 1)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::chain::Action;
+
+    #[test]
+    fn the_range_that_a_message_allows_is_understood() {
+        for (message, allowed) in [
+            ("eth_getLogs is limited to a 10,000 range", Some(10_000)),
+            ("you can make eth_getLogs requests with up to a 10 block range.", Some(10)),
+            ("range 20000 exceeds limit of 10000", Some(10_000)),
+            ("maximum block range: 50", Some(50)),
+            ("exceeded maximum block range of 1,024", Some(1_024)),
+            ("Log response size exceeded. This block range should work: [0x1, 0xa]", Some(10)),
+            ("this block range should work: [0xa, 0x1]", Some(10)),
+            ("Try with this block range [0x10, 0x1F].", Some(16)),
+            ("query returned more than 10000 results", None),
+            ("block range is too wide", None),
+            ("block range too large", None),
+            ("exceed maximum block range", None),
+            ("[not, a range]", None),
+        ] {
+            assert_eq!(allowed_blocks(message), allowed, "{message}");
+        }
+    }
 
     /// What a node says, as status, code, and message with data.
     type Said = (Option<u16>, Option<i64>, &'static str);

@@ -21,11 +21,11 @@ use tracing::info;
 
 use super::{
     Action, BlockChoice, Class, Client, Failure, MULTICALL3,
-    multicall::{Parts, word},
+    multicall::{Answers, List, Parts, Question, word},
 };
 use crate::{
-    profile::Profile,
-    tally::{Reader, Reading, Stop, Wallet},
+    profile::{Profile, View},
+    tally::{Reader, Reading, Stop, Stopped, Wallet},
 };
 
 /// How wallets are read.
@@ -41,7 +41,7 @@ pub struct ReaderSettings {
 
 /// Reads totals through Multicall3.
 pub struct MulticallReader {
-    client: Client,
+    client: Arc<Client>,
     parts: Parts,
     settings: ReaderSettings,
     /// One more than the last block at which the parts were seen to give a total.
@@ -51,12 +51,17 @@ pub struct MulticallReader {
     stop: Stop,
 }
 
-/// What became of a chunk: its readings, and the error for those wallets that have none.
-type ChunkRead = (Vec<Reading>, Option<anyhow::Error>);
+/// What became of a chunk: its answers, and the error for those wallets that have none.
+type ChunkRead<T> = (Answers<T>, Option<anyhow::Error>);
 
 impl MulticallReader {
     /// A reader of the totals that `profile` defines.
-    pub fn new(client: Client, profile: &Profile, settings: ReaderSettings, stop: Stop) -> Self {
+    pub fn new(
+        client: Arc<Client>,
+        profile: &Profile,
+        settings: ReaderSettings,
+        stop: Stop,
+    ) -> Self {
         let in_flight = Semaphore::new(settings.concurrency);
         Self {
             client,
@@ -70,7 +75,7 @@ impl MulticallReader {
 
     /// How many `eth_call`s were sent so far.
     pub fn calls(&self) -> u64 {
-        self.client.calls()
+        self.client.traffic().eth_calls
     }
 
     /// Reads each part of a wallet's total by an `eth_call` of its own, not through Multicall3.
@@ -114,30 +119,60 @@ impl MulticallReader {
         self.client.eth_call(retries, to, data, block, read).await
     }
 
-    /// One `aggregate3` for these wallets.
-    async fn aggregate(
+    /// The wallets that `view` lists for each of `owners` at `block`, or why it lists none.
+    ///
+    /// # Errors
+    /// When the node fails, or a stop came in between.
+    pub async fn lists(
         &self,
+        view: &View,
+        owners: &[Wallet],
+        block: u64,
+    ) -> anyhow::Result<Answers<Vec<Address>>> {
+        let question = List(view.clone());
+        let mut lists = Vec::with_capacity(owners.len());
+        for chunk in owners.chunks(self.settings.chunk) {
+            let (answers, error) = self.read_chunk(&question, chunk.to_vec(), block).await;
+            lists.extend(answers);
+            if let Some(error) = error {
+                return Err(error);
+            }
+        }
+        if lists.len() < owners.len() {
+            bail!(Stopped);
+        }
+        Ok(lists)
+    }
+
+    /// One `aggregate3` for these wallets.
+    async fn aggregate<Q: Question>(
+        &self,
+        question: &Q,
         retries: u32,
         wallets: &[Wallet],
         block: u64,
-    ) -> anyhow::Result<Vec<Reading>> {
-        let data = self.parts.encode(wallets);
-        self.call(retries, MULTICALL3, data, block, |bytes| self.parts.decode(wallets, &bytes))
-            .await
+    ) -> anyhow::Result<Answers<Q::Answer>> {
+        let data = question.encode(wallets);
+        self.call(retries, MULTICALL3, data, block, |bytes| question.decode(wallets, &bytes)).await
     }
 
     /// Reads a chunk, halving what fails until each wallet is read or has failed alone.
-    async fn read_chunk(&self, chunk: Vec<Wallet>, block: u64) -> ChunkRead {
+    async fn read_chunk<Q: Question>(
+        &self,
+        question: &Q,
+        chunk: Vec<Wallet>,
+        block: u64,
+    ) -> ChunkRead<Q::Answer> {
         let mut done = Vec::with_capacity(chunk.len());
         let mut open = vec![chunk];
         while let Some(wallets) = open.pop() {
             if self.stop.is_asked() {
                 break;
             }
-            match self.aggregate(self.client.retries(), &wallets, block).await {
-                Ok(readings) => {
+            match self.aggregate(question, self.client.retries(), &wallets, block).await {
+                Ok(answers) => {
                     let (read, failed): (Vec<_>, Vec<_>) =
-                        readings.into_iter().partition(|(_, total)| total.is_ok());
+                        answers.into_iter().partition(|(_, answer)| answer.is_ok());
                     let none_read = read.is_empty() && !failed.is_empty();
                     done.extend(read);
                     if none_read && let Err(error) = self.require_sane(block).await {
@@ -193,7 +228,8 @@ impl MulticallReader {
 
     /// Reads a wallet that holds nothing, once and without retries: is the node well, and the profile right?
     async fn canary(&self, block: u64) -> anyhow::Result<Reading> {
-        let readings = self.aggregate(0, &[Wallet::from(MULTICALL3)], block).await?;
+        let canary = [Wallet::from(MULTICALL3)];
+        let readings = self.aggregate(&self.parts, 0, &canary, block).await?;
         readings.into_iter().next().context("the canary gave no reading")
     }
 
@@ -254,7 +290,7 @@ impl Reader for MulticallReader {
                 if gave_up.load(Relaxed) {
                     return (Vec::new(), None);
                 }
-                let (readings, error) = self.read_chunk(chunk, block).await;
+                let (readings, error) = self.read_chunk(&self.parts, chunk, block).await;
                 gave_up.fetch_or(error.is_some(), Relaxed);
                 (readings, error)
             }

@@ -9,6 +9,7 @@ mod refresh;
 mod status;
 mod sweep;
 mod verify;
+mod watch;
 
 use crate::{App, cli::Command, report::Verdict};
 
@@ -23,6 +24,7 @@ pub async fn run(app: &App, command: Command) -> anyhow::Result<Verdict> {
         Command::Refresh(args) => refresh::run(app, args).await,
         Command::Backfill(args) => backfill::run(app, args).await,
         Command::Verify(args) => verify::run(app, args).await,
+        Command::Watch(args) => watch::run(app, args).await,
         Command::Status(args) => status::run(app, args).await,
         Command::Profile => profile::run(app),
         Command::Completions { shell } => packaging::completions(app, shell),

@@ -11,7 +11,7 @@ use crate::{
     App,
     cli::SweepArgs,
     report::{Outcome, Paint, Verdict},
-    store::{Access, Stale, Store},
+    store::{Access, Stale, Store, Task},
     tally::{Counts, Run, Shard, Tally, Wallet, pages_of},
 };
 
@@ -26,7 +26,7 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> anyhow::Result<Verdict> {
     let reader = app.reader()?;
     let store = app.store(Access::Write).await?;
     let shard = args.shard.unwrap_or(Shard::ALL);
-    let Some(_lock) = store.lock_sweep(shard).await? else {
+    let Some(_lock) = store.lock(Task::Sweep(shard)).await? else {
         app.report.note(&format!(
             "another sweep of shard {shard} of this database is running; this one leaves \
              the work to it"

@@ -141,6 +141,19 @@ impl Report {
         }
     }
 
+    /// Tells of something that happened while a command goes on: with `--json` as a line on stdout,
+    /// else as a note.
+    ///
+    /// # Errors
+    /// As [`Report::result`].
+    pub fn event(&self, event: &impl Outcome) -> anyhow::Result<()> {
+        if self.settings.json {
+            return self.result(event);
+        }
+        self.note(&event.text(&Paint::default()));
+        Ok(())
+    }
+
     /// Tells why a command could not be done: the thing, what is wrong, the remedy, then the causes.
     pub fn error(&self, error: &anyhow::Error) {
         self.line(BAD.bold(), "error", &with_causes(error));
@@ -163,6 +176,11 @@ impl Report {
         // Where stderr is gone there is nobody to tell.
         self.bars.suspend(|| drop(writeln!(io::stderr(), "{line}")));
     }
+}
+
+/// An error and its causes as one line without secrets.
+pub fn one_line(error: &anyhow::Error) -> String {
+    redact::clean(&with_causes(error))
 }
 
 /// An error and its causes, each once: some libraries' errors end with their cause's own words.

@@ -9,19 +9,27 @@ mod schema;
 mod sqlite;
 mod url;
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+};
 
+use alloy::primitives::B256;
+use anyhow::Context;
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use tracing::warn;
 
 pub use url::{Access, open};
 
-use crate::tally::{Ledger, Shard, TotalRead, Wallet};
+use crate::{
+    follow::{Journal, Lock, ReadAt},
+    tally::{Ledger, Shard, TotalRead, Wallet},
+};
 
 /// The table of totals, and what is kept beside it.
 #[async_trait]
-pub trait Store: Ledger {
+pub trait Store: Ledger + Journal {
     /// Creates or upgrades the tables; returns what was applied, nothing if all was there.
     ///
     /// Two that migrate at once wait for each other.
@@ -79,10 +87,10 @@ pub trait Store: Ledger {
     /// The checkpoint of this name.
     async fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>>;
 
-    /// Takes the lock of a sweep of this shard; `None` if another process holds it.
+    /// Takes the lock of what only one process may do at a time; `None` if another one holds it.
     ///
     /// The lock goes when the guard is dropped or its process ends, however it ends.
-    async fn lock_sweep(&self, shard: Shard) -> anyhow::Result<Option<SweepLock>>;
+    async fn lock(&self, task: Task<'_>) -> anyhow::Result<Option<Box<dyn Lock>>>;
 
     /// Closes the connections once they are idle; no other method may be called any more.
     ///
@@ -195,10 +203,48 @@ impl Checkpoint {
     }
 }
 
-/// Held for as long as a sweep of its shard runs.
-pub struct SweepLock(
-    #[expect(dead_code, reason = "dropping it gives the lock back")] Box<dyn Send>,
-);
+/// What only one process may do at a time.
+#[derive(Clone, Copy, Debug)]
+pub enum Task<'a> {
+    /// To sweep this shard.
+    Sweep(Shard),
+    /// To follow the chain for the checkpoint of this name.
+    Watch(&'a str),
+}
+
+impl fmt::Display for Task<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sweep(shard) => write!(f, "sweep {shard}"),
+            Self::Watch(checkpoint) => write!(f, "watch {checkpoint}"),
+        }
+    }
+}
+
+/// A block as it is kept: its number, its hash, and the wallets read there as JSON.
+type RawReadAt = (i64, String, String);
+
+fn read_at((number, hash, wallets): RawReadAt) -> anyhow::Result<ReadAt> {
+    let wallets: Vec<String> = serde_json::from_str(&wallets)?;
+    Ok(ReadAt {
+        number: number.try_into()?,
+        hash: hash.parse()?,
+        wallets: wallets.iter().filter_map(|wallet| stored_wallet(wallet)).collect(),
+    })
+}
+
+/// All of them; what cannot be understood is an error.
+fn reads_at(rows: Vec<RawReadAt>) -> anyhow::Result<Vec<ReadAt>> {
+    rows.into_iter()
+        .map(read_at)
+        .collect::<anyhow::Result<_>>()
+        .context("eth_watch_blocks holds what ethtally did not write")
+}
+
+/// A hash as it is kept.
+fn hash_text(hash: &B256) -> String {
+    format!("{hash:#x}")
+}
 
 /// A wallet as it stands in the table; one that is not in lower case is not ours to touch.
 fn stored_wallet(text: &str) -> Option<Wallet> {

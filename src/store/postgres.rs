@@ -13,10 +13,11 @@ use sqlx::{
 };
 
 use super::{
-    Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, SweepLock, TableCounts, schema,
-    sorted_texts, stored_wallet,
+    Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, TableCounts, Task, hash_text,
+    reads_at, schema, sorted_texts, stored_wallet,
 };
 use crate::{
+    follow::{Journal, Lock, Progress, ReadAt},
     redact,
     tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet},
 };
@@ -363,16 +364,115 @@ impl Store for PostgresStore {
         Ok(row.map(Checkpoint::of))
     }
 
-    async fn lock_sweep(&self, shard: Shard) -> anyhow::Result<Option<SweepLock>> {
-        // Held by a session, so it goes with the connection, however the process ends.
-        let lock = PgAdvisoryLock::new(format!("ethtally sweep {shard}"));
-        let taken = async { lock.try_acquire(self.pool.acquire().await?.detach()).await };
+    async fn lock(&self, task: Task<'_>) -> anyhow::Result<Option<Box<dyn Lock>>> {
+        // Held by a session, so it goes with the connection, however the process ends. A connection
+        // of the pool would be closed when it gets old.
+        let lock = PgAdvisoryLock::new(format!("ethtally {task}"));
+        let taken = async { lock.try_acquire(self.pool.acquire().await?).await };
         match taken.await.with_context(|| self.label.clone())? {
-            Either::Left(guard) => Ok(Some(SweepLock(Box::new(guard.leak())))),
+            Either::Left(guard) => Ok(Some(Box::new(SessionLock(guard.leak().detach())))),
             Either::Right(_) => Ok(None),
         }
     }
+
     async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// The session that holds an advisory lock.
+struct SessionLock(PgConnection);
+
+#[async_trait]
+impl Lock for SessionLock {
+    async fn is_held(&mut self) -> bool {
+        let ping = tokio::time::timeout(CONNECT_TIMEOUT, self.0.ping());
+        matches!(ping.await, Ok(Ok(())))
+    }
+}
+
+#[async_trait]
+impl Journal for PostgresStore {
+    async fn last_block(&self, checkpoint: &str) -> anyhow::Result<Option<i64>> {
+        Ok(self.checkpoint(checkpoint).await?.map(|checkpoint| checkpoint.last_block))
+    }
+
+    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Vec<ReadAt>> {
+        let rows = sqlx::query_as(
+            "select number, hash, wallets from eth_watch_blocks where checkpoint = $1",
+        )
+        .bind(checkpoint)
+        .fetch_all(&self.pool)
+        .await
+        .with_context(|| self.label.clone())?;
+        reads_at(rows)
+    }
+
+    async fn announce(&self, checkpoint: &str, read: &ReadAt) -> anyhow::Result<()> {
+        sqlx::query(
+            "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
+             values ($1, $2, $3, $4)
+             on conflict (checkpoint, hash) do update set wallets = excluded.wallets",
+        )
+        .bind(checkpoint)
+        .bind(i64::try_from(read.number)?)
+        .bind(hash_text(&read.hash))
+        .bind(serde_json::to_string(&read.wallets)?)
+        .execute(&self.pool)
+        .await
+        .with_context(|| self.label.clone())?;
+        Ok(())
+    }
+
+    async fn advance(&self, checkpoint: &str, progress: &Progress) -> anyhow::Result<()> {
+        let last_block = i64::try_from(progress.last_block)?;
+        let forget_below = i64::try_from(progress.forget_below)?;
+        let advanced = async {
+            let mut transaction = self.pool.begin().await?;
+            sqlx::query(
+                "insert into eth_indexer_checkpoints as stored (name, last_block, updated_at)
+                 values ($1, $2, now() at time zone 'utc')
+                 on conflict (name) do update set
+                     last_block = excluded.last_block, updated_at = excluded.updated_at
+                 where stored.last_block < excluded.last_block",
+            )
+            .bind(checkpoint)
+            .bind(last_block)
+            .execute(&mut *transaction)
+            .await?;
+            if let Some(hash) = &progress.hash {
+                sqlx::query(
+                    "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
+                     values ($1, $2, $3, '[]')
+                     on conflict (checkpoint, hash) do nothing",
+                )
+                .bind(checkpoint)
+                .bind(last_block)
+                .bind(hash_text(hash))
+                .execute(&mut *transaction)
+                .await?;
+            }
+            sqlx::query(
+                "delete from eth_watch_blocks
+                 where checkpoint = $1 and (number < $2 or hash = any($3))",
+            )
+            .bind(checkpoint)
+            .bind(forget_below)
+            .bind(progress.gone.iter().map(hash_text).collect::<Vec<_>>())
+            .execute(&mut *transaction)
+            .await?;
+            transaction.commit().await
+        };
+        advanced.await.with_context(|| self.label.clone())
+    }
+
+    async fn known(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>> {
+        let texts: Vec<String> =
+            sqlx::query_scalar("select wallet from eth_wallet_balances where wallet = any($1)")
+                .bind(sorted_texts(wallets))
+                .fetch_all(&self.pool)
+                .await
+                .with_context(|| self.label.clone())?;
+        Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 }

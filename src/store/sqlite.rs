@@ -3,7 +3,7 @@
 //! Bulk statements take whole columns as one JSON text through `json_each`, so no batch
 //! meets a bind limit. Times are written as `YYYY-MM-DD HH:MM:SS[.fff]`, UTC, which sort as text.
 
-use std::{collections::HashSet, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::HashSet, fs::File, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
@@ -15,11 +15,15 @@ use sqlx::{
 };
 
 use super::{
-    Access, Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, SweepLock, TableCounts,
+    Access, Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, TableCounts, Task,
+    hash_text,
     lock_file::{LockFile, beside},
-    schema, sorted_texts, stored_wallet,
+    reads_at, schema, sorted_texts, stored_wallet,
 };
-use crate::tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet};
+use crate::{
+    follow::{Journal, Lock, Progress, ReadAt},
+    tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet},
+};
 
 /// How long a statement waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -373,11 +377,113 @@ impl Store for SqliteStore {
         Ok(row.map(Checkpoint::of))
     }
 
-    async fn lock_sweep(&self, shard: Shard) -> anyhow::Result<Option<SweepLock>> {
-        let lock = self.lock_file(&format!("sweep-{}", shard.to_string().replace('/', "-of-")))?;
-        Ok(lock.try_lock()?.map(|file| SweepLock(Box::new(file))))
+    async fn lock(&self, task: Task<'_>) -> anyhow::Result<Option<Box<dyn Lock>>> {
+        let purpose = task.to_string().replace(' ', "-").replace('/', "-of-");
+        let held = self.lock_file(&purpose)?.try_lock()?;
+        Ok(held.map(|file| Box::new(FileLock(file)) as Box<dyn Lock>))
     }
+
     async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// A locked file. It stays locked for as long as this lives.
+struct FileLock(#[expect(dead_code, reason = "dropping it gives the lock back")] File);
+
+#[async_trait]
+impl Lock for FileLock {
+    async fn is_held(&mut self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl Journal for SqliteStore {
+    async fn last_block(&self, checkpoint: &str) -> anyhow::Result<Option<i64>> {
+        Ok(self.checkpoint(checkpoint).await?.map(|checkpoint| checkpoint.last_block))
+    }
+
+    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Vec<ReadAt>> {
+        let rows = sqlx::query_as(
+            "select number, hash, wallets from eth_watch_blocks where checkpoint = $1",
+        )
+        .bind(checkpoint)
+        .fetch_all(&self.pool)
+        .await
+        .with_context(|| self.label())?;
+        reads_at(rows)
+    }
+
+    async fn announce(&self, checkpoint: &str, read: &ReadAt) -> anyhow::Result<()> {
+        sqlx::query(
+            "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
+             values ($1, $2, $3, $4)
+             on conflict (checkpoint, hash) do update set wallets = excluded.wallets",
+        )
+        .bind(checkpoint)
+        .bind(i64::try_from(read.number)?)
+        .bind(hash_text(&read.hash))
+        .bind(serde_json::to_string(&read.wallets)?)
+        .execute(&self.pool)
+        .await
+        .with_context(|| self.label())?;
+        Ok(())
+    }
+
+    async fn advance(&self, checkpoint: &str, progress: &Progress) -> anyhow::Result<()> {
+        let last_block = i64::try_from(progress.last_block)?;
+        let forget_below = i64::try_from(progress.forget_below)?;
+        let advanced = async {
+            let mut transaction = self.pool.begin_with("begin immediate").await?;
+            sqlx::query(
+                "insert into eth_indexer_checkpoints as stored (name, last_block, updated_at)
+                 values ($1, $2, $3)
+                 on conflict (name) do update set
+                     last_block = excluded.last_block, updated_at = excluded.updated_at
+                 where stored.last_block < excluded.last_block",
+            )
+            .bind(checkpoint)
+            .bind(last_block)
+            .bind(now())
+            .execute(&mut *transaction)
+            .await?;
+            if let Some(hash) = &progress.hash {
+                sqlx::query(
+                    "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
+                     values ($1, $2, $3, '[]')
+                     on conflict (checkpoint, hash) do nothing",
+                )
+                .bind(checkpoint)
+                .bind(last_block)
+                .bind(hash_text(hash))
+                .execute(&mut *transaction)
+                .await?;
+            }
+            sqlx::query(
+                "delete from eth_watch_blocks
+                 where checkpoint = $1
+                     and (number < $2 or hash in (select value from json_each($3)))",
+            )
+            .bind(checkpoint)
+            .bind(forget_below)
+            .bind(json!(progress.gone.iter().map(hash_text).collect::<Vec<_>>()).to_string())
+            .execute(&mut *transaction)
+            .await?;
+            transaction.commit().await
+        };
+        advanced.await.with_context(|| self.label())
+    }
+
+    async fn known(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>> {
+        let texts: Vec<String> = sqlx::query_scalar(
+            "select wallet from eth_wallet_balances
+             where wallet in (select value from json_each($1))",
+        )
+        .bind(json!(sorted_texts(wallets)).to_string())
+        .fetch_all(&self.pool)
+        .await
+        .with_context(|| self.label())?;
+        Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt::Debug,
     io::Write,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -82,6 +82,12 @@ impl Running {
         let sent =
             Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
+    /// Its output, for a run that is read while it goes on.
+    pub(crate) fn output(&mut self) -> (ChildStdout, ChildStderr) {
+        let streams = (self.child.stdout.take(), self.child.stderr.take());
+        (streams.0.expect("stdout is piped"), streams.1.expect("stderr is piped"))
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {

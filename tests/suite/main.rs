@@ -14,5 +14,7 @@ mod sweep;
 mod takeover;
 mod unreadable;
 mod verify;
+mod watch;
+mod watching;
 mod words;
 mod world;

@@ -401,7 +401,11 @@ async fn a_link_to_an_sqlite_file_leads_to_the_same_lock() {
     let link = database.folder().join("link.db");
     std::os::unix::fs::symlink(&file, &link).unwrap();
     let store = ethtally::store::open(&database.url, ethtally::store::Access::Write).await.unwrap();
-    let _held = store.lock_sweep(ethtally::tally::Shard::ALL).await.unwrap().expect("it is free");
+    let _held = store
+        .lock(ethtally::store::Task::Sweep(ethtally::tally::Shard::ALL))
+        .await
+        .unwrap()
+        .expect("it is free");
 
     let swept = ethtally(["sweep", "--json", "--rpc-url", "http://127.0.0.1:1"])
         .env("DATABASE_URL", &format!("sqlite:{}", link.display()))

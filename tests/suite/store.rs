@@ -8,7 +8,8 @@ use std::{
 use alloy::primitives::U256;
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
-    store::{Access, Cursor, Stale, Store, SweepLock, open},
+    follow::Lock,
+    store::{Access, Cursor, Stale, Store, Task, open},
     tally::{Recorded, Shard, TotalRead, Unreadable, Wallet},
 };
 use ethtally_testbed::wallet;
@@ -83,9 +84,9 @@ async fn paged(store: &dyn Store, shard: Shard, size: u32) -> Vec<Vec<Wallet>> {
 }
 
 /// The lock, which a server may take a moment to give back.
-async fn locked_soon(store: &dyn Store, shard: Shard) -> SweepLock {
+async fn locked_soon(store: &dyn Store, shard: Shard) -> Box<dyn Lock> {
     for _ in 0..600 {
-        if let Some(lock) = store.lock_sweep(shard).await.unwrap() {
+        if let Some(lock) = store.lock(Task::Sweep(shard)).await.unwrap() {
             return lock;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -234,16 +235,16 @@ async fn every_method_of_the_store_does_what_it_says(database: Database) {
     assert_eq!(checkpoint.updated_at.to_rfc3339(), "2026-01-02T03:04:05+00:00");
     assert_eq!(store.checkpoint("another").await.unwrap(), None);
 
-    // lock_sweep: taken, denied to others, given back; other shards are another matter.
+    // lock: taken, denied to others, given back; other shards are another matter.
     let (first, second) = (Shard::new(0, 2).unwrap(), Shard::new(1, 2).unwrap());
     let another = opened(&database).await;
-    let held = store.lock_sweep(first).await.unwrap().expect("it is free");
-    assert!(another.lock_sweep(first).await.unwrap().is_none());
-    assert!(store.lock_sweep(first).await.unwrap().is_none());
-    let held_too = another.lock_sweep(second).await.unwrap().expect("it is free");
+    let held = store.lock(Task::Sweep(first)).await.unwrap().expect("it is free");
+    assert!(another.lock(Task::Sweep(first)).await.unwrap().is_none());
+    assert!(store.lock(Task::Sweep(first)).await.unwrap().is_none());
+    let held_too = another.lock(Task::Sweep(second)).await.unwrap().expect("it is free");
     drop(held);
     let _taken_over = locked_soon(another.as_ref(), first).await;
-    assert!(store.lock_sweep(first).await.unwrap().is_none());
+    assert!(store.lock(Task::Sweep(first)).await.unwrap().is_none());
     drop(held_too);
     locked_soon(store.as_ref(), second).await;
 

@@ -1,0 +1,126 @@
+//! Following the chain: which blocks came, which went, and which wallets that touches.
+//!
+//! A [`Signal`] only says that something may have happened. [`Watcher`] then takes the [`Follower`]
+//! to the newest block, step by step: the events of the blocks that were not seen yet become a set
+//! of wallets, these are read and recorded, and only then the checkpoint moves.
+//!
+//! No I/O of its own: it speaks to the node through [`Source`] and [`crate::tally::Reader`], to the
+//! database through [`Journal`] and [`crate::tally::Ledger`].
+
+mod backoff;
+mod follower;
+mod history;
+mod news;
+mod watcher;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use alloy::primitives::B256;
+use async_trait::async_trait;
+
+pub use backoff::Backoff;
+pub use follower::{Follower, FollowerSettings, Sides, Step, Track};
+pub use history::History;
+pub use news::{Filled, News, Observer, Stored, Via};
+pub use watcher::{Ended, Lock, Watcher};
+
+use crate::tally::Wallet;
+
+/// A block, as far as following the chain needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Its number.
+    pub number: u64,
+    /// Its hash.
+    pub hash: B256,
+    /// The hash of the block before it.
+    pub parent: B256,
+    /// When it was made, in seconds since 1970.
+    pub timestamp: u64,
+}
+
+/// What the events of some blocks changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// How many logs there were.
+    pub logs: u64,
+    /// The wallets whose totals they changed, each with the newest block of an event for it.
+    pub wallets: BTreeMap<Wallet, u64>,
+}
+
+/// Wallets that were read at a block: were that block to go, they would have to be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadAt {
+    /// The block's number.
+    pub number: u64,
+    /// Its hash.
+    pub hash: B256,
+    /// The wallets.
+    pub wallets: BTreeSet<Wallet>,
+}
+
+/// The node, as the follower sees it. Errors mean that the node failed.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// The newest block.
+    async fn newest(&self) -> anyhow::Result<Block>;
+
+    /// The block of this number, from a node that has the block `seen` too: one that lags behind
+    /// may still have another block in its place.
+    async fn block(&self, number: u64, seen: u64) -> anyhow::Result<Block>;
+
+    /// The block before this one.
+    async fn parent(&self, block: &Block) -> anyhow::Result<Block>;
+
+    /// What the events in the blocks from `from` to `to` changed, both included. Who belongs to a
+    /// wallet is asked for at block `at`, which is no older than `to`.
+    async fn touched(&self, from: u64, to: &Block, at: &Block) -> anyhow::Result<Touched>;
+
+    /// Gives endpoints that were given up another chance.
+    fn revive(&self);
+}
+
+/// How far the chain was followed, as the database keeps it. Errors mean that it failed.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// The last block whose wallets have been stored.
+    async fn last_block(&self, checkpoint: &str) -> anyhow::Result<Option<i64>>;
+
+    /// The blocks that are remembered, each with the wallets that were read at it.
+    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Vec<ReadAt>>;
+
+    /// Remembers, before it is done, that these wallets are read at this block.
+    async fn announce(&self, checkpoint: &str, read: &ReadAt) -> anyhow::Result<()>;
+
+    /// Moves the checkpoint, never back, and remembers and forgets blocks; all of it or nothing.
+    async fn advance(&self, checkpoint: &str, progress: &Progress) -> anyhow::Result<()>;
+
+    /// Those of `wallets` that have a row.
+    async fn known(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>>;
+}
+
+/// How far the follower has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The last block whose wallets have been stored.
+    pub last_block: u64,
+    /// That block's hash; `None` where the checkpoint stands in front of the first block to follow.
+    pub hash: Option<B256>,
+    /// Blocks below this number are forgotten.
+    pub forget_below: u64,
+    /// Blocks that went, to be forgotten too.
+    pub gone: Vec<B256>,
+}
+
+/// What may mean that there is something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// A new block.
+    Head(Block),
+    /// Something happened, in a block that was not told of yet.
+    Hint,
+    /// Blocks may have come that nobody will tell of, as after a new connection.
+    Missed,
+    /// A log that counted no longer does, as its block went.
+    Removed(ReadAt),
+}

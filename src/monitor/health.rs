@@ -1,0 +1,198 @@
+//! Whether all is well, and if not, why.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+
+use super::shown;
+use crate::{
+    follow::{News, Via},
+    redact,
+};
+
+/// What is known at the moment.
+#[derive(Debug)]
+pub(super) struct State {
+    max_lag: Duration,
+    confirmations: u64,
+    active: bool,
+    via: Option<Via>,
+    disconnected: Option<String>,
+    head: Option<u64>,
+    head_moved: Instant,
+    seen: Option<u64>,
+    checkpoint: Option<u64>,
+    /// When the checkpoint last moved or had no need to.
+    in_time: Instant,
+    caught_up: bool,
+    last_event_at: Option<DateTime<Utc>>,
+    errors: u64,
+    last_error: Option<String>,
+}
+
+/// How it is doing, as `/healthz` says it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Health {
+    /// `ok` or `unhealthy`.
+    pub status: &'static str,
+    /// `active`, or `standby` while another process follows the chain.
+    pub role: &'static str,
+    /// Whether new blocks can be heard of.
+    pub connected: bool,
+    /// How: `websocket` or `http`.
+    pub transport: Option<&'static str>,
+    /// The last block whose events were taken in.
+    pub last_block_seen: Option<u64>,
+    /// The last block whose wallets are stored.
+    pub checkpoint_block: Option<u64>,
+    /// The newest block that the node told of.
+    pub head_block: Option<u64>,
+    /// When the last log was seen.
+    pub last_event_at: Option<String>,
+    /// How many errors there were.
+    pub errors: u64,
+    /// The last of them.
+    pub last_error: Option<String>,
+    /// Why it is unhealthy; empty if it is not.
+    pub reasons: Vec<String>,
+    /// Whether everything up to the newest block was stored once it had begun.
+    #[serde(skip)]
+    pub caught_up: bool,
+}
+
+impl Health {
+    /// Whether all is well.
+    pub fn is_well(&self) -> bool {
+        self.reasons.is_empty()
+    }
+
+    /// Whether it does all that it is there for: a standby waits, as it should.
+    pub fn is_ready(&self) -> bool {
+        self.role == "standby" || self.caught_up
+    }
+}
+
+impl State {
+    pub(super) fn new(max_lag: Duration, confirmations: u64) -> Self {
+        Self {
+            max_lag,
+            confirmations,
+            active: false,
+            via: None,
+            disconnected: None,
+            head: None,
+            head_moved: Instant::now(),
+            seen: None,
+            checkpoint: None,
+            in_time: Instant::now(),
+            caught_up: false,
+            last_event_at: None,
+            errors: 0,
+            last_error: None,
+        }
+    }
+
+    pub(super) fn hear(&mut self, news: &News) {
+        match news {
+            News::Standby => {
+                self.active = false;
+                self.via = None;
+                self.caught_up = false;
+            }
+            News::Active { checkpoint } => {
+                self.active = true;
+                self.checkpoint = *checkpoint;
+                self.head_moved = Instant::now();
+                self.in_time = Instant::now();
+            }
+            News::Began(block) => self.stored(*block),
+            News::Connected { via, .. } => {
+                self.via = Some(*via);
+                self.disconnected = None;
+            }
+            News::Disconnected { reason, .. } => {
+                self.via = None;
+                self.disconnected = Some(redact::clean(reason));
+            }
+            News::Head(number) => self.head(*number),
+            News::Stored(stored) => {
+                self.stored(stored.to);
+                if stored.logs > 0 {
+                    self.last_event_at = Some(Utc::now());
+                }
+            }
+            News::CaughtUp(block) => {
+                self.seen = self.seen.max(Some(*block));
+                self.in_time = Instant::now();
+                self.caught_up = true;
+            }
+            News::Failed { error, .. } => {
+                self.errors += 1;
+                self.last_error = Some(shown(error));
+            }
+            News::GapFilled(_) | News::Reorg { .. } => {}
+        }
+    }
+
+    fn head(&mut self, number: u64) {
+        if self.behind() == 0 {
+            self.in_time = Instant::now();
+        }
+        if Some(number) > self.head {
+            self.head = Some(number);
+            self.head_moved = Instant::now();
+        }
+    }
+
+    fn stored(&mut self, block: u64) {
+        self.seen = Some(block);
+        self.checkpoint = self.checkpoint.max(Some(block));
+        self.in_time = Instant::now();
+    }
+
+    /// How many blocks are still to be stored.
+    fn behind(&self) -> u64 {
+        let (Some(head), Some(checkpoint)) = (self.head, self.checkpoint) else { return 0 };
+        head.saturating_sub(self.confirmations).saturating_sub(checkpoint)
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let reasons = if self.active { self.reasons() } else { Vec::new() };
+        Health {
+            status: if reasons.is_empty() { "ok" } else { "unhealthy" },
+            role: if self.active { "active" } else { "standby" },
+            connected: self.via.is_some(),
+            transport: self.via.map(Via::name),
+            last_block_seen: self.seen,
+            checkpoint_block: self.checkpoint,
+            head_block: self.head,
+            last_event_at: (self.last_event_at)
+                .map(|time| time.to_rfc3339_opts(SecondsFormat::Secs, true)),
+            errors: self.errors,
+            last_error: self.last_error.clone(),
+            reasons,
+            caught_up: self.caught_up,
+        }
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.via.is_none() {
+            let why = self.disconnected.iter().map(|reason| format!(": {reason}"));
+            reasons.push(format!("not connected{}", why.collect::<String>()));
+        }
+        let silent = self.head_moved.elapsed();
+        if silent > self.max_lag {
+            reasons.push(format!("the head has not advanced for {} s", silent.as_secs()));
+        }
+        let (behind, late) = (self.behind(), self.in_time.elapsed());
+        if behind > 0 && late > self.max_lag {
+            reasons.push(format!(
+                "the checkpoint is {behind} blocks behind the head and has not moved for {} s",
+                late.as_secs()
+            ));
+        }
+        reasons
+    }
+}

@@ -1,0 +1,153 @@
+//! A `watch` that goes on while a story is told: what it said so far, and what it has stored.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ethtally_testbed::{Chain, wallet};
+use serde_json::Value;
+
+use crate::{
+    harness::{Database, Ethtally, Ran, Running, ethtally, eventually},
+    world::address,
+};
+
+/// A `watch --json` in the background.
+pub(crate) struct Watching {
+    running: Running,
+    told: Arc<Mutex<Vec<Value>>>,
+    complained: Arc<Mutex<String>>,
+    readers: Vec<thread::JoinHandle<()>>,
+}
+
+/// `watch --json` with these further arguments, which are separated by spaces.
+pub(crate) fn watch(arguments: &str, node: impl Into<String>, database: &Database) -> Ethtally {
+    let arguments = ["watch", "--json"].into_iter().chain(arguments.split_whitespace());
+    ethtally(arguments).node(node).database(database)
+}
+
+/// Starts it.
+pub(crate) fn start(watch: Ethtally) -> Watching {
+    let mut running = watch.start();
+    let (stdout, mut stderr) = running.output();
+    let told = Arc::<Mutex<Vec<Value>>>::default();
+    let complained = Arc::<Mutex<String>>::default();
+    let (lines, text) = (Arc::clone(&told), Arc::clone(&complained));
+    let readers = vec![
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        }),
+        thread::spawn(move || {
+            let mut all = String::new();
+            let _ = stderr.read_to_string(&mut all);
+            text.lock().unwrap_or_else(PoisonError::into_inner).push_str(&all);
+        }),
+    ];
+    Watching { running, told, complained, readers }
+}
+
+impl Watching {
+    /// All that it told so far.
+    pub(crate) fn told(&self) -> Vec<Value> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The lines about this event so far.
+    pub(crate) fn events(&self, event: &str) -> Vec<Value> {
+        self.told().into_iter().filter(|line| line["event"] == event).collect()
+    }
+
+    /// Waits for the `count`th line about this event and returns it.
+    #[track_caller]
+    pub(crate) fn until(&self, event: &str, count: usize) -> Value {
+        let started = Instant::now();
+        loop {
+            if let Some(line) = self.events(event).into_iter().nth(count - 1) {
+                return line;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "no line {count} about {event}: {:#?}",
+                self.told()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends a signal by name, such as `TERM` or `KILL`.
+    pub(crate) fn signal(&self, name: &str) {
+        self.running.signal(name);
+    }
+
+    /// Waits for the end; the lines on stdout are those of [`Watching::told`].
+    pub(crate) fn wait(self) -> (Ran, Vec<Value>) {
+        let mut ran = self.running.wait();
+        for reader in self.readers {
+            reader.join().expect("a reader ends");
+        }
+        ran.stderr = self.complained.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (ran, told)
+    }
+
+    /// Stops it as Kubernetes does, and looks at what it made of that.
+    #[track_caller]
+    pub(crate) fn stop(self) -> Vec<Value> {
+        let started = Instant::now();
+        self.signal("TERM");
+        let (ran, told) = self.wait();
+        ran.expect(143);
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        assert_eq!(told.last().expect("a last line")["event"], "stopped");
+        told
+    }
+}
+
+/// The checkpoint, if there is one.
+pub(crate) async fn checkpoint(database: &Database) -> Option<u64> {
+    let last = "select last_block from eth_indexer_checkpoints where name = 'audio_transfers'";
+    database.sql(last).await.first().map(|block| block.parse().expect("a number"))
+}
+
+/// Waits until everything up to the chain's head is stored; returns that block.
+pub(crate) async fn caught_up(chain: &Chain, database: &Database) -> u64 {
+    let head = chain.block_number().await.expect("the chain answers");
+    let handle = tokio::runtime::Handle::current();
+    tokio::task::block_in_place(|| {
+        eventually(&format!("the checkpoint is at block {head}"), || {
+            handle.block_on(checkpoint(database)).is_some_and(|block| block >= head)
+        });
+    });
+    head
+}
+
+/// A wallet's row as `balance|blocknumber|read_block`.
+pub(crate) async fn row(database: &Database, n: u64) -> String {
+    let wallet = address(n);
+    let columns = "balance, blocknumber, read_block";
+    let row = format!("select {columns} from eth_wallet_balances where wallet = '{wallet}'");
+    database.value(&row).await
+}
+
+/// The stored total of a wallet, wei.
+pub(crate) async fn stored_total(database: &Database, n: u64) -> String {
+    row(database, n).await.split('|').next().expect("a column").to_owned()
+}
+
+/// Fails unless the stored total of each of these wallets is what the chain says now.
+pub(crate) async fn assert_right(
+    chain: &Chain,
+    database: &Database,
+    wallets: impl IntoIterator<Item = u64>,
+) {
+    for n in wallets {
+        let expected = chain.total(wallet(n)).await.expect("the chain answers").to_string();
+        assert_eq!(stored_total(database, n).await, expected, "wallet {n}");
+    }
+}
