@@ -438,6 +438,35 @@ async fn too_many_calls() {
 }
 
 #[tokio::test]
+async fn logs_of_too_many_blocks() {
+    let stub = stub().await;
+    let allowed = "ranges over 10 blocks are not supported";
+    stub.fault(Fault::LogsWiderThan(10, allowed.to_owned()), When::always());
+    for filter in [
+        json!({ "fromBlock": "0x50", "toBlock": "0x5a" }),
+        json!({ "fromBlock": "earliest", "toBlock": "0xa" }),
+        json!({ "fromBlock": "0x0", "toBlock": "0xffffffffffffffff" }),
+    ] {
+        let answer = ask(&stub, &request("eth_getLogs", json!([filter]))).await;
+        assert_eq!(answer["error"], json!({ "code": -32602, "message": allowed }), "{filter}");
+    }
+    // The node answers with the parameters it got.
+    for params in [
+        json!([{ "fromBlock": "0x50", "toBlock": "0x59" }]),
+        json!([{ "fromBlock": "0x5a", "toBlock": "0x50" }]),
+        json!([{ "fromBlock": "0x0", "toBlock": "latest" }]),
+        json!([{ "blockHash": "0xff" }]),
+        json!([{}]),
+    ] {
+        assert_eq!(ask(&stub, &request("eth_getLogs", params.clone())).await["result"], params);
+    }
+    ask(&stub, &request("echo", json!([{ "fromBlock": "0x0", "toBlock": "0xff" }]))).await;
+    let mut names = vec!["logs wider than"; 3];
+    names.extend(["passed"; 6]);
+    assert_eq!(answered(&stub), names);
+}
+
+#[tokio::test]
 async fn lagging() {
     let stub = stub().await;
     stub.fault(Fault::Lagging(10), When::always());
