@@ -9,6 +9,7 @@ pub mod chain;
 pub mod contracts;
 pub mod genesis;
 pub mod postgres;
+mod server;
 pub mod stub;
 
 pub use chain::{Chain, Fault};

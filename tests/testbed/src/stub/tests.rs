@@ -3,6 +3,8 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    thread,
+    time::Duration,
 };
 
 use alloy::{
@@ -118,7 +120,7 @@ fn answered(stub: &Stub) -> Vec<String> {
 /// What a client sees of the connection itself: all bytes until its end, and whether that was a reset.
 fn raw(stub: &Stub, body: &Value) -> (String, bool) {
     let body = body.to_string();
-    let mut stream = TcpStream::connect(stub.address).unwrap();
+    let mut stream = TcpStream::connect(stub.server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     write!(
         stream,
@@ -198,7 +200,7 @@ fn a_dead_port_refuses() {
 fn dropped_it_closes_its_port_even_with_a_request_on_hand() {
     let stub = Stub::in_front_of(&Stub::dead()).unwrap();
     stub.fault(Fault::Hang, When::always());
-    let address = stub.address;
+    let address = stub.server.address();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").unwrap();
     while stub.requests().is_empty() {
@@ -594,7 +596,7 @@ async fn the_first_rule_that_matches_wins_and_a_spent_one_gives_way() {
 #[test]
 fn answers_while_a_test_waits_for_a_process() {
     let runtime =
-        runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let stub = runtime.block_on(stub());
     // This thread blocks, and so would a stub in it.
     let (answer, _) = raw(&stub, &request("eth_chainId", json!([])));
