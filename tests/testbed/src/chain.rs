@@ -185,6 +185,19 @@ impl Chain {
         Ok(())
     }
 
+    /// Mines a block each so many seconds, and none for each transaction any more. Zero switches the clock off, and then
+    /// transactions wait until [`set_automine(true)`](Chain::set_automine).
+    pub async fn set_interval_mining(&self, seconds: u64) -> Result<()> {
+        let _: Value = self.request("evm_setIntervalMining", json!([seconds])).await?;
+        Ok(())
+    }
+
+    /// The logs of all contracts in these blocks, both ends included, as `eth_getLogs` has them.
+    pub async fn logs(&self, from: u64, to: u64) -> Result<Vec<Value>> {
+        let range = json!({ "fromBlock": format!("{from:#x}"), "toBlock": format!("{to:#x}") });
+        self.request("eth_getLogs", json!([range])).await
+    }
+
     /// Replaces the newest `depth` blocks with as many empty ones. What they changed is undone.
     pub async fn reorg(&self, depth: u64) -> Result<()> {
         let _: Value = self.request("anvil_reorg", json!([depth, []])).await?;

@@ -3,13 +3,17 @@
 //! - [`contracts`]: our stand-ins for the Audius contracts, and the genuine Multicall3: addresses, bindings, code.
 //! - [`genesis`]: which wallets there are and what they hold when the chain starts.
 //! - [`chain`]: [`Chain`], an Anvil that starts with all of that, and what can be done to it.
-//! - [`postgres`]: throw-away clusters; [`stub`]: a node with the faults that Anvil never shows.
+//! - [`postgres`]: throw-away clusters; [`stub`]: a node with the faults that Anvil never shows; [`socket`]: the same for its
+//!   WebSocket.
 
 pub mod chain;
 pub mod contracts;
 pub mod genesis;
 pub mod postgres;
+mod server;
+pub mod socket;
 pub mod stub;
 
 pub use chain::{Chain, Fault};
 pub use genesis::{Holding, holding, wallet};
+pub use socket::Socket;

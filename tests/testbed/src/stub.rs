@@ -12,19 +12,19 @@ mod proxy;
 mod when;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, OnceLock},
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
-use tokio::{net::TcpSocket, runtime, sync::oneshot};
+use tokio::net::TcpSocket;
 
 pub use fault::Fault;
 pub use when::When;
 
+use crate::server::Server;
 use proxy::{Proxy, Upstream};
 
 /// A JSON-RPC request that a stub was asked. Each request of a batch is one of these.
@@ -47,9 +47,8 @@ pub struct Seen {
 /// It runs in a thread of its own, so that it answers while a test waits for a process.
 #[derive(Debug)]
 pub struct Stub {
-    address: SocketAddr,
     proxy: Arc<Proxy>,
-    server: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    server: Server,
 }
 
 impl Stub {
@@ -58,33 +57,10 @@ impl Stub {
     /// # Errors
     /// If the URL is not one of HTTP, or there is no port to listen on.
     pub fn in_front_of(upstream_url: &str) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .context("found no port for the stub node")?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let proxy = Arc::new(Proxy::new(Upstream::new(upstream_url)?));
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("stub-node")
-            .enable_all()
-            .build()
-            .context("cannot start the stub node")?;
-
-        let (stop, stopped) = oneshot::channel();
         let served = Arc::clone(&proxy);
-        let thread = thread::spawn(move || {
-            runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)
-                    .expect("the listener is bound and non-blocking");
-                tokio::select! {
-                    () = proxy::serve(listener, served) => {}
-                    _ = stopped => {}
-                }
-            });
-            // Hanging requests never end by themselves.
-            runtime.shutdown_timeout(Duration::from_secs(1));
-        });
-        Ok(Self { address, proxy, server: Some((stop, thread)) })
+        let server = Server::start("stub-node", |listener| proxy::serve(listener, served))?;
+        Ok(Self { proxy, server })
     }
 
     /// The URL of a port that refuses connections, for as long as this process lives.
@@ -105,7 +81,7 @@ impl Stub {
 
     /// Where it serves: `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.server.address())
     }
 
     /// The same with a path, as providers put their keys there: `stub.url_with_path("/v2/SECRETKEY")`.
@@ -153,15 +129,6 @@ impl Stub {
     /// Whether the journal keeps parameters, as it does at first. A long benchmark had better not: they are most of its traffic.
     pub fn keep_params(&self, keep: bool) {
         self.proxy.keep_params(keep);
-    }
-}
-
-impl Drop for Stub {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.server.take() {
-            let _ = stop.send(());
-            let _ = thread.join();
-        }
     }
 }
 

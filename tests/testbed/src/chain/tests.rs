@@ -394,6 +394,35 @@ async fn a_chain_with_a_clock_mines_by_itself() {
 }
 
 #[tokio::test]
+async fn a_clock_can_be_switched_on_and_off() {
+    let chain = Chain::builder().start().await.unwrap();
+    chain.set_interval_mining(1).await.unwrap();
+    chain.mint(wallet(5_001), audio(1)).await.unwrap();
+    assert_eq!(chain.total(wallet(5_001)).await.unwrap(), audio(1));
+
+    chain.set_interval_mining(0).await.unwrap();
+    let before = chain.block_number().await.unwrap();
+    chain.mint(wallet(5_001), audio(1)).await.unwrap();
+    sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(chain.block_number().await.unwrap(), before);
+    chain.set_automine(true).await.unwrap();
+    chain.mint(wallet(5_001), audio(1)).await.unwrap();
+    assert_eq!(chain.total(wallet(5_001)).await.unwrap(), audio(3));
+}
+
+#[tokio::test]
+async fn logs_are_those_of_the_blocks_asked_for() {
+    let chain = Chain::builder().start().await.unwrap();
+    for _ in 0..4 {
+        chain.mint(wallet(5_001), audio(1)).await.unwrap();
+    }
+    let logs = chain.logs(2, 3).await.unwrap();
+    let blocks: Vec<&Value> = logs.iter().map(|log| &log["blockNumber"]).collect();
+    assert_eq!(blocks, ["0x2", "0x3"]);
+    assert_eq!(logs[0]["address"], json!(AUDIO));
+}
+
+#[tokio::test]
 async fn anvils_own_words_say_why_it_does_not_start() {
     let error = Chain::builder().arg("--no-such-argument").start().await.unwrap_err();
     assert!(error.to_string().contains("--no-such-argument"), "{error}");

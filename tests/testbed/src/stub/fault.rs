@@ -57,6 +57,9 @@ pub enum Fault {
     OutOfGasAbove(usize),
     /// An `aggregate3` with more than this many calls answers "response too large", -32003, as geth does.
     ResponseTooLargeAbove(usize),
+    /// An `eth_getLogs` over more than this many blocks answers -32602 with this text, in which providers hide how many they
+    /// allow. A range that ends at a tag other than `earliest` passes, and so does a single block by its hash.
+    LogsWiderThan(u64, String),
     /// The node is this many blocks behind: `eth_blockNumber` and all that asks for `latest` answer as of then, logs after it are
     /// missing without an error, and anything else at a later block answers "header not found", -32000. That goes for
     /// `eth_getBlockByNumber` too, to which some nodes answer null: for that there is [`Fault::Answer`].
@@ -139,6 +142,7 @@ impl Fault {
             Self::GarbageReturns => "garbage returns",
             Self::OutOfGasAbove(_) => "out of gas",
             Self::ResponseTooLargeAbove(_) => "response too large",
+            Self::LogsWiderThan(..) => "logs wider than",
             Self::Lagging(_) => "lagging",
             Self::ChainId(_) => "chain id",
             Self::NoCode => "no code",
@@ -155,6 +159,10 @@ impl Fault {
             }
             Self::Short | Self::Garbage | Self::GarbageReturns => {
                 aggregate3::calls(request).is_some()
+            }
+            Self::LogsWiderThan(limit, _) => {
+                method == "eth_getLogs"
+                    && blocks(&request["params"][0]).is_some_and(|blocks| blocks > *limit)
             }
             Self::Lagging(_) => {
                 matches!(method, "eth_blockNumber" | "eth_getLogs")
@@ -180,6 +188,9 @@ impl Fault {
             Self::OutOfGasAbove(_) => ("error", json!({ "code": -32000, "message": "out of gas" })),
             Self::ResponseTooLargeAbove(_) => {
                 ("error", json!({ "code": -32003, "message": "response too large" }))
+            }
+            Self::LogsWiderThan(_, message) => {
+                ("error", json!({ "code": -32602, "message": message }))
             }
             Self::ChainId(id) if request["method"] == "net_version" => {
                 ("result", json!(id.to_string()))
@@ -273,12 +284,26 @@ fn asked(block: &Value, head: u64) -> Asked {
     };
     match number {
         Some("latest" | "pending") => Asked::Latest,
-        Some(number) => match u64::from_str_radix(number.trim_start_matches("0x"), 16) {
-            Ok(number) if number > head => Asked::Later,
+        Some(number) => match hex(number) {
+            Some(number) if number > head => Asked::Later,
             _ => Asked::Earlier,
         },
         None => Asked::Earlier,
     }
+}
+
+/// How many blocks a filter of logs spans, if it says so in numbers.
+fn blocks(filter: &Value) -> Option<u64> {
+    let bound = |name| match filter[name].as_str()? {
+        "earliest" => Some(0),
+        number => hex(number),
+    };
+    let (from, to) = (bound("fromBlock")?, bound("toBlock")?);
+    Some(to.checked_sub(from)?.saturating_add(1))
+}
+
+fn hex(number: &str) -> Option<u64> {
+    u64::from_str_radix(number.trim_start_matches("0x"), 16).ok()
 }
 
 /// Where a method's block is among its parameters.

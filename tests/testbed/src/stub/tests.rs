@@ -3,6 +3,8 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    thread,
+    time::Duration,
 };
 
 use alloy::{
@@ -118,7 +120,7 @@ fn answered(stub: &Stub) -> Vec<String> {
 /// What a client sees of the connection itself: all bytes until its end, and whether that was a reset.
 fn raw(stub: &Stub, body: &Value) -> (String, bool) {
     let body = body.to_string();
-    let mut stream = TcpStream::connect(stub.address).unwrap();
+    let mut stream = TcpStream::connect(stub.server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     write!(
         stream,
@@ -198,7 +200,7 @@ fn a_dead_port_refuses() {
 fn dropped_it_closes_its_port_even_with_a_request_on_hand() {
     let stub = Stub::in_front_of(&Stub::dead()).unwrap();
     stub.fault(Fault::Hang, When::always());
-    let address = stub.address;
+    let address = stub.server.address();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").unwrap();
     while stub.requests().is_empty() {
@@ -438,6 +440,35 @@ async fn too_many_calls() {
 }
 
 #[tokio::test]
+async fn logs_of_too_many_blocks() {
+    let stub = stub().await;
+    let allowed = "ranges over 10 blocks are not supported";
+    stub.fault(Fault::LogsWiderThan(10, allowed.to_owned()), When::always());
+    for filter in [
+        json!({ "fromBlock": "0x50", "toBlock": "0x5a" }),
+        json!({ "fromBlock": "earliest", "toBlock": "0xa" }),
+        json!({ "fromBlock": "0x0", "toBlock": "0xffffffffffffffff" }),
+    ] {
+        let answer = ask(&stub, &request("eth_getLogs", json!([filter]))).await;
+        assert_eq!(answer["error"], json!({ "code": -32602, "message": allowed }), "{filter}");
+    }
+    // The node answers with the parameters it got.
+    for params in [
+        json!([{ "fromBlock": "0x50", "toBlock": "0x59" }]),
+        json!([{ "fromBlock": "0x5a", "toBlock": "0x50" }]),
+        json!([{ "fromBlock": "0x0", "toBlock": "latest" }]),
+        json!([{ "blockHash": "0xff" }]),
+        json!([{}]),
+    ] {
+        assert_eq!(ask(&stub, &request("eth_getLogs", params.clone())).await["result"], params);
+    }
+    ask(&stub, &request("echo", json!([{ "fromBlock": "0x0", "toBlock": "0xff" }]))).await;
+    let mut names = vec!["logs wider than"; 3];
+    names.extend(["passed"; 6]);
+    assert_eq!(answered(&stub), names);
+}
+
+#[tokio::test]
 async fn lagging() {
     let stub = stub().await;
     stub.fault(Fault::Lagging(10), When::always());
@@ -565,7 +596,7 @@ async fn the_first_rule_that_matches_wins_and_a_spent_one_gives_way() {
 #[test]
 fn answers_while_a_test_waits_for_a_process() {
     let runtime =
-        runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let stub = runtime.block_on(stub());
     // This thread blocks, and so would a stub in it.
     let (answer, _) = raw(&stub, &request("eth_chainId", json!([])));
