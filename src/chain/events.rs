@@ -346,12 +346,13 @@ impl Events {
 #[async_trait]
 impl Source for Events {
     async fn newest(&self) -> anyhow::Result<Block> {
-        self.client.header("latest".into(), None).await.map(Block::from)
+        let newest = self.client.header("latest".into(), None).await?;
+        Ok(newest.context("the node has no block")?.into())
     }
 
-    async fn block(&self, number: u64, seen: u64) -> anyhow::Result<Block> {
-        let needed = Some(seen.max(number));
-        self.client.header(json!(U64::from(number)), needed).await.map(Block::from)
+    async fn block(&self, number: u64, seen: u64) -> anyhow::Result<Option<Block>> {
+        let block = self.client.header(json!(U64::from(number)), Some(seen)).await?;
+        Ok(block.map(Block::from))
     }
 
     async fn parent(&self, block: &Block) -> anyhow::Result<Block> {
@@ -375,18 +376,15 @@ impl Source for Events {
 }
 
 impl Client {
-    /// A block's header, from an endpoint that has the block `seen` as well.
-    async fn header(&self, block: Value, seen: Option<u64>) -> anyhow::Result<Header> {
+    /// A block's header if there is one, from an endpoint that has the block `seen` as well.
+    async fn header(&self, block: Value, seen: Option<u64>) -> anyhow::Result<Option<Header>> {
         let request = Request {
             method: "eth_getBlockByNumber",
             params: (block, false),
             retries: self.retries(),
             needs_block: seen,
         };
-        self.send(request, |header: Option<Header>| {
-            header.ok_or_else(|| "header not found".to_owned())
-        })
-        .await
+        self.send(request, Ok).await
     }
 }
 

@@ -7,13 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use alloy::primitives::{Address, B256};
+use anyhow::Context;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tracing::warn;
 
 use super::{
-    Block, History, Journal, News, Observer, Progress, ReadAt, Source, Stored, Touched,
-    history::DEPTH,
+    Block, Journal, News, Observer, Progress, ReadAt, Source, Stored, Touched,
+    history::{DEPTH, History},
+    undone::Undone,
 };
 use crate::tally::{
     self, Counts, Ledger, Reader, Reading, Recorded, Stop, Tally, TotalRead, Unreadable, Wallet,
@@ -27,6 +29,8 @@ const FIRST_SLICE: u64 = 500;
 const LARGEST_SLICE: u64 = 10_000;
 /// A slice with more wallets is followed by a smaller one, one with a quarter of them by a larger.
 const WALLETS_IN_SLICE: usize = 20_000;
+/// How often a superseded total is read again.
+const TRIES: u32 = 8;
 /// A stretch of fewer blocks is no catching up: its blocks are as old as their storing took.
 const LIVE: u64 = 16;
 
@@ -78,8 +82,18 @@ pub enum Step {
     More,
     /// There are none; this is the newest that is to be followed.
     CaughtUp(u64),
+    /// The head is not the newest that was seen: nothing was done.
+    Stale,
     /// A stop was asked for before it was done.
     Interrupted,
+}
+
+/// An event whose block is to be stored yet.
+#[derive(Clone, Copy, Debug)]
+struct Superseded {
+    event_block: u64,
+    /// How often it is still tried: another process may read ahead of this one for ever.
+    tries: u32,
 }
 
 /// Follows the chain from the checkpoint on.
@@ -91,12 +105,11 @@ pub struct Follower<'a> {
     tip: Option<(u64, B256)>,
     /// The next block whose events are to be looked for.
     next: Option<u64>,
-    /// What was read at blocks that went. It is read again until that was done above the block: at
-    /// the same height somebody else's read of the old block could still overwrite it.
-    again: Vec<ReadAt>,
-    /// Wallets whose row held a newer read when an event's was stored, and the event's block. They
-    /// are read once more, as nothing of a superseded read is stored.
-    superseded: BTreeMap<Wallet, u64>,
+    /// What was read at blocks that went.
+    undone: Undone,
+    /// Wallets whose row held a newer read when an event's was stored: nothing of that is stored,
+    /// not even the event's block, so they are read again at later blocks.
+    superseded: BTreeMap<Wallet, Superseded>,
     /// The block at which that was.
     superseded_at: u64,
     slice: u64,
@@ -110,16 +123,18 @@ impl<'a> Follower<'a> {
     pub async fn new(sides: Sides<'a>, settings: FollowerSettings) -> anyhow::Result<Self> {
         let last_block = sides.journal.last_block(&settings.checkpoint).await?;
         let reads = sides.journal.reads(&settings.checkpoint).await?;
+        let next = last_block.map(|block| u64::try_from(block.saturating_add(1)).unwrap_or(0));
+        let again = reads.gone.iter().filter_map(|gone| gone.from).min();
         sides.observer.hear(&News::Active {
             checkpoint: last_block.and_then(|block| u64::try_from(block).ok()),
         });
         Ok(Self {
             sides,
             settings,
-            history: History::of(reads),
+            history: History::of(reads.on_chain),
             tip: None,
-            next: last_block.map(|block| u64::try_from(block.saturating_add(1)).unwrap_or(0)),
-            again: Vec::new(),
+            next: next.map(|next| again.map_or(next, |again| again.min(next))),
+            undone: Undone::of(reads.gone),
             superseded: BTreeMap::new(),
             superseded_at: 0,
             slice: FIRST_SLICE,
@@ -138,15 +153,14 @@ impl<'a> Follower<'a> {
     /// When node or database fail; then the checkpoint has not moved, and the step can be repeated.
     pub async fn step(&mut self, head: &Block) -> anyhow::Result<(Step, Option<Stored>)> {
         let Some(at) = self.followed(head).await? else { return Ok((Step::CaughtUp(0), None)) };
-        self.look_for_fork(&at).await?;
+        if !self.look_for_fork(&at).await? {
+            return Ok((Step::Stale, None));
+        }
         let from = match self.next {
             Some(next) => next,
             None => self.begin(&at).await?,
         };
-        let due: BTreeSet<Wallet> = (self.again.iter())
-            .filter(|read| read.number <= at.number)
-            .flat_map(|read| read.wallets.iter().copied())
-            .collect();
+        let due = self.undone.due(at.number);
         let repeats = !self.superseded.is_empty() && at.number > self.superseded_at;
         if from > at.number && due.is_empty() && !repeats {
             return Ok((Step::CaughtUp(at.number), None));
@@ -158,27 +172,23 @@ impl<'a> Follower<'a> {
         };
         self.fit_slice(touched.wallets.len());
         let mut events = touched.wallets.clone();
-        for (wallet, block) in self.superseded.iter().filter(|_| repeats) {
-            events.entry(*wallet).or_insert(*block);
+        for (wallet, superseded) in self.superseded.iter().filter(|_| repeats) {
+            events.entry(*wallet).or_insert(superseded.event_block);
         }
         let wallets = self.to_read(events.keys().copied().chain(due)).await?;
         let Some(counts) = self.refresh(&wallets, &events, &at).await? else {
             return Ok((Step::Interrupted, None));
         };
-        if counts.superseded > 0 {
-            self.superseded = touched.wallets;
-            self.superseded_at = at.number;
-        } else if repeats {
-            self.superseded.clear();
-        }
-        self.advance(&to, &at).await?;
+        self.note_superseded(touched.wallets, counts.superseded > 0, repeats, at.number);
+        let read_any = !wallets.is_empty();
+        self.advance(&to, &at, wallets).await?;
         let is_live = from <= to.number && to.number - from < LIVE;
         let stored = Stored {
             from,
             to: to.number,
             logs: touched.logs,
             counts,
-            made: (is_live && !wallets.is_empty()).then_some(to.timestamp),
+            made: (is_live && read_any).then_some(to.timestamp),
         };
         self.sides.observer.hear(&News::Stored(stored));
         let step = if to.number < at.number { Step::More } else { Step::CaughtUp(at.number) };
@@ -190,8 +200,14 @@ impl<'a> Follower<'a> {
         match head.number.checked_sub(self.settings.confirmations) {
             _ if self.settings.confirmations == 0 => Ok(Some(*head)),
             None => Ok(None),
-            Some(number) => self.sides.source.block(number, head.number).await.map(Some),
+            Some(number) => self.block(number, head.number).await.map(Some),
         }
+    }
+
+    /// A block that must be there, as `seen`, which is no older, was.
+    async fn block(&self, number: u64, seen: u64) -> anyhow::Result<Block> {
+        let block = self.sides.source.block(number, seen).await?;
+        block.with_context(|| format!("the node has block {seen}, but not block {number}"))
     }
 
     /// Without a checkpoint: makes one in front of the first block to follow.
@@ -201,7 +217,13 @@ impl<'a> Follower<'a> {
             None => (Some(at.number), Some(at.hash)),
         };
         if let Some(last_block) = last_block {
-            let progress = Progress { last_block, hash, forget_below: 0, gone: Vec::new() };
+            let progress = Progress {
+                last_block,
+                hash,
+                forget_below: 0,
+                redone: Vec::new(),
+                forget: Vec::new(),
+            };
             self.sides.journal.advance(&self.settings.checkpoint, &progress).await?;
             self.sides.observer.hear(&News::Began(last_block));
         }
@@ -217,7 +239,7 @@ impl<'a> Follower<'a> {
     async fn end_of_slice(&self, from: u64, at: &Block) -> anyhow::Result<Block> {
         match from.saturating_add(self.slice - 1) {
             number if number >= at.number => Ok(*at),
-            number => self.sides.source.block(number, at.number).await,
+            number => self.block(number, at.number).await,
         }
     }
 
@@ -274,100 +296,141 @@ impl<'a> Follower<'a> {
         Ok((done == wallets.len() as u64).then_some(counts))
     }
 
+    /// Takes note of whether totals were superseded at `at`, among those of new events and, if they
+    /// were repeated, of events before.
+    fn note_superseded(
+        &mut self,
+        touched: BTreeMap<Wallet, u64>,
+        any: bool,
+        repeated: bool,
+        at: u64,
+    ) {
+        if repeated {
+            self.superseded.retain(|_, superseded| {
+                superseded.tries -= 1;
+                any && superseded.tries > 0
+            });
+        }
+        if any {
+            self.superseded_at = at;
+            for (wallet, event_block) in touched {
+                self.superseded.insert(wallet, Superseded { event_block, tries: TRIES });
+            }
+        }
+    }
+
     /// Moves the checkpoint to `to`, whose wallets are stored as of `at`.
-    async fn advance(&mut self, to: &Block, at: &Block) -> anyhow::Result<()> {
+    async fn advance(
+        &mut self,
+        to: &Block,
+        at: &Block,
+        wallets: BTreeSet<Wallet>,
+    ) -> anyhow::Result<()> {
         let forget_below = at.number.saturating_sub(DEPTH);
         let complete = to.number == at.number;
-        let gone = (self.again.iter())
-            .filter(|read| complete && read.number <= at.number)
-            .map(|read| read.hash)
-            .collect();
-        let progress = Progress { last_block: to.number, hash: Some(to.hash), forget_below, gone };
+        self.history.add(to.number, to.hash, []);
+        // Before that the blocks in their place have to be looked through after a restart, too.
+        let (mut redone, mut forget) = match complete {
+            true => self.undone.hashes(at.number),
+            false => Default::default(),
+        };
+        // A block may come back.
+        redone.retain(|hash| !self.history.holds(hash));
+        forget.retain(|hash| !self.history.holds(hash));
+        let progress =
+            Progress { last_block: to.number, hash: Some(to.hash), forget_below, redone, forget };
         self.sides.journal.advance(&self.settings.checkpoint, &progress).await?;
         self.next = self.next.max(Some(to.number + 1));
+        self.undone.read_meanwhile(wallets);
         if complete {
-            self.again.retain(|read| read.number >= at.number);
+            self.undone.was_read(at.number);
         }
-        self.history.add(to.number, to.hash, []);
         self.history.forget_below(forget_below);
         Ok(())
     }
 
-    /// Whether `at` continues the chain that is known; if not, goes back to where they part.
-    async fn look_for_fork(&mut self, at: &Block) -> anyhow::Result<()> {
+    /// Goes back to where the chain of `at` and the one that is known part, if they do. Says whether
+    /// `at` is to be followed: not if it is old news, or of a node that lags behind.
+    async fn look_for_fork(&mut self, at: &Block) -> anyhow::Result<bool> {
         let source = self.sides.source;
-        let remembered = self.history.numbers_to(at.number);
-        let Some(tip) = self.tip.map(|tip| tip.0).or_else(|| remembered.last().copied()) else {
+        let Some(tip) = self.tip.or_else(|| self.history.highest()) else {
             self.tip = Some((at.number, at.hash));
-            return Ok(());
+            return Ok(true);
         };
-        // Old news, where the tip is above it.
+        let (tip, tip_hash) = tip;
         if self.is_known(at.number, at.hash) {
-            self.tip = self.tip.filter(|_| tip > at.number).or(Some((at.number, at.hash)));
-            return Ok(());
+            return Ok(at.number >= tip);
         }
-        let mut fork_is_below = *at;
+        let mut block = *at;
         if at.number > tip + 1 {
-            fork_is_below = source.block(tip, at.number).await?;
-        } else if at.number < tip && !remembered.contains(&at.number) {
-            // Perhaps old news: then the tip is still there.
-            let still_there = source.block(tip, tip).await;
-            if still_there.is_ok_and(|block| self.is_known(block.number, block.hash)) {
-                return Ok(());
-            }
-        } else if at.number == tip + 1 && self.is_known(tip, at.parent) {
+            block = self.block(tip, at.number).await?;
+        } else if at.number == tip + 1 && at.parent == tip_hash {
             self.tip = Some((at.number, at.hash));
-            return Ok(());
+            return Ok(true);
+        } else if at.number < tip && self.history.hash(at.number).is_none() {
+            // Nothing is known of that height. The next blocks will show what is true.
+            match source.block(tip, at.number).await? {
+                Some(block) if block.hash != tip_hash => {}
+                _ => return Ok(false),
+            }
         }
         let lowest = self.history.lowest().unwrap_or(tip);
-        let mut block = fork_is_below;
         while block.number > lowest && !self.is_known(block.number, block.hash) {
             block = source.parent(&block).await?;
         }
-        let others = self.history.take_others(block.number, block.hash);
-        self.tip = Some((at.number, at.hash));
-        if block == fork_is_below && others.is_empty() {
-            return Ok(());
-        }
-        let fork = match self.history.holds(block.number, block.hash) {
+        let fork = match self.is_known(block.number, block.hash) {
             true => block.number,
-            false => lowest.saturating_sub(DEEPEST_REORG + 1),
+            false => lowest.min(block.number).saturating_sub(DEEPEST_REORG + 1),
         };
-        let mut gone = self.history.take_above(fork);
-        gone.extend(others);
-        self.went(fork + 1, tip.max(at.number), gone);
-        Ok(())
+        if fork < tip {
+            self.went(fork + 1, tip, &[]).await?;
+        }
+        self.tip = Some((at.number, at.hash));
+        Ok(true)
     }
 
     /// Whether this block is on the chain that was followed.
     fn is_known(&self, number: u64, hash: B256) -> bool {
-        self.tip == Some((number, hash)) || self.history.holds(number, hash)
+        self.tip == Some((number, hash)) || self.history.hash(number) == Some(hash)
     }
 
     /// Takes note of logs that no longer count: the blocks that they were in went.
-    pub(super) fn removed(&mut self, logs: Vec<ReadAt>) {
-        let Some(lowest) = logs.iter().map(|log| log.number).min() else { return };
-        let newest = self.tip.map_or(lowest, |tip| tip.0);
-        let from = lowest.max(newest.saturating_sub(DEPTH));
-        let on_chain = logs.iter().filter(|log| self.history.holds(log.number, log.hash));
-        let mut gone = match on_chain.map(|log| log.number).min() {
-            Some(first) => {
-                self.tip = None;
-                self.history.take_above(first.saturating_sub(1))
-            }
-            None => Vec::new(),
-        };
-        gone.extend(logs);
-        self.went(from, newest, gone);
+    ///
+    /// # Errors
+    /// When the database fails; then it can be repeated.
+    pub(super) async fn removed(&mut self, logs: &[ReadAt]) -> anyhow::Result<()> {
+        let is_known = |log: &&ReadAt| self.history.hash(log.number) == Some(log.hash);
+        if let Some(first) = logs.iter().filter(is_known).map(|log| log.number).min() {
+            let newest = self.tip.map_or(first, |tip| tip.0);
+            self.went(first, newest, logs).await?;
+            self.tip = None;
+        } else if let (false, Some(next)) = (logs.is_empty(), self.next) {
+            // Of blocks that went already, or were passed over among others: the next block will
+            // show where the chains part.
+            self.sides.journal.went(&self.settings.checkpoint, logs, next).await?;
+            self.undone.add(logs.to_vec());
+        }
+        Ok(())
     }
 
-    /// The blocks from `from` on went: what was read at them is to be read again, and the blocks
-    /// that took their places are to be looked through.
-    fn went(&mut self, from: u64, to: u64, gone: Vec<ReadAt>) {
+    /// The blocks from `from` to `to` went: what was read at them is to be read again, and the blocks
+    /// that took their places are to be looked through. `logs` are of them as well.
+    async fn went(&mut self, from: u64, to: u64, logs: &[ReadAt]) -> anyhow::Result<()> {
+        let mut gone = self.history.from(from);
+        for log in logs {
+            match gone.iter_mut().find(|read| read.hash == log.hash) {
+                Some(read) => read.wallets.extend(&log.wallets),
+                None => gone.push(log.clone()),
+            }
+        }
+        self.sides.journal.went(&self.settings.checkpoint, &gone, from).await?;
+        self.history.forget_from(from);
+        let to = gone.iter().map(|read| read.number).fold(to, u64::max);
         let wallets: BTreeSet<_> = gone.iter().flat_map(|read| &read.wallets).collect();
         self.sides.observer.hear(&News::Reorg { from, to, wallets: wallets.len() as u64 });
-        self.again.extend(gone);
+        self.undone.add(gone);
         self.next = self.next.map(|next| next.min(from));
+        Ok(())
     }
 }
 

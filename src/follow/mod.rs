@@ -11,6 +11,7 @@ mod backoff;
 mod follower;
 mod history;
 mod news;
+mod undone;
 mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -20,7 +21,6 @@ use async_trait::async_trait;
 
 pub use backoff::Backoff;
 pub use follower::{Follower, FollowerSettings, Sides, Step, Track};
-pub use history::History;
 pub use news::{Filled, News, Observer, Stored, Via};
 pub use watcher::{Ended, Lock, Watcher};
 
@@ -65,9 +65,9 @@ pub trait Source: Send + Sync {
     /// The newest block.
     async fn newest(&self) -> anyhow::Result<Block>;
 
-    /// The block of this number, from a node that has the block `seen` too: one that lags behind
-    /// may still have another block in its place.
-    async fn block(&self, number: u64, seen: u64) -> anyhow::Result<Block>;
+    /// The block of this number, if there is one, from a node that has the block `seen` too: one
+    /// that lags behind may still have another block in its place.
+    async fn block(&self, number: u64, seen: u64) -> anyhow::Result<Option<Block>>;
 
     /// The block before this one.
     async fn parent(&self, block: &Block) -> anyhow::Result<Block>;
@@ -86,17 +86,39 @@ pub trait Journal: Send + Sync {
     /// The last block whose wallets have been stored.
     async fn last_block(&self, checkpoint: &str) -> anyhow::Result<Option<i64>>;
 
-    /// The blocks that are remembered, each with the wallets that were read at it.
-    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Vec<ReadAt>>;
+    /// What was read at the blocks that are remembered.
+    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Reads>;
 
     /// Remembers, before it is done, that these wallets are read at this block.
     async fn announce(&self, checkpoint: &str, read: &ReadAt) -> anyhow::Result<()>;
+
+    /// Remembers that these blocks went, and from which block on the new ones are to be looked through.
+    async fn went(&self, checkpoint: &str, blocks: &[ReadAt], from: u64) -> anyhow::Result<()>;
 
     /// Moves the checkpoint, never back, and remembers and forgets blocks; all of it or nothing.
     async fn advance(&self, checkpoint: &str, progress: &Progress) -> anyhow::Result<()>;
 
     /// Those of `wallets` that have a row.
     async fn known(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>>;
+}
+
+/// What was read at recent blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Blocks that were on the chain when they were last looked at.
+    pub on_chain: Vec<ReadAt>,
+    /// Blocks that went.
+    pub gone: Vec<Gone>,
+}
+
+/// A block that went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// What was read at it.
+    pub read: ReadAt,
+    /// From which block on the new ones are to be looked through; `None` if that is done and its
+    /// wallets were read again once.
+    pub from: Option<u64>,
 }
 
 /// How far the follower has come.
@@ -108,8 +130,10 @@ pub struct Progress {
     pub hash: Option<B256>,
     /// Blocks below this number are forgotten.
     pub forget_below: u64,
-    /// Blocks that went, to be forgotten too.
-    pub gone: Vec<B256>,
+    /// Blocks that went: those in their place are looked through, their wallets were read again.
+    pub redone: Vec<B256>,
+    /// Blocks that went and are to be forgotten.
+    pub forget: Vec<B256>,
 }
 
 /// What may mean that there is something to do.
@@ -124,3 +148,6 @@ pub enum Signal {
     /// A log that counted no longer does, as its block went.
     Removed(ReadAt),
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,7 +166,8 @@ impl Watcher<'_> {
             while let Ok(signal) = signals.try_recv() {
                 pending.take(signal, self.follower.next());
             }
-            self.follower.removed(std::mem::take(&mut pending.removed));
+            self.follower.removed(&pending.removed).await?;
+            pending.removed.clear();
             let told = pending.head;
             let head = match told {
                 Some(head) if !pending.ask => head,
@@ -184,6 +185,11 @@ impl Watcher<'_> {
             }
             match step {
                 Step::Interrupted => return Ok(()),
+                Step::Stale => {
+                    pending.ask = false;
+                    pending.head = None;
+                    return Ok(());
+                }
                 Step::More if self.stop.is_asked() => return Ok(()),
                 // Its time may be long: the next slice is read at what is the newest block then.
                 Step::More => pending.ask = true,

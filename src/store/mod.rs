@@ -10,7 +10,7 @@ mod sqlite;
 mod url;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
 };
 
@@ -23,7 +23,7 @@ use tracing::warn;
 pub use url::{Access, open};
 
 use crate::{
-    follow::{Journal, Lock, ReadAt},
+    follow::{Gone, Journal, Lock, ReadAt, Reads},
     tally::{Ledger, Shard, TotalRead, Wallet},
 };
 
@@ -221,11 +221,27 @@ impl fmt::Display for Task<'_> {
     }
 }
 
-/// A block as it is kept: its number, its hash, and the wallets read there as JSON.
-type RawReadAt = (i64, String, String);
+/// A block as it is kept: number, hash, the wallets read there as JSON, and what became of it.
+type RawReadAt = (i64, String, String, bool, Option<i64>);
 
-fn read_at((number, hash, wallets): RawReadAt) -> anyhow::Result<ReadAt> {
-    let wallets: Vec<String> = serde_json::from_str(&wallets)?;
+/// What was read at the blocks of these rows.
+fn reads_at(rows: Vec<RawReadAt>) -> anyhow::Result<Reads> {
+    let mut reads = Reads::default();
+    for (number, hash, wallets, gone, redo_from) in rows {
+        let read = read_at(number, &hash, &wallets)
+            .context("eth_watch_blocks holds what ethtally did not write")?;
+        if gone {
+            let from = redo_from.map(|from| u64::try_from(from).unwrap_or(0));
+            reads.gone.push(Gone { read, from });
+        } else {
+            reads.on_chain.push(read);
+        }
+    }
+    Ok(reads)
+}
+
+fn read_at(number: i64, hash: &str, wallets: &str) -> anyhow::Result<ReadAt> {
+    let wallets: Vec<String> = serde_json::from_str(wallets)?;
     Ok(ReadAt {
         number: number.try_into()?,
         hash: hash.parse()?,
@@ -233,17 +249,41 @@ fn read_at((number, hash, wallets): RawReadAt) -> anyhow::Result<ReadAt> {
     })
 }
 
-/// All of them; what cannot be understood is an error.
-fn reads_at(rows: Vec<RawReadAt>) -> anyhow::Result<Vec<ReadAt>> {
-    rows.into_iter()
-        .map(read_at)
-        .collect::<anyhow::Result<_>>()
-        .context("eth_watch_blocks holds what ethtally did not write")
+/// Blocks as columns for one bulk upsert: each hash once.
+#[derive(Debug, Default)]
+struct RawReads {
+    numbers: Vec<i64>,
+    hashes: Vec<String>,
+    wallets: Vec<String>,
 }
 
-/// A hash as it is kept.
-fn hash_text(hash: &B256) -> String {
-    format!("{hash:#x}")
+impl RawReads {
+    fn of(reads: &[ReadAt]) -> anyhow::Result<Self> {
+        let mut by_hash: BTreeMap<B256, ReadAt> = BTreeMap::new();
+        for read in reads {
+            match by_hash.get_mut(&read.hash) {
+                Some(same) => same.wallets.extend(&read.wallets),
+                None => drop(by_hash.insert(read.hash, read.clone())),
+            }
+        }
+        let mut columns = Self::default();
+        for read in by_hash.values() {
+            columns.numbers.push(read.number.try_into()?);
+            columns.hashes.push(read.hash.to_string());
+            columns.wallets.push(wallets_text(&read.wallets)?);
+        }
+        Ok(columns)
+    }
+}
+
+/// Wallets as they are kept with a block.
+fn wallets_text(wallets: &BTreeSet<Wallet>) -> anyhow::Result<String> {
+    Ok(serde_json::to_string(wallets)?)
+}
+
+/// Hashes as they are kept.
+fn hash_texts(hashes: &[B256]) -> Vec<String> {
+    hashes.iter().map(B256::to_string).collect()
 }
 
 /// A wallet as it stands in the table; one that is not in lower case is not ours to touch.

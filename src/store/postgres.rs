@@ -13,11 +13,11 @@ use sqlx::{
 };
 
 use super::{
-    Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, TableCounts, Task, hash_text,
-    reads_at, schema, sorted_texts, stored_wallet,
+    Checkpoint, Columns, Cursor, Page, RawReads, RawRow, Row, Stale, Store, TableCounts, Task,
+    hash_texts, reads_at, schema, sorted_texts, stored_wallet, wallets_text,
 };
 use crate::{
-    follow::{Journal, Lock, Progress, ReadAt},
+    follow::{Journal, Lock, Progress, ReadAt, Reads},
     redact,
     tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet},
 };
@@ -397,9 +397,10 @@ impl Journal for PostgresStore {
         Ok(self.checkpoint(checkpoint).await?.map(|checkpoint| checkpoint.last_block))
     }
 
-    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Vec<ReadAt>> {
+    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Reads> {
         let rows = sqlx::query_as(
-            "select number, hash, wallets from eth_watch_blocks where checkpoint = $1",
+            "select number, hash, wallets, gone, redo_from from eth_watch_blocks
+             where checkpoint = $1",
         )
         .bind(checkpoint)
         .fetch_all(&self.pool)
@@ -412,12 +413,33 @@ impl Journal for PostgresStore {
         sqlx::query(
             "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
              values ($1, $2, $3, $4)
-             on conflict (checkpoint, hash) do update set wallets = excluded.wallets",
+             on conflict (checkpoint, hash) do update set
+                 wallets = excluded.wallets, gone = false, redo_from = null",
         )
         .bind(checkpoint)
         .bind(i64::try_from(read.number)?)
-        .bind(hash_text(&read.hash))
-        .bind(serde_json::to_string(&read.wallets)?)
+        .bind(read.hash.to_string())
+        .bind(wallets_text(&read.wallets)?)
+        .execute(&self.pool)
+        .await
+        .with_context(|| self.label.clone())?;
+        Ok(())
+    }
+
+    async fn went(&self, checkpoint: &str, blocks: &[ReadAt], from: u64) -> anyhow::Result<()> {
+        let blocks = RawReads::of(blocks)?;
+        sqlx::query(
+            "insert into eth_watch_blocks (checkpoint, number, hash, wallets, gone, redo_from)
+             select $1, number, hash, wallets, true, $5
+             from unnest($2::bigint[], $3::text[], $4::text[]) as went (number, hash, wallets)
+             on conflict (checkpoint, hash) do update set
+                 wallets = excluded.wallets, gone = true, redo_from = excluded.redo_from",
+        )
+        .bind(checkpoint)
+        .bind(blocks.numbers)
+        .bind(blocks.hashes)
+        .bind(blocks.wallets)
+        .bind(i64::try_from(from)?)
         .execute(&self.pool)
         .await
         .with_context(|| self.label.clone())?;
@@ -444,21 +466,29 @@ impl Journal for PostgresStore {
                 sqlx::query(
                     "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
                      values ($1, $2, $3, '[]')
-                     on conflict (checkpoint, hash) do nothing",
+                     on conflict (checkpoint, hash) do update set gone = false, redo_from = null",
                 )
                 .bind(checkpoint)
                 .bind(last_block)
-                .bind(hash_text(hash))
+                .bind(hash.to_string())
                 .execute(&mut *transaction)
                 .await?;
             }
+            sqlx::query(
+                "update eth_watch_blocks set redo_from = null
+                 where checkpoint = $1 and hash = any($2)",
+            )
+            .bind(checkpoint)
+            .bind(hash_texts(&progress.redone))
+            .execute(&mut *transaction)
+            .await?;
             sqlx::query(
                 "delete from eth_watch_blocks
                  where checkpoint = $1 and (number < $2 or hash = any($3))",
             )
             .bind(checkpoint)
             .bind(forget_below)
-            .bind(progress.gone.iter().map(hash_text).collect::<Vec<_>>())
+            .bind(hash_texts(&progress.forget))
             .execute(&mut *transaction)
             .await?;
             transaction.commit().await

@@ -15,13 +15,13 @@ use sqlx::{
 };
 
 use super::{
-    Access, Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, TableCounts, Task,
-    hash_text,
+    Access, Checkpoint, Columns, Cursor, Page, RawReads, RawRow, Row, Stale, Store, TableCounts,
+    Task, hash_texts,
     lock_file::{LockFile, beside},
-    reads_at, schema, sorted_texts, stored_wallet,
+    reads_at, schema, sorted_texts, stored_wallet, wallets_text,
 };
 use crate::{
-    follow::{Journal, Lock, Progress, ReadAt},
+    follow::{Journal, Lock, Progress, ReadAt, Reads},
     tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet},
 };
 
@@ -404,9 +404,10 @@ impl Journal for SqliteStore {
         Ok(self.checkpoint(checkpoint).await?.map(|checkpoint| checkpoint.last_block))
     }
 
-    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Vec<ReadAt>> {
+    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Reads> {
         let rows = sqlx::query_as(
-            "select number, hash, wallets from eth_watch_blocks where checkpoint = $1",
+            "select number, hash, wallets, gone, redo_from from eth_watch_blocks
+             where checkpoint = $1",
         )
         .bind(checkpoint)
         .fetch_all(&self.pool)
@@ -419,12 +420,34 @@ impl Journal for SqliteStore {
         sqlx::query(
             "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
              values ($1, $2, $3, $4)
-             on conflict (checkpoint, hash) do update set wallets = excluded.wallets",
+             on conflict (checkpoint, hash) do update set
+                 wallets = excluded.wallets, gone = false, redo_from = null",
         )
         .bind(checkpoint)
         .bind(i64::try_from(read.number)?)
-        .bind(hash_text(&read.hash))
-        .bind(serde_json::to_string(&read.wallets)?)
+        .bind(read.hash.to_string())
+        .bind(wallets_text(&read.wallets)?)
+        .execute(&self.pool)
+        .await
+        .with_context(|| self.label())?;
+        Ok(())
+    }
+
+    async fn went(&self, checkpoint: &str, blocks: &[ReadAt], from: u64) -> anyhow::Result<()> {
+        let blocks = RawReads::of(blocks)?;
+        let rows: Vec<_> =
+            itertools::izip!(blocks.numbers, blocks.hashes, blocks.wallets).collect();
+        sqlx::query(
+            "insert into eth_watch_blocks (checkpoint, number, hash, wallets, gone, redo_from)
+             select $1, value ->> 0, value ->> 1, value ->> 2, true, $3
+             from json_each($2)
+             where true
+             on conflict (checkpoint, hash) do update set
+                 wallets = excluded.wallets, gone = true, redo_from = excluded.redo_from",
+        )
+        .bind(checkpoint)
+        .bind(json!(rows).to_string())
+        .bind(i64::try_from(from)?)
         .execute(&self.pool)
         .await
         .with_context(|| self.label())?;
@@ -452,14 +475,22 @@ impl Journal for SqliteStore {
                 sqlx::query(
                     "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
                      values ($1, $2, $3, '[]')
-                     on conflict (checkpoint, hash) do nothing",
+                     on conflict (checkpoint, hash) do update set gone = false, redo_from = null",
                 )
                 .bind(checkpoint)
                 .bind(last_block)
-                .bind(hash_text(hash))
+                .bind(hash.to_string())
                 .execute(&mut *transaction)
                 .await?;
             }
+            sqlx::query(
+                "update eth_watch_blocks set redo_from = null
+                 where checkpoint = $1 and hash in (select value from json_each($2))",
+            )
+            .bind(checkpoint)
+            .bind(json!(hash_texts(&progress.redone)).to_string())
+            .execute(&mut *transaction)
+            .await?;
             sqlx::query(
                 "delete from eth_watch_blocks
                  where checkpoint = $1
@@ -467,7 +498,7 @@ impl Journal for SqliteStore {
             )
             .bind(checkpoint)
             .bind(forget_below)
-            .bind(json!(progress.gone.iter().map(hash_text).collect::<Vec<_>>()).to_string())
+            .bind(json!(hash_texts(&progress.forget)).to_string())
             .execute(&mut *transaction)
             .await?;
             transaction.commit().await

@@ -1,0 +1,438 @@
+//! The follower on a chain of our own making, with every misfortune at random: reorganisations of any
+//! depth and at any moment, failures of node and database, restarts, and a sweep beside it.
+//!
+//! What must come of it: every row holds what the chain says, and the checkpoint is the head.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::{Mutex, MutexGuard},
+};
+
+use alloy::primitives::{Address, B256, U256};
+use anyhow::{anyhow, bail};
+use async_trait::async_trait;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use super::*;
+use crate::tally::{Ledger, Reader, Reading, Recorded, Stop, TotalRead, Unreadable};
+
+const WALLETS: u8 = 12;
+
+fn wallet(n: u8) -> Wallet {
+    Wallet::from(Address::with_last_byte(n))
+}
+
+/// A block with its events and the totals after them.
+#[derive(Clone)]
+struct Made {
+    block: Block,
+    events: BTreeSet<Wallet>,
+    totals: BTreeMap<Wallet, u64>,
+}
+
+/// A row as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Row {
+    total: u64,
+    read_block: u64,
+    event_block: Option<u64>,
+}
+
+/// The node and the database, and how ill they are.
+struct World {
+    random: StdRng,
+    chain: Vec<Made>,
+    made: u64,
+    rows: BTreeMap<Wallet, Row>,
+    last_block: Option<i64>,
+    reads: BTreeMap<B256, (ReadAt, Option<Option<u64>>)>,
+    /// In so many calls of a hundred: something fails, or the chain changes just then.
+    trouble: u32,
+    /// What the checkpoint was at its highest.
+    highest: Option<i64>,
+    /// What happened, to be read when the end is wrong.
+    story: Vec<String>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut world = Self {
+            random: StdRng::seed_from_u64(seed),
+            chain: Vec::new(),
+            made: 0,
+            rows: BTreeMap::new(),
+            last_block: None,
+            reads: BTreeMap::new(),
+            trouble: 0,
+            highest: None,
+            story: Vec::new(),
+        };
+        for _ in 0..70 {
+            world.mine(0);
+        }
+        for n in 1..=WALLETS {
+            let row = Row { total: 0, read_block: world.head().number, event_block: None };
+            world.rows.insert(wallet(n), row);
+        }
+        world
+    }
+
+    fn head(&self) -> Block {
+        self.chain.last().expect("a chain").block
+    }
+
+    fn at(&self, number: u64) -> Option<&Made> {
+        self.chain.get(usize::try_from(number).expect("a small number"))
+    }
+
+    /// Makes a block in which so many wallets change.
+    fn mine(&mut self, events: usize) {
+        self.made += 1;
+        let before = self.chain.last();
+        let number = before.map_or(0, |made| made.block.number + 1);
+        let parent = before.map_or(B256::ZERO, |made| made.block.hash);
+        let mut totals = before.map(|made| made.totals.clone()).unwrap_or_default();
+        let mut touched = BTreeSet::new();
+        for _ in 0..events {
+            let wallet = wallet(self.random.random_range(1..=WALLETS));
+            totals.insert(wallet, self.made * 100 + self.random.random_range(0..100));
+            touched.insert(wallet);
+        }
+        let hash = B256::from(U256::from(self.made));
+        let block = Block { number, hash, parent, timestamp: 0 };
+        self.tell(format!("block {number} #{} touches {}", self.made, names(&touched)));
+        self.chain.push(Made { block, events: touched, totals });
+    }
+
+    /// Replaces the newest blocks by others, perhaps by fewer.
+    fn reorg(&mut self) {
+        let depth = self.random.random_range(1..=DEEPEST).min(self.chain.len() - 2);
+        self.tell(format!("{depth} blocks go"));
+        self.chain.truncate(self.chain.len() - depth);
+        let blocks = self.random.random_range(depth.saturating_sub(2).max(1)..=depth + 2);
+        for _ in 0..blocks {
+            let events = self.random.random_range(0..2);
+            self.mine(events);
+        }
+    }
+
+    fn change(&mut self) {
+        match self.random.random_range(0..4) {
+            0 => self.reorg(),
+            _ => {
+                let events = self.random.random_range(0..4);
+                self.mine(events);
+            }
+        }
+    }
+
+    fn tell(&mut self, what: String) {
+        self.story.push(what);
+    }
+
+    fn strike(&mut self) -> bool {
+        self.random.random_range(0..100) < self.trouble
+    }
+
+    fn row(&mut self, read: &TotalRead) -> bool {
+        let total = read.total.to();
+        let row = Row { total, read_block: read.read_block, event_block: read.event_block };
+        let Some(stored) = self.rows.get_mut(&read.wallet) else {
+            self.rows.insert(read.wallet, row);
+            return true;
+        };
+        let newer = read.read_block >= stored.read_block;
+        if newer {
+            *stored = Row { event_block: stored.event_block.max(read.event_block), ..row };
+        }
+        let what = if newer { "stored" } else { "superseded" };
+        self.tell(format!("{what} {} {row:?}", names([&read.wallet])));
+        newer
+    }
+}
+
+/// No deeper than blocks are remembered for; the shortest walk back is as good as the longest.
+const DEEPEST: usize = 20;
+
+fn names<'a>(wallets: impl IntoIterator<Item = &'a Wallet>) -> String {
+    let last = |wallet: &Wallet| wallet.address().0[19].to_string();
+    wallets.into_iter().map(last).collect::<Vec<_>>().join(" ")
+}
+
+struct Shared(Mutex<World>);
+
+impl Shared {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().expect("no panic under the lock")
+    }
+
+    /// A call to the outside: it may fail, and the chain may be another when it comes back.
+    fn call(&self) -> anyhow::Result<MutexGuard<'_, World>> {
+        let mut world = self.world();
+        if world.strike() {
+            world.change();
+        }
+        match world.strike() {
+            true => Err(anyhow!("it is ill")),
+            false => Ok(world),
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Shared {
+    async fn newest(&self) -> anyhow::Result<Block> {
+        Ok(self.call()?.head())
+    }
+
+    async fn block(&self, number: u64, seen: u64) -> anyhow::Result<Option<Block>> {
+        let world = self.call()?;
+        anyhow::ensure!(world.at(seen).is_some(), "header not found");
+        Ok(world.at(number).map(|made| made.block))
+    }
+
+    async fn parent(&self, block: &Block) -> anyhow::Result<Block> {
+        let world = self.call()?;
+        let parent = world.chain.iter().find(|made| made.block.hash == block.parent);
+        parent.map(|made| made.block).ok_or_else(|| anyhow!("header not found"))
+    }
+
+    async fn touched(&self, from: u64, to: &Block, _: &Block) -> anyhow::Result<Touched> {
+        let world = self.call()?;
+        let mut touched = Touched::default();
+        let blocks: Vec<&Made> = match from == to.number {
+            true => world.chain.iter().filter(|made| made.block.hash == to.hash).collect(),
+            false => (from..=to.number).filter_map(|number| world.at(number)).collect(),
+        };
+        if blocks.len() as u64 != to.number - from + 1 {
+            bail!("header not found");
+        }
+        for made in blocks {
+            for wallet in &made.events {
+                touched.logs += 1;
+                touched.wallets.insert(*wallet, made.block.number);
+            }
+        }
+        Ok(touched)
+    }
+
+    fn revive(&self) {}
+}
+
+#[async_trait]
+impl Reader for Shared {
+    async fn pin(&self) -> anyhow::Result<u64> {
+        Ok(self.call()?.head().number)
+    }
+
+    fn read(
+        &self,
+        wallets: Vec<Wallet>,
+        block: u64,
+    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
+        // Two wallets in a call, so that a failure comes in between.
+        let chunks: Vec<_> = wallets.chunks(2).map(<[Wallet]>::to_vec).collect();
+        let read = move |chunk: Vec<Wallet>| {
+            let world = self.call()?;
+            let made = world.at(block).ok_or_else(|| anyhow!("header not found"))?;
+            let total = |wallet| made.totals.get(&wallet).copied().unwrap_or(0);
+            Ok(chunk.into_iter().map(|wallet| (wallet, Ok(U256::from(total(wallet))))).collect())
+        };
+        stream::iter(chunks).map(read).boxed()
+    }
+}
+
+#[async_trait]
+impl Ledger for Shared {
+    async fn record(&self, totals: &[TotalRead], _: &[Unreadable]) -> anyhow::Result<Recorded> {
+        let mut world = self.call()?;
+        let updated = totals.iter().filter(|read| world.row(read)).count() as u64;
+        Ok(Recorded { updated, superseded: totals.len() as u64 - updated })
+    }
+}
+
+#[async_trait]
+impl Journal for Shared {
+    async fn last_block(&self, _: &str) -> anyhow::Result<Option<i64>> {
+        Ok(self.call()?.last_block)
+    }
+
+    async fn reads(&self, _: &str) -> anyhow::Result<Reads> {
+        let mut reads = Reads::default();
+        for (read, gone) in self.call()?.reads.values().cloned() {
+            match gone {
+                None => reads.on_chain.push(read),
+                Some(from) => reads.gone.push(Gone { read, from }),
+            }
+        }
+        Ok(reads)
+    }
+
+    async fn announce(&self, _: &str, read: &ReadAt) -> anyhow::Result<()> {
+        let mut world = self.call()?;
+        world.reads.insert(read.hash, (read.clone(), None));
+        world.tell(format!("at {} are read {}", read.number, names(&read.wallets)));
+        Ok(())
+    }
+
+    async fn went(&self, _: &str, blocks: &[ReadAt], from: u64) -> anyhow::Result<()> {
+        let mut world = self.call()?;
+        for read in blocks {
+            world.reads.insert(read.hash, (read.clone(), Some(Some(from))));
+        }
+        Ok(())
+    }
+
+    async fn advance(&self, _: &str, progress: &Progress) -> anyhow::Result<()> {
+        let mut world = self.call()?;
+        world.tell(format!("checkpoint {}", progress.last_block));
+        world.last_block = world.last_block.max(Some(i64::try_from(progress.last_block)?));
+        if let Some(hash) = progress.hash {
+            let (number, wallets) = (progress.last_block, BTreeSet::new());
+            let read = ReadAt { number, hash, wallets };
+            world.reads.entry(hash).or_insert((read, None)).1 = None;
+        }
+        for hash in &progress.redone {
+            if let Some((_, gone @ Some(_))) = world.reads.get_mut(hash) {
+                *gone = Some(None);
+            }
+        }
+        world.reads.retain(|hash, (read, _)| {
+            read.number >= progress.forget_below && !progress.forget.contains(hash)
+        });
+        Ok(())
+    }
+
+    async fn known(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>> {
+        let world = self.call()?;
+        Ok(wallets.iter().filter(|wallet| world.rows.contains_key(wallet)).copied().collect())
+    }
+}
+
+struct Deaf;
+
+impl Observer for Deaf {
+    fn hear(&self, _: &News) {}
+}
+
+/// Begins, or begins again.
+async fn follower<'a>(shared: &'a Shared, stop: &'a Stop) -> Follower<'a> {
+    let sides = Sides {
+        source: shared,
+        reader: shared,
+        ledger: shared,
+        journal: shared,
+        observer: &Deaf,
+        stop,
+    };
+    let settings = FollowerSettings {
+        checkpoint: "test".into(),
+        track: Track::Known,
+        confirmations: 0,
+        first_block: None,
+        page_size: 5,
+    };
+    loop {
+        if let Ok(follower) = Follower::new(sides, settings.clone()).await {
+            return follower;
+        }
+    }
+}
+
+/// Takes it to the head; says whether that went well.
+async fn catch_up(follower: &mut Follower<'_>, shared: &Shared) -> bool {
+    let head = shared.world().head();
+    loop {
+        match follower.step(&head).await {
+            Ok((Step::More, _)) => {}
+            Ok(_) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// What a sweep has read and not stored yet.
+fn sweep(world: &World, wallets: &[u8]) -> Vec<TotalRead> {
+    let head = world.chain.last().expect("a chain");
+    let read = |n: &u8| TotalRead {
+        wallet: wallet(*n),
+        total: U256::from(head.totals.get(&wallet(*n)).copied().unwrap_or(0)),
+        read_block: head.block.number,
+        event_block: None,
+    };
+    wallets.iter().map(read).collect()
+}
+
+async fn one_life(seed: u64, with_restarts: bool) {
+    let shared = Shared(Mutex::new(World::new(seed)));
+    let stop = Stop::default();
+    let mut following = follower(&shared, &stop).await;
+    assert!(catch_up(&mut following, &shared).await);
+    let mut swept: Vec<TotalRead> = Vec::new();
+    for _ in 0..60 {
+        shared.world().trouble = 8;
+        let what = shared.world().random.random_range(0..10);
+        match what {
+            0..4 => shared.world().change(),
+            4..8 => {
+                // At this moment a sweep may read what the follower has seen as well.
+                if catch_up(&mut following, &shared).await {
+                    let mut world = shared.world();
+                    let seen = world.reads.contains_key(&world.head().hash);
+                    let wallets: Vec<u8> = (1..=WALLETS).collect();
+                    let some: Vec<u8> = wallets.sample(&mut world.random, 4).copied().collect();
+                    if seen && !with_restarts {
+                        swept = sweep(&world, &some);
+                    }
+                }
+            }
+            8 => {
+                let mut world = shared.world();
+                for read in std::mem::take(&mut swept) {
+                    world.row(&read);
+                }
+            }
+            _ if with_restarts => {
+                shared.world().tell("a new follower".into());
+                following = follower(&shared, &stop).await;
+            }
+            _ => {}
+        }
+        let mut world = shared.world();
+        assert!(world.last_block >= world.highest, "seed {seed}: the checkpoint went back");
+        world.highest = world.last_block;
+    }
+    // All is well again, and the chain goes on. A reorganisation may have left it lower than it was.
+    shared.world().trouble = 0;
+    for _ in 0..30 {
+        shared.world().mine(0);
+        assert!(catch_up(&mut following, &shared).await, "seed {seed}");
+    }
+    let world = shared.world();
+    let head = world.chain.last().expect("a chain");
+    assert_eq!(world.last_block, i64::try_from(head.block.number).ok(), "seed {seed}");
+    for (wallet, row) in &world.rows {
+        let total = head.totals.get(wallet).copied().unwrap_or(0);
+        assert_eq!(row.total, total, "seed {seed}: {wallet} {row:?}\n{}", world.story.join("\n"));
+        let newest = world.chain.iter().filter(|made| made.events.contains(wallet));
+        let newest = newest.map(|made| made.block.number).max();
+        // Where a row held a newer read when an event's was stored, its block awaits the next read,
+        // which a restart forgets.
+        assert!(
+            with_restarts || row.event_block >= newest,
+            "seed {seed}: {wallet} {row:?} {newest:?}\n{}",
+            world.story.join("\n")
+        );
+    }
+}
+
+#[tokio::test]
+async fn whatever_happens_every_row_is_right_in_the_end() {
+    for seed in 0..500 {
+        one_life(seed, seed % 2 == 0).await;
+    }
+}
