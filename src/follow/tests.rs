@@ -379,15 +379,14 @@ async fn one_life(seed: u64, with_restarts: bool) {
         match what {
             0..4 => shared.world().change(),
             4..8 => {
-                // At this moment a sweep may read what the follower has seen as well.
-                if catch_up(&mut following, &shared).await {
-                    let mut world = shared.world();
-                    let seen = world.reads.contains_key(&world.head().hash);
+                let caught_up = catch_up(&mut following, &shared).await;
+                let mut world = shared.world();
+                // A sweep reads what the follower has seen as well.
+                let seen = world.reads.contains_key(&world.head().hash);
+                if caught_up && seen && !with_restarts {
                     let wallets: Vec<u8> = (1..=WALLETS).collect();
                     let some: Vec<u8> = wallets.sample(&mut world.random, 4).copied().collect();
-                    if seen && !with_restarts {
-                        swept = sweep(&world, &some);
-                    }
+                    swept = sweep(&world, &some);
                 }
             }
             8 => {
