@@ -107,7 +107,7 @@ Examples:
   ethtally watch --listen 1325                      with /healthz, /readyz and /metrics
   ethtally watch --listen 0.0.0.0:1325 --json       in a container
   ethtally watch --confirmations 3                  three blocks behind the newest
-  ethtally watch --track all --from-block 21000000  every wallet that an event names, from there on")]
+  ethtally watch --track all                        wallets that the table does not have, too")]
     Watch(WatchArgs),
     /// How fresh the table is
     ///
