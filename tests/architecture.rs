@@ -30,8 +30,8 @@ fn files_of(module: &str) -> Vec<PathBuf> {
 /// The crate's modules that the code of a module names.
 fn known_to(module: &str) -> Vec<&'static str> {
     const MODULES: [&str; 11] = [
-        "chain", "cli", "commands", "follow", "intake", "monitor", "profile", "redact", "report", "store",
-        "tally",
+        "chain", "cli", "commands", "follow", "intake", "monitor", "profile", "redact", "report",
+        "store", "tally",
     ];
     let text: String =
         files_of(module).iter().map(|file| fs::read_to_string(file).expect("a text")).collect();
@@ -74,7 +74,8 @@ fn modules_know_only_whom_they_may() {
 #[test]
 fn sql_stands_in_the_store_only() {
     for module in [
-        "chain", "cli", "commands", "follow", "intake", "monitor", "profile", "redact", "report", "tally",
+        "chain", "cli", "commands", "follow", "intake", "monitor", "profile", "redact", "report",
+        "tally",
     ] {
         for file in files_of(module) {
             let text = fs::read_to_string(&file).expect("a text");

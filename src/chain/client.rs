@@ -5,7 +5,6 @@
 //! recovered. It knows nothing of wallets.
 
 use std::{
-    collections::BTreeMap,
     num::NonZeroU32,
     sync::{
         Mutex, PoisonError,
@@ -21,16 +20,17 @@ use alloy::{
         json_rpc::{RpcRecv, RpcSend},
     },
 };
-use anyhow::{Context, bail};
-use futures_util::future::try_join_all;
+use anyhow::Context;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use itertools::Itertools;
-use serde::{Serialize, de::IgnoredAny};
+use serde::Serialize;
 use tokio::{sync::OnceCell, time::Instant};
 use tracing::{debug, info, warn};
 use url::Url;
 
-use super::{Action, BlockChoice, Class, Failure, http::HttpPost};
+use super::{
+    Action, BlockChoice, Class, Contracts, Failure, Proof, http::HttpPost, preflight::Expected,
+};
 use crate::{
     profile::Profile,
     tally::{Stop, Stopped},
@@ -60,15 +60,6 @@ pub struct ClientSettings {
     pub contracts: Contracts,
 }
 
-/// The contracts of a profile that are looked for at each endpoint, Multicall3 beside them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Contracts {
-    /// Those whose views make up a total.
-    OfTotals,
-    /// Those of events and their members as well.
-    OfEvents,
-}
-
 /// What was sent so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -85,30 +76,23 @@ pub struct Client {
     endpoints: Vec<Endpoint>,
     meter: Option<DefaultDirectRateLimiter>,
     retries: u32,
-    expected: Expected,
+    pub(super) expected: Expected,
     requests: AtomicU64,
     eth_calls: AtomicU64,
     retried: AtomicU64,
     stop: Stop,
 }
 
-/// What every endpoint must have before it is read from.
-struct Expected {
-    chain_id: u64,
-    profile: String,
-    /// Address and what it is called in errors.
-    contracts: BTreeMap<Address, String>,
-    block: BlockChoice,
-}
-
-struct Endpoint {
+pub(super) struct Endpoint {
     /// Scheme, host and port: all that may be shown of a URL.
-    label: String,
+    pub(super) label: String,
     rpc: RpcClient,
     state: Mutex<State>,
     checked: OnceCell<()>,
     /// The highest block that it was seen to have.
-    has_block: AtomicU64,
+    pub(super) has_block: AtomicU64,
+    /// Whether it refuses to give the logs of a block that it does not have.
+    pub(super) refuses_unknown_hash: OnceCell<bool>,
 }
 
 #[derive(Clone)]
@@ -128,13 +112,9 @@ pub struct Request<P> {
     pub params: P,
     /// How often it is tried again; each endpoint is tried once in any case.
     pub retries: u32,
-    /// The answer counts only from an endpoint that has this block: a node that lags behind gives
-    /// the logs of a range as if there were none.
-    pub needs_block: Option<u64>,
+    /// When the answer counts.
+    pub proof: Proof,
 }
-
-/// An endpoint that was seen to have a block so far above another is not asked whether it has that.
-const SURELY_HAS: u64 = 256;
 
 /// The first parameter of `eth_call`.
 #[derive(Clone, Debug, Serialize)]
@@ -162,22 +142,8 @@ impl Client {
             state: Mutex::new(State::RestingUntil(Instant::now())),
             checked: OnceCell::new(),
             has_block: AtomicU64::new(0),
+            refuses_unknown_hash: OnceCell::new(),
         };
-        let mut contracts: BTreeMap<Address, String> =
-            [(super::MULTICALL3, "Multicall3".to_owned())].into();
-        let mut expect = |address: Address, name: &str| {
-            contracts.entry(address).or_insert_with(|| format!("the contract of {name}"));
-        };
-        for read in &profile.reads {
-            expect(read.contract, &read.function.name);
-        }
-        let events = profile.events.iter();
-        for event in events.filter(|_| settings.contracts == Contracts::OfEvents) {
-            expect(event.contract, &event.event.name);
-            if let Some(members) = &event.members {
-                expect(members.view.contract, &members.view.function.name);
-            }
-        }
         Ok(Self {
             endpoints: settings.urls.into_iter().map(endpoint).collect(),
             meter: settings
@@ -187,12 +153,7 @@ impl Client {
                     RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN))
                 }),
             retries: settings.retries,
-            expected: Expected {
-                chain_id: profile.chain_id,
-                profile: profile.name.clone(),
-                contracts,
-                block: settings.block,
-            },
+            expected: Expected::of(profile, settings.contracts, settings.block),
             requests: AtomicU64::new(0),
             eth_calls: AtomicU64::new(0),
             retried: AtomicU64::new(0),
@@ -203,6 +164,14 @@ impl Client {
     /// How often a request is tried again.
     pub const fn retries(&self) -> u32 {
         self.retries
+    }
+
+    /// Fails once a stop was asked for, so that no more of a long work is begun.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn go_on(&self) -> Result<(), Stopped> {
+        if self.stop.is_asked() { Err(Stopped) } else { Ok(()) }
     }
 
     /// Scheme, host and port of every endpoint.
@@ -243,7 +212,8 @@ impl Client {
         read: impl Fn(Bytes) -> Result<T, String>,
     ) -> anyhow::Result<T> {
         let params = (CallObject { to, data }, U64::from(block));
-        self.send(Request { method: "eth_call", params, retries, needs_block: None }, read).await
+        self.send(Request { method: "eth_call", params, retries, proof: Proof::Unneeded }, read)
+            .await
     }
 
     /// Sends a request with the usual number of retries.
@@ -257,7 +227,7 @@ impl Client {
         read: impl Fn(R) -> Result<T, String>,
     ) -> anyhow::Result<T> {
         let retries = self.retries;
-        self.send(Request { method, params, retries, needs_block: None }, read).await
+        self.send(Request { method, params, retries, proof: Proof::Unneeded }, read).await
     }
 
     /// Sends a request until it is answered, and lets `read` make sense of the answer.
@@ -271,7 +241,7 @@ impl Client {
         request: Request<P>,
         read: impl Fn(R) -> Result<T, String>,
     ) -> anyhow::Result<T> {
-        let Request { method, params, retries, needs_block } = request;
+        let Request { method, params, retries, proof } = request;
         let mut attempts_left = retries as usize + self.endpoints.len();
         let mut attempt = 0;
         let mut last = None;
@@ -285,13 +255,11 @@ impl Client {
                 Ok(()) => self.ask(endpoint, method, params.clone(), &read).await,
                 Err(error) => Err(error.downcast::<Failure>()?),
             };
-            let answered = match (sent, needs_block) {
-                (Ok(answer), Some(block)) => {
-                    self.require_block(endpoint, block).await.map(|()| answer)
-                }
-                (sent, _) => sent,
+            let proven = match sent {
+                Ok(answer) => self.prove(endpoint, proof).await.map(|()| answer),
+                Err(failure) => Err(failure),
             };
-            let failure = match answered {
+            let failure = match proven {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -313,22 +281,6 @@ impl Client {
             attempt += 1;
             self.retried.fetch_add(1, Relaxed);
         }
-    }
-
-    /// Whether the endpoint has this block.
-    async fn require_block(&self, endpoint: &Endpoint, block: u64) -> Result<(), Failure> {
-        if endpoint.has_block.load(Relaxed) >= block.saturating_add(SURELY_HAS) {
-            return Ok(());
-        }
-        let params = (U64::from(block), false);
-        let header: Option<IgnoredAny> =
-            self.ask(endpoint, "eth_getBlockByNumber", params, Ok).await?;
-        if header.is_none() {
-            let message = format!("header not found: it does not have block {block} yet");
-            return Err(Failure::new(&endpoint.label, Class::Behind, message));
-        }
-        endpoint.has_block.fetch_max(block, Relaxed);
-        Ok(())
     }
 
     /// The first endpoint that may be asked, as soon as there is one; `None` when all are gone.
@@ -354,7 +306,7 @@ impl Client {
     }
 
     /// Sends a request to an endpoint, once.
-    async fn ask<P: RpcSend, R: RpcRecv, T>(
+    pub(super) async fn ask<P: RpcSend, R: RpcRecv, T>(
         &self,
         endpoint: &Endpoint,
         method: &'static str,
@@ -382,36 +334,6 @@ impl Client {
         };
         let answer = answer.map_err(|error| Failure::of(&endpoint.label, error))?;
         read(answer).map_err(|message| Failure::nonsense(&endpoint.label, message))
-    }
-
-    /// Whether the endpoint is of the right chain and has every contract.
-    ///
-    /// # Errors
-    /// A [`Failure`] when the endpoint does not answer; another error when it answers wrong.
-    async fn check(&self, endpoint: &Endpoint) -> anyhow::Result<()> {
-        let label = &endpoint.label;
-        let chain_id = self.ask(endpoint, "eth_chainId", (), |id: U64| Ok(id.to::<u64>())).await?;
-        let Expected { chain_id: expected, profile, contracts, block } = &self.expected;
-        if chain_id != *expected {
-            bail!(
-                "{label} is a node of chain {chain_id}, but profile {profile} is for chain {expected}; \
-                 give --rpc-url a node of chain {expected}, or another --profile"
-            );
-        }
-        try_join_all(contracts.iter().map(async |(address, what)| {
-            let params = (*address, block.to_string());
-            let code = self.ask(endpoint, "eth_getCode", params, |code: Bytes| Ok(code)).await?;
-            if code.is_empty() {
-                bail!(
-                    "{label} has no code at {address} ({what}) on chain {chain_id} at block {block}; \
-                     check the profile and --block"
-                );
-            }
-            Ok(())
-        }))
-        .await?;
-        info!("{label}: chain {chain_id}, every contract is there");
-        Ok(())
     }
 
     /// Keeps requests away from an endpoint that failed, for a while or for good.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{Action, Client, Failure, MulticallReader, client::Request, quirks, ranges::Width};
+use super::{Action, Client, Failure, MulticallReader, Proof, Request, quirks, ranges::Width};
 use crate::{
     follow::{Block, Source, Touched},
     profile::{Event, Profile, View},
@@ -275,6 +275,7 @@ impl Events {
         let mut next = from;
         let mut named = Named::default();
         while next <= to {
+            self.client.go_on()?;
             let end = next.saturating_add(self.width().blocks() - 1).min(to);
             let blocks = end - next + 1;
             match self.logs(next, end).await {
@@ -302,7 +303,7 @@ impl Events {
             method: "eth_getLogs",
             params: (self.terms.filter_of(blocks),),
             retries: self.client.retries(),
-            needs_block: Some(to),
+            proof: Proof::Block(to),
         };
         self.client.send(request, Ok).await
     }
@@ -382,7 +383,7 @@ impl Client {
             method: "eth_getBlockByNumber",
             params: (block, false),
             retries: self.retries(),
-            needs_block: seen,
+            proof: seen.map_or(Proof::Unneeded, Proof::Block),
         };
         self.send(request, Ok).await
     }
