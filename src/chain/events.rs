@@ -10,19 +10,23 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use alloy::primitives::{Address, B256, U64};
+use alloy::primitives::{B256, U64};
 use anyhow::Context;
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use itertools::Itertools;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{Action, Client, Failure, MulticallReader, Proof, Request, quirks, ranges::Width};
+use super::{
+    Action, Client, Failure, MulticallReader, Proof, Request,
+    logs::{Blocks, Log, Named, Terms, newest},
+    quirks,
+    ranges::Width,
+};
 use crate::{
     follow::{Block, Source, Touched},
-    profile::{Event, Profile, View},
+    profile::Profile,
     tally::Wallet,
 };
 
@@ -33,57 +37,6 @@ pub struct Events {
     terms: Terms,
     concurrency: usize,
     width: Mutex<Width>,
-}
-
-/// What a profile's events look like in logs.
-#[derive(Clone, Debug)]
-struct Terms {
-    events: Vec<Pattern>,
-    /// Views that list the members of a wallet, each once.
-    views: Vec<View>,
-}
-
-/// How to find an event's wallets in a log.
-#[derive(Clone, Debug)]
-struct Pattern {
-    contract: Address,
-    selector: B256,
-    /// How many topics its logs have.
-    topics: usize,
-    /// In which topics the wallets are.
-    wallets: Vec<usize>,
-    /// Which view lists the members of the wallet in which topic.
-    members: Option<(usize, usize)>,
-}
-
-/// Which logs to ask for.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Filter {
-    address: Vec<Address>,
-    topics: [Vec<B256>; 1],
-    #[serde(flatten)]
-    blocks: Blocks,
-}
-
-/// Of which blocks.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged, rename_all_fields = "camelCase")]
-enum Blocks {
-    One { block_hash: B256 },
-    Range { from_block: U64, to_block: U64 },
-}
-
-/// A log, as far as it is needed.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Log {
-    address: Address,
-    topics: Vec<B256>,
-    pub(super) block_number: U64,
-    pub(super) block_hash: B256,
-    #[serde(default)]
-    pub(super) removed: bool,
 }
 
 /// A block's header, as far as it is needed.
@@ -104,111 +57,6 @@ impl From<Header> for Block {
             parent: header.parent_hash,
             timestamp: header.timestamp.to(),
         }
-    }
-}
-
-/// What some logs name.
-#[derive(Clone, Debug, Default)]
-struct Named {
-    logs: u64,
-    /// Wallets, each with the newest block of an event for it.
-    wallets: BTreeMap<Wallet, u64>,
-    /// The same for wallets whose members are touched too, with the view that lists them.
-    owners: BTreeMap<(usize, Wallet), u64>,
-}
-
-impl Named {
-    fn merge(mut self, other: Self) -> Self {
-        self.logs += other.logs;
-        for (wallet, block) in other.wallets {
-            newest(&mut self.wallets, wallet, block);
-        }
-        for (owner, block) in other.owners {
-            newest(&mut self.owners, owner, block);
-        }
-        self
-    }
-}
-
-/// Keeps the newest block of each key.
-fn newest<K: Ord>(blocks: &mut BTreeMap<K, u64>, key: K, block: u64) {
-    let kept = blocks.entry(key).or_insert(block);
-    *kept = block.max(*kept);
-}
-
-impl Terms {
-    fn of(profile: &Profile) -> Self {
-        let mut views: Vec<View> = Vec::new();
-        let events = profile.events.iter().map(|event| pattern(event, &mut views)).collect();
-        Self { events, views }
-    }
-
-    /// Contracts and selectors, as `eth_getLogs` and `eth_subscribe` take them.
-    fn filter(&self) -> Value {
-        json!({ "address": self.contracts(), "topics": [self.selectors()] })
-    }
-
-    fn contracts(&self) -> Vec<Address> {
-        self.events.iter().map(|event| event.contract).unique().collect()
-    }
-
-    fn selectors(&self) -> Vec<B256> {
-        self.events.iter().map(|event| event.selector).unique().collect()
-    }
-
-    fn filter_of(&self, blocks: Blocks) -> Filter {
-        Filter { address: self.contracts(), topics: [self.selectors()], blocks }
-    }
-
-    /// What these logs name.
-    fn named_in(&self, logs: &[Log]) -> Named {
-        let mut named = Named::default();
-        for log in logs {
-            // A filter asks for contracts and selectors in every combination.
-            let Some(event) = self.events.iter().find(|event| event.fits(log)) else { continue };
-            named.logs += 1;
-            let block = log.block_number.to();
-            let wallet = |topic: usize| Wallet::from(Address::from_word(log.topics[topic]));
-            for topic in &event.wallets {
-                newest(&mut named.wallets, wallet(*topic), block);
-            }
-            if let Some((view, topic)) = event.members {
-                newest(&mut named.owners, (view, wallet(topic)), block);
-            }
-        }
-        named
-    }
-}
-
-fn pattern(event: &Event, views: &mut Vec<View>) -> Pattern {
-    let indexed: Vec<_> = event.event.inputs.iter().filter(|input| input.indexed).collect();
-    // The first topic is the selector. That each name is an indexed address the profile has seen to.
-    let topic =
-        |name: &String| indexed.iter().position(|input| input.name == *name).map(|at| at + 1);
-    let members = event.members.as_ref().and_then(|members| {
-        let same = |view: &View| {
-            view.contract == members.view.contract && view.function == members.view.function
-        };
-        let view = views.iter().position(same).unwrap_or_else(|| {
-            views.push(members.view.clone());
-            views.len() - 1
-        });
-        Some((view, topic(&members.of)?))
-    });
-    Pattern {
-        contract: event.contract,
-        selector: event.event.selector(),
-        topics: indexed.len() + 1,
-        wallets: event.wallets.iter().filter_map(topic).collect(),
-        members,
-    }
-}
-
-impl Pattern {
-    fn fits(&self, log: &Log) -> bool {
-        log.address == self.contract
-            && log.topics.len() == self.topics
-            && log.topics.first() == Some(&self.selector)
     }
 }
 
@@ -242,15 +90,18 @@ impl Events {
     /// What the logs of one block name.
     async fn in_block(&self, block: &Block) -> anyhow::Result<Named> {
         let filter = self.terms.filter_of(Blocks::One { block_hash: block.hash });
-        let logs = self.client.request("eth_getLogs", (filter,), |logs: Vec<Log>| {
-            match logs.iter().find(|log| log.block_hash != block.hash) {
-                Some(other) => {
-                    Err(format!("a log of block {} was not asked for", other.block_hash))
-                }
-                None => Ok(logs),
-            }
-        });
-        Ok(self.terms.named_in(&logs.await?))
+        let request = Request {
+            method: "eth_getLogs",
+            params: (filter,),
+            retries: self.client.retries(),
+            proof: Proof::BlockOfHash(block.number),
+        };
+        let read = |logs: Vec<Log>| match logs.iter().find(|log| log.block_hash != block.hash) {
+            Some(other) => Err(format!("a log of block {} was not asked for", other.block_hash)),
+            None => Ok(logs),
+        };
+        let logs = self.client.send(request, read).await?;
+        Ok(self.terms.named_in(&logs))
     }
 
     /// What the logs of the blocks from `from` to `to` name, piece by piece, several at once.
@@ -386,80 +237,5 @@ impl Client {
             proof: seen.map_or(Proof::Unneeded, Proof::Block),
         };
         self.send(request, Ok).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn terms() -> Terms {
-        Terms::of(&Profile::audius())
-    }
-
-    fn wallet(n: u8) -> Wallet {
-        Wallet::from(Address::with_last_byte(n))
-    }
-
-    /// A log of the profile's event number `event`, with these wallets behind the selector.
-    fn log(event: usize, wallets: &[u8], block: u64) -> Log {
-        let event = &terms().events[event];
-        let mut topics = vec![event.selector];
-        topics.extend(wallets.iter().map(|n| Address::with_last_byte(*n).into_word()));
-        topics.resize(event.topics, B256::ZERO);
-        let block_number = U64::from(block);
-        let block_hash = B256::repeat_byte(9);
-        Log { address: event.contract, topics, block_number, block_hash, removed: false }
-    }
-
-    #[test]
-    fn the_filter_names_each_contract_and_selector_once() {
-        let filter = terms().filter();
-        assert_eq!(filter["address"].as_array().unwrap().len(), 3);
-        assert_eq!(filter["topics"][0].as_array().unwrap().len(), 9);
-        let range = Blocks::Range { from_block: U64::from(16), to_block: U64::from(255) };
-        let filter = json!(terms().filter_of(range));
-        assert_eq!((&filter["fromBlock"], &filter["toBlock"]), (&json!("0x10"), &json!("0xff")));
-        let block_hash = B256::repeat_byte(1);
-        let filter = json!(terms().filter_of(Blocks::One { block_hash }));
-        assert_eq!(filter["blockHash"], json!(block_hash));
-    }
-
-    #[test]
-    fn a_wallet_keeps_the_newest_block_of_its_events() {
-        let named = terms().named_in(&[log(0, &[1, 2], 7), log(0, &[2, 3], 5)]);
-        assert_eq!(named.logs, 2);
-        let expected = BTreeMap::from([(wallet(1), 7), (wallet(2), 7), (wallet(3), 5)]);
-        assert_eq!(named.wallets, expected);
-        assert!(named.owners.is_empty());
-    }
-
-    #[test]
-    fn claims_and_slashes_have_members() {
-        let terms = terms();
-        let named = terms.named_in(&[log(7, &[1], 3), log(8, &[2], 4)]);
-        // Both name the same view.
-        assert_eq!(terms.views.len(), 1);
-        assert_eq!(named.owners, BTreeMap::from([((0, wallet(1)), 3), ((0, wallet(2)), 4)]));
-    }
-
-    #[test]
-    fn parameters_are_found_in_whichever_order_the_event_has_them() {
-        // RemoveDelegatorRequestEvaluated(serviceProvider, delegator, amount).
-        let mut removed = terms();
-        removed.events[6].wallets.truncate(1); // "delegator"
-        let named = removed.named_in(&[log(6, &[1, 2], 3)]);
-        assert_eq!(named.wallets, BTreeMap::from([(wallet(2), 3)]));
-    }
-
-    #[test]
-    fn what_is_no_event_of_the_profile_is_passed_over() {
-        let mut elsewhere = log(0, &[1, 2], 3);
-        elsewhere.address = terms().events[1].contract;
-        let mut other_topics = log(0, &[1, 2], 3);
-        other_topics.topics.push(B256::ZERO);
-        let mut none = log(0, &[1, 2], 3);
-        none.topics.clear();
-        assert_eq!(terms().named_in(&[elsewhere, other_topics, none]).logs, 0);
     }
 }

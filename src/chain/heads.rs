@@ -19,10 +19,7 @@ use tokio::{
 use tracing::info;
 use url::Url;
 
-use super::{
-    Events,
-    events::{Header, Log},
-};
+use super::{Events, events::Header, logs::Log};
 use crate::follow::{Backoff, Block, News, Observer, ReadAt, Signal, Source, Via};
 
 /// How often the newest block is asked for while there is no WebSocket.

@@ -12,6 +12,7 @@ mod client;
 mod events;
 mod heads;
 mod http;
+mod logs;
 mod multicall;
 mod preflight;
 mod proof;
