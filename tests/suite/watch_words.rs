@@ -1,0 +1,1 @@
+//! `watch`: what it says.
