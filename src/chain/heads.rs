@@ -23,7 +23,10 @@ use super::{
     Events,
     events::{Header, Log},
 };
-use crate::follow::{Backoff, Block, News, Observer, ReadAt, Signal, Source, Via};
+use crate::{
+    follow::{Backoff, Block, News, Observer, ReadAt, Signal, Source, Via},
+    redact,
+};
 
 /// How often the newest block is asked for while there is no WebSocket.
 const POLL_EVERY: Duration = Duration::from_secs(3);
@@ -114,7 +117,8 @@ impl Heads {
                 }
                 Err(error) => {
                     pause = backoff.pause();
-                    let reason = format!("no WebSocket at {label}: {error:#}");
+                    let why = redact::clean_error(&error);
+                    let reason = format!("no WebSocket at {label}: {why}");
                     match &polling {
                         Some(Polling { answers: true, .. }) => info!(?pause, "{reason}"),
                         _ => self.disconnected(reason, pause),
@@ -229,7 +233,7 @@ impl Heads {
                 Err(error) => {
                     state.answers = false;
                     if !std::mem::replace(&mut state.complained, true) {
-                        self.disconnected(format!("{error:#}"), POLL_EVERY);
+                        self.disconnected(redact::clean_error(&error), POLL_EVERY);
                     }
                     self.events.revive();
                 }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
-use super::shown;
 use crate::{
     follow::{News, Via},
     redact,
@@ -137,7 +136,7 @@ impl State {
             }
             News::Failed { error, .. } => {
                 self.errors += 1;
-                self.last_error = Some(shown(error));
+                self.last_error = Some(redact::clean_error(error));
             }
             News::GapFilled(_) | News::Reorg { .. } => {}
         }

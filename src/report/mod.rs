@@ -156,7 +156,7 @@ impl Report {
 
     /// Tells why a command could not be done: the thing, what is wrong, the remedy, then the causes.
     pub fn error(&self, error: &anyhow::Error) {
-        self.line(BAD.bold(), "error", &with_causes(error));
+        self.line(BAD.bold(), "error", &one_line(error));
     }
 
     /// A bar for so many wallets; hidden unless a person watches.
@@ -180,19 +180,7 @@ impl Report {
 
 /// An error and its causes as one line without secrets.
 pub fn one_line(error: &anyhow::Error) -> String {
-    redact::clean(&with_causes(error))
-}
-
-/// An error and its causes, each once: some libraries' errors end with their cause's own words.
-fn with_causes(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
+    redact::clean_error(error)
 }
 
 /// Prints what clap has to say: help and version on stdout, a usage error as one line on stderr.
