@@ -1,6 +1,6 @@
 //! `watch`: follow the chain's events, and refresh the wallets that they touch.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use chrono::{SecondsFormat, Utc};
@@ -60,7 +60,7 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
     events.newest().await?;
     if let Some(server) = &server {
         let address = server.address()?.to_string();
-        app.report.event(&Told::now(What::Listening { address }))?;
+        tell(&app.report, What::Listening { address });
     }
     let watch = Watch {
         app,
@@ -74,7 +74,7 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
     tokio::select! {
         ended = watch.run() => ended?,
         ended = serve(server) => ended?,
-        never = watch.every_minute(&monitor) => match never? {},
+        never = watch.every_minute(&monitor) => match never {},
     }
     app.report.result(&Told::now(What::Stopped {
         done: Done::of(&monitor.totals()),
@@ -203,7 +203,7 @@ impl Watch<'_> {
     }
 
     /// Tells the counts of each minute, and looks up what changes by itself.
-    async fn every_minute(&self, monitor: &Monitor) -> anyhow::Result<std::convert::Infallible> {
+    async fn every_minute(&self, monitor: &Monitor) -> Infallible {
         let mut minutes = interval_at(Instant::now(), A_MINUTE);
         minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before = monitor.totals();
@@ -218,11 +218,12 @@ impl Watch<'_> {
             }
             let (totals, health) = (monitor.totals(), monitor.health());
             if minute > 0 && health.role == "active" {
-                self.app.report.event(&Told::now(What::Counts {
+                let counts = What::Counts {
                     done: Done::of(&totals.since(&before)),
                     head_block: health.head_block,
                     checkpoint_block: health.checkpoint_block,
-                }))?;
+                };
+                tell(&self.app.report, counts);
             }
             before = totals;
         }
@@ -265,10 +266,14 @@ impl Observer for Teller {
                 What::Error { error: report::one_line(error), retry_in_ms: pause.as_millis() }
             }
         };
-        // That stdout is gone must not end it: others read the table.
-        if let Err(error) = self.report.event(&Told::now(what)) {
-            warn!("{}", report::one_line(&error));
-        }
+        tell(&self.report, what);
+    }
+}
+
+/// Tells it. That stdout cannot be written must not end the watch: others read the table.
+fn tell(report: &Report, what: What) {
+    if let Err(error) = report.event(&Told::now(what)) {
+        warn!("{}", report::one_line(&error));
     }
 }
 
