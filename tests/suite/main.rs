@@ -17,6 +17,7 @@ mod verify;
 mod watch;
 mod watch_health;
 mod watch_metrics;
+mod watch_mistakes;
 mod watch_words;
 mod watching;
 mod words;
