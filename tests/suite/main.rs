@@ -18,6 +18,7 @@ mod watch;
 mod watch_health;
 mod watch_metrics;
 mod watch_mistakes;
+mod watch_secrets;
 mod watch_words;
 mod watching;
 mod words;
