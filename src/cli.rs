@@ -104,10 +104,10 @@ Examples:
     #[command(after_help = "\
 Examples:
   ethtally watch
-  ethtally watch --listen 1325                      with /healthz, /readyz and /metrics
-  ethtally watch --listen 0.0.0.0:1325 --json       in a container
-  ethtally watch --confirmations 3                  three blocks behind the newest
-  ethtally watch --track all                        wallets that the table does not have, too")]
+  ethtally watch --listen 1325                       with /healthz, /readyz and /metrics
+  ethtally watch --listen 0.0.0.0:1325 --json        in a container
+  ethtally watch --confirmations 3                   three blocks behind the newest
+  ethtally watch --track all --from-block 21000000   new wallets too, from that block on")]
     Watch(WatchArgs),
     /// How fresh the table is
     ///

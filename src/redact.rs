@@ -163,6 +163,23 @@ pub fn clean(text: &str) -> String {
     without_urls(&hide(&one_line(&hide(text))))
 }
 
+/// An error and its causes as one line without secrets.
+pub fn clean_error(error: &anyhow::Error) -> String {
+    clean(&with_causes(error))
+}
+
+/// An error and its causes, each once: some libraries' errors end with their cause's own words.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// The text without the secrets that are remembered; lines stay as they are.
 pub fn hide(text: &str) -> String {
     let secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -250,6 +267,13 @@ mod tests {
         ] {
             assert!(!is_ambiguous(url), "{url}");
         }
+    }
+
+    #[test]
+    fn an_error_tells_each_cause_once() {
+        let refused = anyhow::anyhow!("refused");
+        let error = refused.context("no connection: refused").context("http://host");
+        assert_eq!(clean_error(&error), "http://host: no connection: refused");
     }
 
     #[test]

@@ -20,7 +20,10 @@ use tracing::info;
 use url::Url;
 
 use super::{Events, events::Header, logs::Log};
-use crate::follow::{Backoff, Block, News, Observer, ReadAt, Signal, Source, Via};
+use crate::{
+    follow::{Backoff, Block, News, Observer, ReadAt, Signal, Source, Via},
+    redact,
+};
 
 /// How often the newest block is asked for while there is no WebSocket.
 const POLL_EVERY: Duration = Duration::from_secs(3);
@@ -111,7 +114,8 @@ impl Heads {
                 }
                 Err(error) => {
                     pause = backoff.pause();
-                    let reason = format!("no WebSocket at {label}: {error:#}");
+                    let why = redact::clean_error(&error);
+                    let reason = format!("no WebSocket at {label}: {why}");
                     match &polling {
                         Some(Polling { answers: true, .. }) => info!(?pause, "{reason}"),
                         _ => self.disconnected(reason, pause),
@@ -226,7 +230,7 @@ impl Heads {
                 Err(error) => {
                     state.answers = false;
                     if !std::mem::replace(&mut state.complained, true) {
-                        self.disconnected(format!("{error:#}"), POLL_EVERY);
+                        self.disconnected(redact::clean_error(&error), POLL_EVERY);
                     }
                     self.events.revive();
                 }

@@ -1,6 +1,6 @@
 //! `watch`: follow the chain's events, and refresh the wallets that they touch.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use chrono::{SecondsFormat, Utc};
@@ -20,7 +20,8 @@ use crate::{
         Watcher,
     },
     monitor::{Monitor, Requests, Server, Totals},
-    report::{self, Outcome, Paint, Report, Verdict},
+    redact,
+    report::{Outcome, Paint, Report, Verdict},
     store::{Access, Store, Task},
 };
 
@@ -60,7 +61,7 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
     events.newest().await?;
     if let Some(server) = &server {
         let address = server.address()?.to_string();
-        app.report.event(&Told::now(What::Listening { address }))?;
+        tell(&app.report, What::Listening { address });
     }
     let watch = Watch {
         app,
@@ -74,7 +75,7 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
     tokio::select! {
         ended = watch.run() => ended?,
         ended = serve(server) => ended?,
-        never = watch.every_minute(&monitor) => match never? {},
+        never = watch.every_minute(&monitor) => match never {},
     }
     app.report.result(&Told::now(What::Stopped {
         done: Done::of(&monitor.totals()),
@@ -203,7 +204,7 @@ impl Watch<'_> {
     }
 
     /// Tells the counts of each minute, and looks up what changes by itself.
-    async fn every_minute(&self, monitor: &Monitor) -> anyhow::Result<std::convert::Infallible> {
+    async fn every_minute(&self, monitor: &Monitor) -> Infallible {
         let mut minutes = interval_at(Instant::now(), A_MINUTE);
         minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before = monitor.totals();
@@ -211,18 +212,19 @@ impl Watch<'_> {
             minutes.tick().await;
             match self.store.nth_oldest(0).await {
                 Ok(oldest) => monitor.oldest_row(oldest),
-                Err(error) => warn!("{}", report::one_line(&error)),
+                Err(error) => warn!("{}", redact::clean_error(&error)),
             }
             if minute % REVIVE_AFTER_MINUTES == REVIVE_AFTER_MINUTES - 1 {
                 self.events.revive();
             }
             let (totals, health) = (monitor.totals(), monitor.health());
             if minute > 0 && health.role == "active" {
-                self.app.report.event(&Told::now(What::Counts {
+                let counts = What::Counts {
                     done: Done::of(&totals.since(&before)),
                     head_block: health.head_block,
                     checkpoint_block: health.checkpoint_block,
-                }))?;
+                };
+                tell(&self.app.report, counts);
             }
             before = totals;
         }
@@ -247,10 +249,9 @@ impl Observer for Teller {
             News::Connected { via, endpoint } => {
                 What::Connected { via: via.name(), endpoint: endpoint.clone() }
             }
-            News::Disconnected { reason, pause } => What::Disconnected {
-                reason: crate::redact::clean(reason),
-                retry_in_ms: pause.as_millis(),
-            },
+            News::Disconnected { reason, pause } => {
+                What::Disconnected { reason: redact::clean(reason), retry_in_ms: pause.as_millis() }
+            }
             News::GapFilled(filled) => What::GapFilled {
                 from_block: filled.from,
                 to_block: filled.to,
@@ -262,13 +263,17 @@ impl Observer for Teller {
                 What::Reorg { from_block: *from, to_block: *to, wallets: *wallets }
             }
             News::Failed { error, pause } => {
-                What::Error { error: report::one_line(error), retry_in_ms: pause.as_millis() }
+                What::Error { error: redact::clean_error(error), retry_in_ms: pause.as_millis() }
             }
         };
-        // That stdout is gone must not end it: others read the table.
-        if let Err(error) = self.report.event(&Told::now(what)) {
-            warn!("{}", report::one_line(&error));
-        }
+        tell(&self.report, what);
+    }
+}
+
+/// Tells it. That stdout cannot be written must not end the watch: others read the table.
+fn tell(report: &Report, what: What) {
+    if let Err(error) = report.event(&Told::now(what)) {
+        warn!("{}", redact::clean_error(&error));
     }
 }
 

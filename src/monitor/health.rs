@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
-use super::shown;
 use crate::{
     follow::{News, Via},
     redact,
@@ -17,6 +16,8 @@ pub(super) struct State {
     max_lag: Duration,
     confirmations: u64,
     active: bool,
+    /// Whether another process is known to be active.
+    stands_by: bool,
     via: Option<Via>,
     disconnected: Option<String>,
     head: Option<u64>,
@@ -59,6 +60,9 @@ pub struct Health {
     /// Whether everything up to the newest block was stored once it had begun.
     #[serde(skip)]
     pub caught_up: bool,
+    /// Whether another process is known to be active; before the first try to be it, nothing is.
+    #[serde(skip)]
+    pub stands_by: bool,
 }
 
 impl Health {
@@ -69,7 +73,7 @@ impl Health {
 
     /// Whether it does all that it is there for: a standby waits, as it should.
     pub fn is_ready(&self) -> bool {
-        self.role == "standby" || self.caught_up
+        self.stands_by || self.caught_up
     }
 }
 
@@ -79,6 +83,7 @@ impl State {
             max_lag,
             confirmations,
             active: false,
+            stands_by: false,
             via: None,
             disconnected: None,
             head: None,
@@ -97,11 +102,13 @@ impl State {
         match news {
             News::Standby => {
                 self.active = false;
+                self.stands_by = true;
                 self.via = None;
                 self.caught_up = false;
             }
             News::Active { checkpoint } => {
                 self.active = true;
+                self.stands_by = false;
                 self.checkpoint = *checkpoint;
                 self.head_moved = Instant::now();
                 self.in_time = Instant::now();
@@ -129,7 +136,7 @@ impl State {
             }
             News::Failed { error, .. } => {
                 self.errors += 1;
-                self.last_error = Some(shown(error));
+                self.last_error = Some(redact::clean_error(error));
             }
             News::GapFilled(_) | News::Reorg { .. } => {}
         }
@@ -173,6 +180,7 @@ impl State {
             last_error: self.last_error.clone(),
             reasons,
             caught_up: self.caught_up,
+            stands_by: self.stands_by,
         }
     }
 

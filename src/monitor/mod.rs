@@ -17,10 +17,7 @@ pub use health::Health;
 pub use metrics::{Requests, Totals};
 pub use server::Server;
 
-use crate::{
-    follow::{News, Observer},
-    redact,
-};
+use crate::follow::{News, Observer};
 use health::State;
 use metrics::Metrics;
 
@@ -74,9 +71,4 @@ impl Observer for Monitor {
         self.metrics.hear(news);
         self.state().hear(news);
     }
-}
-
-/// An error as it may be shown.
-fn shown(error: &anyhow::Error) -> String {
-    redact::clean(&format!("{error:#}"))
 }

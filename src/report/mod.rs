@@ -156,7 +156,7 @@ impl Report {
 
     /// Tells why a command could not be done: the thing, what is wrong, the remedy, then the causes.
     pub fn error(&self, error: &anyhow::Error) {
-        self.line(BAD.bold(), "error", &with_causes(error));
+        self.line(BAD.bold(), "error", &redact::clean_error(error));
     }
 
     /// A bar for so many wallets; hidden unless a person watches.
@@ -176,23 +176,6 @@ impl Report {
         // Where stderr is gone there is nobody to tell.
         self.bars.suspend(|| drop(writeln!(io::stderr(), "{line}")));
     }
-}
-
-/// An error and its causes as one line without secrets.
-pub fn one_line(error: &anyhow::Error) -> String {
-    redact::clean(&with_causes(error))
-}
-
-/// An error and its causes, each once: some libraries' errors end with their cause's own words.
-fn with_causes(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
 }
 
 /// Prints what clap has to say: help and version on stdout, a usage error as one line on stderr.

@@ -12,7 +12,7 @@ use ethtally_testbed::{
 use crate::harness::{Database, Ethtally, Ran, ethtally};
 
 /// What must not be seen of [`rpc_url`].
-const RPC_SECRETS: [&str; 7] = [
+pub(crate) const RPC_SECRETS: [&str; 7] = [
     "Rpc%2Fpa55word",
     "Rpc/pa55word",
     "pa55word",
@@ -23,10 +23,10 @@ const RPC_SECRETS: [&str; 7] = [
 ];
 
 /// What must not be seen of [`database_password`]'s URLs.
-const DATABASE_SECRETS: [&str; 3] = ["Db%40hush-hush", "Db@hush-hush", "hush-hush"];
+pub(crate) const DATABASE_SECRETS: [&str; 3] = ["Db%40hush-hush", "Db@hush-hush", "hush-hush"];
 
 /// A node's URL with a secret at every place that can hold one.
-fn rpc_url(origin: &str) -> String {
+pub(crate) fn rpc_url(origin: &str) -> String {
     let (scheme, host) = origin.split_once("://").expect("an origin");
     format!(
         "{scheme}://rpcuser:{}@{host}/v2/{}/x?apikey={}",
@@ -49,6 +49,8 @@ fn commands() -> Vec<Vec<String>> {
         verify WALLET
         verify WALLET --fix
         verify --sample 1
+        watch --listen 0
+        watch --track all --from-block 1
         status
         profile
         completions bash
@@ -59,9 +61,9 @@ fn commands() -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The commands that ask a node.
+/// The commands that ask a node, and cannot do without its answer.
 fn reads_the_node(command: &[String]) -> bool {
-    matches!(&*command[0], "refresh" | "verify" | "sweep" | "backfill")
+    matches!(&*command[0], "refresh" | "verify" | "sweep" | "backfill" | "watch")
         && !command.iter().any(|argument| argument == "--dry-run" || argument == "--placeholders")
 }
 
@@ -80,7 +82,7 @@ fn prepared(command: &[String], more: &[&str]) -> Ethtally {
 }
 
 #[track_caller]
-fn hides(ran: &Ran, secrets: &[&str]) {
+pub(crate) fn hides(ran: &Ran, secrets: &[&str]) {
     let shown = format!("{}{}", ran.stdout, ran.stderr);
     for secret in secrets {
         assert!(!shown.contains(secret), "{secret} in {ran:?}");
@@ -92,9 +94,14 @@ fn hides(ran: &Ran, secrets: &[&str]) {
 }
 
 /// Every row of every table, as text.
-async fn dump(database: &Database) -> String {
+pub(crate) async fn dump(database: &Database) -> String {
     let mut all = String::new();
-    for table in ["eth_wallet_balances", "eth_wallet_read_failures", "eth_indexer_checkpoints"] {
+    for table in [
+        "eth_wallet_balances",
+        "eth_wallet_read_failures",
+        "eth_indexer_checkpoints",
+        "eth_watch_blocks",
+    ] {
         for row in database.sql(&format!("select * from {table}")).await {
             writeln!(all, "{row}").unwrap();
         }
@@ -150,7 +157,7 @@ async fn a_node_that_speaks_no_tls_keeps_its_key() {
 }
 
 /// A node whose failures repeat all that they know about the one who asks.
-fn echoes() -> Vec<Fault> {
+pub(crate) fn echoes() -> Vec<Fault> {
     let url = rpc_url("https://upstream.example:8443");
     let all = format!(
         "no: {} of {url} ({})",
@@ -369,6 +376,10 @@ fn misplaced(url: &str) -> Vec<Ethtally> {
         run(&["sweep", &flag("shard")]),
         run(&["sweep", "--shard", "4"]).env("JOB_COMPLETION_INDEX", url),
         run(&["backfill", &flag("from-csv")]),
+        run(&["watch", "--rpc-url", "http://127.0.0.1:1", "--retries", "0", &flag("ws-url")]),
+        run(&["watch", "--rpc-url", "http://127.0.0.1:1", "--retries", "0"]).env("ETH_WS_URL", url),
+        run(&["watch", "--retries", "0", "--timeout", "1", "--rpc-url", url]),
+        run(&["watch", &flag("listen")]),
     ]
 }
 
@@ -483,6 +494,7 @@ fn help_shows_no_value_of_a_variable() {
         "refresh",
         "backfill",
         "verify",
+        "watch",
         "status",
         "profile",
         "completions",
@@ -501,6 +513,7 @@ fn help_shows_no_value_of_a_variable() {
             let arguments = page.iter().map(|argument| &**argument).chain([*flag]);
             let ran = ethtally(arguments.filter(|argument| !argument.is_empty()))
                 .node(rpc_url("https://node.example"))
+                .env("ETH_WS_URL", &rpc_url("wss://node.example"))
                 .env(
                     "DATABASE_URL",
                     &format!("postgres://app:{}@db.example/t", DATABASE_SECRETS[0]),

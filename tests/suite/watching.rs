@@ -1,7 +1,8 @@
 //! A `watch` that goes on while a story is told: what it said so far, and what it has stored.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -150,4 +151,44 @@ pub(crate) async fn assert_right(
         let expected = chain.total(wallet(n)).await.expect("the chain answers").to_string();
         assert_eq!(stored_total(database, n).await, expected, "wallet {n}");
     }
+}
+
+/// An answer to an HTTP request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// The content type.
+    pub(crate) kind: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.kind, "application/json", "{self:?}");
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Asks what serves at `address` for `path`, as a probe does: a new connection each time.
+#[track_caller]
+pub(crate) fn get(address: &str, path: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer in UTF-8");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+    let kind = head
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+        .map_or_else(String::new, |(_, kind)| kind.to_owned());
+    Answer { status, kind, body: body.to_owned() }
+}
+
+/// Where a watch with `--listen` serves.
+#[track_caller]
+pub(crate) fn served_at(watching: &Watching) -> String {
+    watching.until("listening", 1)["address"].as_str().expect("a text").to_owned()
 }

@@ -16,12 +16,13 @@ use crate::{
     world::{address, date_rows, lines, still_chain, store_unread, without_time},
 };
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "migrate",
     "sweep",
     "refresh",
     "backfill",
     "verify",
+    "watch",
     "status",
     "profile",
     "completions",

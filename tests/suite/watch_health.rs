@@ -1,0 +1,335 @@
+//! `watch --listen`: whether all is well, whether it is ready, and where it says so.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
+
+use alloy::primitives::U256;
+use chrono::{DateTime, TimeDelta, Utc};
+use ethtally::{
+    follow::{News, Observer},
+    monitor::{Monitor, Requests},
+};
+use ethtally_testbed::{
+    Chain,
+    socket::Socket,
+    stub::{Fault, Stub, When},
+    wallet,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Database, eventually, on_both_databases},
+    watch_metrics::Metrics,
+    watching::{caught_up, checkpoint, get, served_at, start, watch},
+    world::store_unread,
+};
+
+on_both_databases! {
+    when_all_is_well_every_field_says_so
+    a_standby_is_well_and_ready_and_says_what_it_is
+}
+
+/// What `/healthz` says, when it is this status.
+#[track_caller]
+fn healthy(address: &str, status: u16) -> Option<Value> {
+    let answer = get(address, "/healthz");
+    (answer.status == status).then(|| answer.json())
+}
+
+/// Waits until `/healthz` is 503 with a reason that begins like this, while `meanwhile` goes on.
+#[track_caller]
+fn until_unhealthy(address: &str, reason: &str, mut meanwhile: impl FnMut()) -> Value {
+    let mut health = Value::Null;
+    let begins = |health: &Value| {
+        let reasons = health["reasons"].as_array().expect("a list");
+        reasons.iter().any(|text| text.as_str().expect("a text").starts_with(reason))
+    };
+    eventually(&format!("503, {reason}"), || {
+        meanwhile();
+        health = healthy(address, 503).unwrap_or_default();
+        !health.is_null() && begins(&health)
+    });
+    assert_eq!(health["status"], "unhealthy");
+    health
+}
+
+#[track_caller]
+fn until_well(address: &str, mut meanwhile: impl FnMut()) -> Value {
+    let mut health = Value::Null;
+    eventually("200", || {
+        meanwhile();
+        health = healthy(address, 200).unwrap_or_default();
+        !health.is_null()
+    });
+    assert_eq!((&health["status"], &health["reasons"]), (&json!("ok"), &json!([])));
+    health
+}
+
+async fn when_all_is_well_every_field_says_so(database: Database) {
+    let chain = Chain::builder().start().await.unwrap();
+    store_unread(&database, 0..10);
+    let watching = start(watch("--listen 0", chain.url(), &database));
+    let address = served_at(&watching);
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    watching.until("connected", 1);
+    caught_up(&chain, &database).await;
+    eventually("it is ready", || get(&address, "/readyz").status == 200);
+    let mut expected = json!({
+        "status": "ok",
+        "role": "active",
+        "connected": true,
+        "transport": "websocket",
+        "last_block_seen": 0,
+        "checkpoint_block": 0,
+        "head_block": 0,
+        "last_event_at": null,
+        "errors": 0,
+        "last_error": null,
+        "reasons": [],
+    });
+    for path in ["/healthz", "/eth/health"] {
+        let answer = get(&address, path);
+        assert_eq!((answer.status, answer.json()), (200, expected.clone()), "{path}");
+    }
+    let ready = json!({"ready": true, "role": "active", "checkpoint_block": 0, "head_block": 0});
+    assert_eq!(get(&address, "/readyz").json(), ready);
+    for path in ["/", "/health", "/healthz/x", "/eth", "/metrics/"] {
+        assert_eq!(get(&address, path).status, 404, "{path}");
+    }
+
+    // A block without an event, then one with.
+    let before = Utc::now();
+    chain.mine(1).await.unwrap();
+    eventually("block 1", || get(&address, "/healthz").json()["checkpoint_block"] == 1);
+    assert_eq!(get(&address, "/healthz").json()["last_event_at"], Value::Null);
+    chain.transfer(wallet(0), wallet(1), U256::ONE).await.unwrap();
+    eventually("block 2", || get(&address, "/healthz").json()["checkpoint_block"] == 2);
+    let health = get(&address, "/healthz").json();
+    let time: DateTime<Utc> = health["last_event_at"].as_str().unwrap().parse().unwrap();
+    // It is told in whole seconds.
+    assert!(time > before - TimeDelta::seconds(1) && time <= Utc::now(), "{time}");
+    for (name, value) in [("last_block_seen", 2), ("checkpoint_block", 2), ("head_block", 2)] {
+        expected[name] = value.into();
+    }
+    expected["last_event_at"] = health["last_event_at"].clone();
+    assert_eq!(health, expected);
+    watching.stop();
+}
+
+async fn a_standby_is_well_and_ready_and_says_what_it_is(database: Database) {
+    let chain = Chain::builder().start().await.unwrap();
+    let first = start(watch("--listen 0", chain.url(), &database));
+    first.until("connected", 1);
+    caught_up(&chain, &database).await;
+    let second = start(watch("--listen 0", chain.url(), &database));
+    let address = served_at(&second);
+    second.until("standby", 1);
+    let health = healthy(&address, 200).expect("it is well");
+    for (name, value) in [
+        ("status", json!("ok")),
+        ("role", json!("standby")),
+        ("connected", json!(false)),
+        ("transport", Value::Null),
+        ("checkpoint_block", Value::Null),
+        ("head_block", Value::Null),
+        ("reasons", json!([])),
+    ] {
+        assert_eq!(health[name], value, "{name}");
+    }
+    let ready = get(&address, "/readyz");
+    assert_eq!((ready.status, &ready.json()["ready"]), (200, &json!(true)));
+    assert_eq!(ready.json()["role"], "standby");
+    let metrics = Metrics::of(&address);
+    assert_eq!((metrics.value("ethtally_active"), metrics.value("ethtally_connected")), (0.0, 0.0));
+    first.stop();
+    second.until("connected", 1);
+    eventually("its role is active", || {
+        let health = get(&address, "/healthz");
+        health.status == 200 && health.json()["role"] == "active"
+    });
+    assert_eq!(Metrics::of(&address).value("ethtally_active"), 1.0);
+    second.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_lost_is_told_with_the_reason_until_there_is_one_again() {
+    let chain = Chain::builder().start().await.unwrap();
+    let (socket, stub) =
+        (Socket::in_front_of(&chain.ws_url()).unwrap(), Stub::in_front_of(&chain.url()).unwrap());
+    let database = Database::sqlite();
+    let arguments = format!("--listen 0 --retries 0 --ws-url {}", socket.url());
+    let watching = start(watch(&arguments, stub.url(), &database));
+    let address = served_at(&watching);
+    watching.until("connected", 1);
+    caught_up(&chain, &database).await;
+    until_well(&address, || {});
+
+    // Without the WebSocket alone it is well: it asks over HTTP.
+    socket.refuse(true);
+    eventually("it asks over HTTP", || get(&address, "/healthz").json()["transport"] == "http");
+    let health = healthy(&address, 200).expect("it is well");
+    assert_eq!(health["connected"], true);
+
+    stub.fault(Fault::status(503).with_body("closed today"), When::always());
+    let health = until_unhealthy(&address, "not connected: ", || {});
+    assert_eq!((&health["connected"], &health["transport"]), (&json!(false), &Value::Null));
+    assert_eq!(get(&address, "/eth/health").status, 503);
+    assert_eq!(Metrics::of(&address).value("ethtally_connected"), 0.0);
+    // Each of the two says why.
+    until_unhealthy(&address, "not connected: no WebSocket at ws://127.0.0.1:", || {});
+
+    socket.refuse(false);
+    stub.clear();
+    let health = until_well(&address, || {});
+    assert_eq!(health["connected"], true);
+    assert_eq!(Metrics::of(&address).value("ethtally_connected"), 1.0);
+    watching.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_stands_still_is_unhealthy_until_it_moves() {
+    let chain = Chain::builder().start().await.unwrap();
+    let database = Database::sqlite();
+    let watching = start(watch("--listen 0 --max-lag 2", chain.url(), &database));
+    let address = served_at(&watching);
+    watching.until("connected", 1);
+    let health = until_unhealthy(&address, "the head has not advanced for ", || {});
+    let seconds = health["reasons"].to_string();
+    let (_, seconds) = seconds.split_once("the head has not advanced for ").unwrap();
+    let (seconds, _) = seconds.split_once(" s").unwrap();
+    assert!(seconds.parse::<u64>().unwrap() >= 2, "{health}");
+    assert_eq!(health["head_block"], 0);
+    let handle = tokio::runtime::Handle::current();
+    let health = tokio::task::block_in_place(|| {
+        until_well(&address, || handle.block_on(chain.mine(1)).unwrap())
+    });
+    assert!(health["head_block"].as_u64() > Some(0), "{health}");
+    watching.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_is_stuck_is_unhealthy_until_it_moves() {
+    let chain = Chain::builder().start().await.unwrap();
+    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let database = Database::sqlite();
+    store_unread(&database, 0..10);
+    let arguments = format!("--listen 0 --max-lag 2 --retries 0 --ws-url {}", chain.ws_url());
+    let watching = start(watch(&arguments, stub.url(), &database));
+    let address = served_at(&watching);
+    watching.until("connected", 1);
+    caught_up(&chain, &database).await;
+    let handle = tokio::runtime::Handle::current();
+    let mine = || {
+        let mined = async {
+            chain.transfer(wallet(0), wallet(1), U256::ONE).await.unwrap();
+        };
+        handle.block_on(mined);
+    };
+    for method in ["eth_getLogs", "eth_call"] {
+        stub.clear();
+        let at = tokio::task::block_in_place(|| until_well(&address, mine));
+        stub.fault(Fault::error(-32000, "the disk is full"), When::method(method));
+        let health =
+            tokio::task::block_in_place(|| until_unhealthy(&address, "the checkpoint is ", mine));
+        assert_eq!(health["connected"], true);
+        let reasons = health["reasons"].as_array().unwrap();
+        assert_eq!(reasons.len(), 1, "{health}");
+        let reason = reasons[0].as_str().unwrap();
+        let words: Vec<_> = reason.split(' ').collect();
+        let behind = words[3].parse::<u64>().expect("a number of blocks");
+        let seconds = words[words.len() - 2].parse::<u64>().expect("a number of seconds");
+        assert_eq!(
+            reason,
+            format!(
+                "the checkpoint is {behind} blocks behind the head and has not moved for {seconds} s"
+            )
+        );
+        assert!(seconds >= 2, "{reason}");
+        let block = |name: &str| health[name].as_u64().expect("a number");
+        assert_eq!(behind, block("head_block") - block("checkpoint_block"));
+        assert!(health["errors"].as_u64() > at["errors"].as_u64(), "{health}");
+        assert!(health["last_error"].as_str().unwrap().contains("the disk is full"), "{health}");
+        // In the table it is where it says.
+        assert_eq!(checkpoint(&database).await, Some(block("checkpoint_block")));
+    }
+    stub.clear();
+    let health = tokio::task::block_in_place(|| until_well(&address, mine));
+    assert!(health["errors"].as_u64() > Some(1), "errors are not forgotten: {health}");
+    watching.stop();
+}
+
+/// It listens before it asks for its turn, and until then nobody knows what it will be.
+#[test]
+fn before_it_has_or_waits_for_its_turn_it_is_not_ready() {
+    let monitor = Monitor::new(Duration::from_secs(60), 0, Requests::default);
+    assert!(!monitor.health().is_ready(), "{:?}", monitor.health());
+    monitor.hear(&News::Standby);
+    assert!(monitor.health().is_ready());
+    monitor.hear(&News::Active { checkpoint: Some(1) });
+    assert!(!monitor.health().is_ready());
+    monitor.hear(&News::CaughtUp(2));
+    assert!(monitor.health().is_ready());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_ready_once_it_has_caught_up_and_not_before() {
+    let chain = Chain::builder().start().await.unwrap();
+    chain.mine(20).await.unwrap();
+    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    stub.fault(Fault::Delay(Duration::from_secs(4)), When::method("eth_getLogs").times(1));
+    let database = Database::sqlite();
+    let arguments = format!("--listen 0 --from-block 1 --ws-url {}", chain.ws_url());
+    let watching = start(watch(&arguments, stub.url(), &database));
+    let address = served_at(&watching);
+    watching.until("connected", 1);
+    eventually("it asks for logs", || stub.count("eth_getLogs") == 1);
+    let answer = get(&address, "/readyz");
+    let expected =
+        json!({"ready": false, "role": "active", "checkpoint_block": 0, "head_block": 20});
+    assert_eq!((answer.status, answer.json()), (503, expected));
+    assert_eq!(get(&address, "/healthz").status, 200, "it is at work");
+    eventually("it is ready", || get(&address, "/readyz").status == 200);
+    assert_eq!(checkpoint(&database).await, Some(20));
+    let expected =
+        json!({"ready": true, "role": "active", "checkpoint_block": 20, "head_block": 20});
+    assert_eq!(get(&address, "/readyz").json(), expected);
+    watching.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_alone_is_one_of_this_machine_only() {
+    let chain = Chain::builder().start().await.unwrap();
+    let database = Database::sqlite();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let watching = start(watch(&format!("--listen {free}"), chain.url(), &database));
+    assert_eq!(served_at(&watching), format!("127.0.0.1:{free}"));
+    assert_eq!(get(&format!("127.0.0.1:{free}"), "/metrics").status, 200);
+    // Another address of this machine, which would be heard on 0.0.0.0.
+    TcpStream::connect(format!("127.0.0.2:{free}")).unwrap_err();
+    watching.stop();
+
+    let all = start(watch("--listen 0.0.0.0:0", chain.url(), &database));
+    let address = served_at(&all);
+    let (host, port) = address.rsplit_once(':').unwrap();
+    assert_eq!(host, "0.0.0.0");
+    assert_eq!(get(&format!("127.0.0.2:{port}"), "/metrics").status, 200);
+    all.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_taken_is_a_mistake_and_named() {
+    let chain = Chain::builder().start().await.unwrap();
+    let database = Database::sqlite();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for listen in [format!("{port}"), format!("127.0.0.1:{port}")] {
+        let ran = watch(&format!("--listen {listen}"), chain.url(), &database).run().expect(2);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.lines().count()), ("", 1), "{ran:?}");
+        let expected =
+            format!("--listen 127.0.0.1:{port}: cannot listen there: Address already in use");
+        assert!(ran.error().contains(&expected), "{ran:?}");
+    }
+    assert_eq!(checkpoint(&database).await, None);
+}

@@ -1,0 +1,211 @@
+//! `watch`: what keeps it from beginning, and where it finds the WebSocket.
+
+use std::fs;
+
+use clap::Parser;
+use ethtally::{
+    App,
+    cli::Cli,
+    report::{Report, ReportSettings},
+    tally::Stop,
+};
+use ethtally_testbed::{
+    Chain,
+    socket::Socket,
+    stub::{Fault, Stub, When},
+};
+
+use crate::{
+    harness::{Database, Ran, ethtally},
+    watching::{checkpoint, start, watch},
+    world::{still_chain, store_unread},
+};
+
+/// Fails unless it was refused: nothing on stdout, one line on stderr, status 2; returns that line.
+#[track_caller]
+fn mistake(ran: Ran) -> String {
+    let ran = ran.expect(2);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.lines().count()), ("", 1), "{ran:?}");
+    ran.error().strip_prefix("error: ").expect("an error").to_owned()
+}
+
+#[test]
+fn each_mistake_on_the_command_line_is_told_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let listen = |value: &str| {
+        format!(
+            "invalid value '{value}' for '--listen <ADDR>': write a port, such as 1325, or HOST:PORT"
+        )
+    };
+    let no_node = "no node to read from; give --rpc-url URL or set ETH_RPC_URL";
+    let no_ws = "--ws-url is not a URL of ws or wss; percent-encode special characters in it";
+    for (arguments, told) in [
+        ("--listen abc", &*listen("abc")),
+        ("--listen 99999", &listen("99999")),
+        ("--listen :80", &listen(":80")),
+        ("--listen localhost", &listen("localhost")),
+        ("--max-lag 0", "invalid value '0' for '--max-lag <SECS>': 0 is not in 1..=86400"),
+        (
+            "--max-lag 5m",
+            "invalid value '5m' for '--max-lag <SECS>': invalid digit found in string",
+        ),
+        (
+            "--track some",
+            "invalid value 'some' for '--track <WHICH>' [possible values: known, all]",
+        ),
+        ("--from-block -1", "unexpected argument '-1' found"),
+        (
+            "--from-block=-1",
+            "invalid value '-1' for '--from-block <N>': invalid digit found in string",
+        ),
+        (
+            "--from-block latest",
+            "invalid value 'latest' for '--from-block <N>': invalid digit found in string",
+        ),
+        (
+            "--confirmations=-1",
+            "invalid value '-1' for '--confirmations <N>': invalid digit found in string",
+        ),
+        ("12", "unexpected argument '12' found"),
+    ] {
+        let arguments = ["watch"].into_iter().chain(arguments.split(' '));
+        let told = format!("{told}; see --help");
+        assert_eq!(mistake(ethtally(arguments).folder(folder.path()).run()), told);
+    }
+    for (arguments, told) in [
+        ("", no_node),
+        ("--rpc-url=", no_node),
+        ("--ws-url ws://127.0.0.1:1", no_node),
+        ("--rpc-url http://127.0.0.1:1 --ws-url http://127.0.0.1:1", no_ws),
+        ("--rpc-url http://127.0.0.1:1 --ws-url nonsense", no_ws),
+        ("--rpc-url http://127.0.0.1:1 --ws-url wss://", no_ws),
+        ("--rpc-url http://127.0.0.1:1 --ws-url ws:127.0.0.1", no_ws),
+        (
+            "--rpc-url ws://127.0.0.1:1",
+            "--rpc-url number 1 is not a URL of http or https; percent-encode special characters in it",
+        ),
+        (
+            "--rpc-url http://127.0.0.1:1 --block 5",
+            "--block is not for watch, which follows the newest block; see --confirmations",
+        ),
+        (
+            "--rpc-url http://127.0.0.1:1 --block finalized",
+            "--block is not for watch, which follows the newest block; see --confirmations",
+        ),
+    ] {
+        let arguments = ["watch"].into_iter().chain(arguments.split_whitespace());
+        assert_eq!(mistake(ethtally(arguments).folder(folder.path()).run()), told);
+    }
+    // Nothing of it made a database.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_cannot_be_followed_is_told_with_what_is_wrong() {
+    let url = still_chain().await.url();
+    let built_in = ethtally(["profile"]).run().expect(0).stdout;
+    let (reads, events) = built_in.split_once("[[event]]").unwrap();
+    let none = "0x00000000000000000000000000000000000000AA";
+    let staking = "0xe6D97B2099F142513be7A2a068bE040656Ae4591";
+    assert!(reads.contains(staking) && events.contains(staking));
+    for (profile, told) in [
+        (reads.to_owned(), "profile audius has no [[event]]: there is nothing to watch".to_owned()),
+        (
+            built_in.replace("chain_id = 1", "chain_id = 5"),
+            format!(
+                "{url} is a node of chain 1, but profile audius is for chain 5; give --rpc-url a node of chain 5, or \
+                 another --profile"
+            ),
+        ),
+        (
+            format!("{reads}[[event]]{}", events.replace(staking, none)),
+            format!(
+                "{url} has no code at {none} (the contract of Staked) on chain 1 at block latest; check the profile \
+                 and --block"
+            ),
+        ),
+    ] {
+        let database = Database::sqlite();
+        store_unread(&database, 0..1);
+        let file = database.folder().join("mine.toml");
+        fs::write(&file, profile).unwrap();
+        let ran = watch("", &url, &database).env("ETHTALLY_PROFILE", file.to_str().unwrap()).run();
+        assert_eq!(mistake(ran), told);
+        assert_eq!(checkpoint(&database).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_there_at_the_start_is_told_with_what_to_check() {
+    let url = still_chain().await.url();
+    let dead = Stub::dead();
+    let database = Database::sqlite();
+    let told = mistake(watch("--retries 0", &dead, &database).run());
+    let expected = "no connection; check that the node is up, or give a second --rpc-url";
+    assert!(told.starts_with(&format!("{dead}: {expected}: ")), "{told}");
+    let host = dead.replace("http://", "");
+    let there = format!("--database-url postgres://app:hush-hush@{host}/tally");
+    let told = mistake(ethtally(["watch"].into_iter().chain(there.split(' '))).node(&url).run());
+    let expected = "no connection; check that the server is up, and host, user, password and database in --database-url";
+    assert!(told.starts_with(&format!("database postgres://{host}: {expected}: ")), "{told}");
+
+    // A node that answers what nobody can use.
+    let stub = Stub::in_front_of(&url).unwrap();
+    stub.fault(Fault::status(401).with_body("who are you?"), When::always());
+    let told = mistake(watch("", stub.url(), &database).run());
+    let expected = "HTTP 401 Unauthorized: who are you?; check the URL and its key";
+    assert_eq!(told, format!("{}: {expected}", stub.url()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_websocket_is_that_of_the_variable_or_else_of_the_node() {
+    let chain = Chain::builder().start().await.unwrap();
+    let socket = Socket::in_front_of(&chain.ws_url()).unwrap();
+    let database = Database::sqlite();
+    for (value, endpoint) in [
+        (Some(socket.url()), socket.url()),
+        (Some(format!(" {} ", socket.url_with_path("/v2/a-key-1234567890"))), socket.url()),
+        (Some(String::new()), chain.ws_url()),
+        (Some(" ".to_owned()), chain.ws_url()),
+        (None, chain.ws_url()),
+    ] {
+        let mut prepared = watch("", chain.url(), &database);
+        if let Some(value) = &value {
+            prepared = prepared.env("ETH_WS_URL", value);
+        }
+        let watching = start(prepared);
+        let connected = watching.until("connected", 1);
+        assert_eq!(
+            (&connected["via"], &connected["endpoint"]),
+            (&"websocket".into(), &endpoint.into())
+        );
+        watching.stop();
+    }
+    // The flag goes before the variable.
+    let watching = start(
+        watch(&format!("--ws-url {}", socket.url()), chain.url(), &database)
+            .env("ETH_WS_URL", "ws://127.0.0.1:1"),
+    );
+    assert_eq!(watching.until("connected", 1)["endpoint"], socket.url());
+    watching.stop();
+    assert_eq!(socket.connections(), 3);
+}
+
+#[test]
+fn the_websocket_of_a_node_is_at_the_same_place_with_another_scheme() {
+    for (arguments, expected) in [
+        ("--rpc-url https://node.example/v2/key?a=b", "wss://node.example/v2/key?a=b"),
+        ("--rpc-url http://127.0.0.1:8545", "ws://127.0.0.1:8545/"),
+        ("--rpc-url https://node.example:443", "wss://node.example/"),
+        ("--rpc-url https://user:word@node.example/x", "wss://user:word@node.example/x"),
+        ("--rpc-url https://one.example,http://two.example", "wss://one.example/"),
+        ("--rpc-url , --rpc-url http://two.example", "ws://two.example/"),
+        ("--rpc-url http://one.example --ws-url wss://two.example/key", "wss://two.example/key"),
+    ] {
+        let arguments = ["ethtally", "watch"].into_iter().chain(arguments.split(' '));
+        let settings = Cli::try_parse_from(arguments).unwrap().settings;
+        let report = Report::new(ReportSettings::default());
+        let app = App::new(settings, report, Stop::default()).unwrap();
+        assert_eq!(app.ws_url().unwrap().as_str(), expected);
+    }
+}
