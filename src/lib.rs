@@ -178,7 +178,7 @@ impl App {
     pub async fn close(&self) {
         if let Some(store) = self.opened.get() {
             // It takes no time, unless a database has gone.
-            let _ = tokio::time::timeout(Duration::from_secs(5), store.close()).await;
+            let _ = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
         }
     }
 

@@ -23,12 +23,15 @@ use crate::{
     redact,
     report::{Outcome, Paint, Report, Verdict},
     store::{Access, Store, Task},
+    tally::Stop,
 };
 
 /// How often counts are told and the oldest row is looked up.
 const A_MINUTE: Duration = Duration::from_secs(60);
 /// How often a standby looks whether the other process has ended.
 const STANDBY: Duration = Duration::from_secs(1);
+/// How long after a stop was asked for a database may hold it up: it is to end within 10 s.
+const LONGEST_STOP: Duration = Duration::from_secs(7);
 /// How often endpoints that were given up are tried again although others work.
 const REVIVE_AFTER_MINUTES: u32 = 60;
 
@@ -76,6 +79,8 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
         ended = watch.run() => ended?,
         ended = serve(server) => ended?,
         never = watch.every_minute(&monitor) => match never {},
+        // Nothing is lost by it: what is not stored is behind the checkpoint.
+        () = overdue(&app.stop) => warn!("the database does not answer; stopping without it"),
     }
     app.report.result(&Told::now(What::Stopped {
         done: Done::of(&monitor.totals()),
@@ -91,6 +96,12 @@ async fn serve(server: Option<Server>) -> anyhow::Result<()> {
         Some(server) => server.run().await,
         None => std::future::pending().await,
     }
+}
+
+/// Returns when a stop has been asked for and not been heeded for too long.
+async fn overdue(stop: &Stop) {
+    stop.asked().await;
+    sleep(LONGEST_STOP).await;
 }
 
 /// What a watch is made of.

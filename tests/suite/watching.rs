@@ -86,6 +86,10 @@ impl Watching {
         self.running.signal(name);
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.running.has_ended()
+    }
+
     /// Waits for the end; the lines on stdout are those of [`Watching::told`].
     pub(crate) fn wait(self) -> (Ran, Vec<Value>) {
         let mut ran = self.running.wait();
@@ -99,12 +103,16 @@ impl Watching {
 
     /// Stops it as Kubernetes does, and looks at what it made of that.
     #[track_caller]
-    pub(crate) fn stop(self) -> Vec<Value> {
+    pub(crate) fn stop(mut self) -> Vec<Value> {
         let started = Instant::now();
         self.signal("TERM");
+        while !self.has_ended() {
+            let told = self.told();
+            assert!(started.elapsed() < Duration::from_secs(10), "it does not end: {told:#?}");
+            thread::sleep(Duration::from_millis(10));
+        }
         let (ran, told) = self.wait();
         ran.expect(143);
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
         assert_eq!(told.last().expect("a last line")["event"], "stopped");
         told
     }
