@@ -15,6 +15,7 @@ mod takeover;
 mod unreadable;
 mod verify;
 mod watch;
+mod watch_reorgs;
 mod watching;
 mod words;
 mod world;
