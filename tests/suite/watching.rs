@@ -1,6 +1,7 @@
 //! A `watch` that goes on while a story is told: what it said so far, and what it has stored.
 
 use std::{
+    collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     sync::{Arc, Mutex, PoisonError},
@@ -199,4 +200,43 @@ pub(crate) fn get(address: &str, path: &str) -> Answer {
 #[track_caller]
 pub(crate) fn served_at(watching: &Watching) -> String {
     watching.until("listening", 1)["address"].as_str().expect("a text").to_owned()
+}
+
+/// Those of these wallets whose stored total is not what the chain says now, with both.
+pub(crate) async fn wrong(
+    chain: &Chain,
+    database: &Database,
+    wallets: impl IntoIterator<Item = u64>,
+) -> Vec<(u64, [String; 2])> {
+    // All in one go: each question to PostgreSQL is a process.
+    let rows = database.sql("select wallet, balance from eth_wallet_balances").await;
+    let stored: HashMap<_, _> = rows.iter().filter_map(|row| row.split_once('|')).collect();
+    let mut wrong = Vec::new();
+    for n in wallets {
+        let expected = chain.total(wallet(n)).await.expect("the chain answers").to_string();
+        let stored = stored.get(address(n).as_str()).copied().unwrap_or("no row").to_owned();
+        if stored != expected {
+            wrong.push((n, [stored, expected]));
+        }
+    }
+    wrong
+}
+
+/// Waits until the stored total of each of these wallets is what the chain says, which must stay as it is.
+pub(crate) async fn until_right(
+    chain: &Chain,
+    database: &Database,
+    wallets: impl IntoIterator<Item = u64>,
+) {
+    let started = Instant::now();
+    let mut left: Vec<u64> = wallets.into_iter().collect();
+    loop {
+        let wrong = wrong(chain, database, left).await;
+        if wrong.is_empty() {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "stored and true: {wrong:?}");
+        left = wrong.into_iter().map(|(n, _)| n).collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
