@@ -1,6 +1,6 @@
 //! Transfers in block after block, drawn from a seed, and what the table must say of them in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alloy::primitives::{Address, U256};
 use ethtally_testbed::{Chain, holding, wallet};
@@ -64,6 +64,18 @@ impl<'a> Traffic<'a> {
         for _ in 0..count {
             self.block().await;
         }
+    }
+
+    /// Fails if the checkpoint, which it returns, has moved over a block whose wallets are not stored.
+    pub(crate) async fn checkpoint_is_kept(&self, database: &Database) -> u64 {
+        let reached = checkpoint(database).await.expect("a checkpoint");
+        let rows = "select wallet, blocknumber from eth_wallet_balances";
+        let rows: BTreeSet<String> = database.sql(rows).await.into_iter().collect();
+        for (n, block) in self.newest.iter().filter(|(_, block)| **block <= reached) {
+            let row = format!("{}|{block}", address(*n));
+            assert!(rows.contains(&row), "the checkpoint is at {reached}, and {row} is missing");
+        }
+        reached
     }
 
     /// Waits until the checkpoint is the head, and fails unless the table holds what the chain says

@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ethtally_testbed::{Chain, postgres::Cluster, stub::Stub};
+use ethtally_testbed::{
+    Chain,
+    postgres::Cluster,
+    stub::{Fault, Stub, When},
+};
 use rand::RngExt;
 use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 use tokio::time::sleep;
@@ -26,15 +30,18 @@ on_both_databases! {
 async fn killed_at_random_moments_it_loses_nothing_and_never_goes_back(database: Database) {
     store_unread(&database, 0..AMONG);
     let chain = Chain::builder().start().await.unwrap();
+    // Most of its time goes by between logs and totals: there it is to be killed.
+    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    stub.fault(Fault::Delay(Duration::from_millis(100)), When::method("eth_call"));
     let arguments = format!("--ws-url {}", chain.ws_url());
-    let begun = start(watch(&arguments, chain.url(), &database));
+    let begun = start(watch(&arguments, stub.url(), &database));
     begun.until("began", 1);
     begun.stop();
     let mut last = checkpoint(&database).await.expect("a checkpoint");
     let mut moved = 0;
     let mut traffic = Traffic::on(&chain).await;
     for _ in 0..15 {
-        let watching = start(watch(&arguments, chain.url(), &database));
+        let watching = start(watch(&arguments, stub.url(), &database));
         let started = Instant::now();
         let time = Duration::from_millis(traffic.random.random_range(0..1_500));
         while started.elapsed() < time {
@@ -47,6 +54,7 @@ async fn killed_at_random_moments_it_loses_nothing_and_never_goes_back(database:
         watching.signal("KILL");
         let (ran, _) = watching.wait();
         assert_eq!(ran.status, -9, "{ran:?}");
+        traffic.checkpoint_is_kept(&database).await;
     }
     assert!(moved > 0, "it was killed before it could do anything");
     let watching = start(watch(&arguments, chain.url(), &database));

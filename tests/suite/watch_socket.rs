@@ -21,6 +21,7 @@ on_both_databases! {
     without_heads_it_follows_the_logs
     blocks_whose_heads_were_lost_are_filled
     what_is_mined_while_it_is_cut_off_is_filled
+    a_socket_that_is_silent_for_too_long_is_given_up
     where_no_websocket_can_be_had_it_polls_until_there_is_one
     where_nobody_listens_for_websockets_it_polls
 }
@@ -141,6 +142,24 @@ async fn what_is_mined_while_it_is_cut_off_is_filled(database: Database) {
     let logs = chain.logs(from, to).await.unwrap().len() as u64;
     assert_eq!(number(&gap, "logs"), logs);
     assert!((2..=2 * logs).contains(&number(&gap, "updated")), "{gap}");
+    watching.stop();
+}
+
+async fn a_socket_that_is_silent_for_too_long_is_given_up(database: Database) {
+    let (chain, socket) = chain(&database).await;
+    let arguments = format!("--max-lag 2 {}", through(&socket));
+    let watching = start(watch(&arguments, chain.url(), &database));
+    watching.until("connected", 1);
+    let mut traffic = Traffic::on(&chain).await;
+    socket.stall(true);
+    traffic.blocks(3).await;
+    // Polling finds them: each new connection is as silent as the first.
+    traffic.is_stored(&database).await;
+    let reason = watching.until("disconnected", 1)["reason"].to_string();
+    assert!(reason.contains("no new block for 2 s"), "{reason}");
+    assert_eq!(watching.until("connected", 2)["via"], "http");
+    socket.stall(false);
+    assert_eq!(watching.until("connected", 3)["via"], "websocket");
     watching.stop();
 }
 
