@@ -1,8 +1,8 @@
 //! Which wallets the chain's events touched: logs in, wallets out.
 //!
-//! One new block is asked for by its hash: a node that does not have it says so. A range is asked
-//! for by numbers, in as many pieces as the provider wants, and its answer counts only from a node
-//! that has the range's last block.
+//! New blocks are asked for one by one, by their hashes: a node that does not have one says so.
+//! What lies further back is asked for in ranges of numbers, as wide as the provider wants them, and
+//! an answer counts only from an endpoint that has the range's last block.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +29,11 @@ use crate::{
     profile::Profile,
     tally::Wallet,
 };
+
+/// So many blocks behind the newest, a node that lags may not have a block. Of several nodes behind one
+/// URL, one may answer for a range and another say that it has the blocks, so these are not asked
+/// for as a range.
+const NEAR: u64 = 16;
 
 /// The events of a profile, on a chain.
 pub struct Events {
@@ -85,6 +90,18 @@ impl Events {
     /// Scheme, host and port of every HTTP endpoint.
     pub(super) fn endpoints(&self) -> String {
         self.client.endpoints()
+    }
+
+    /// The block `to` and those before it, back to `from`, newest first; a few at most.
+    async fn last_blocks(&self, from: u64, to: &Block) -> anyhow::Result<Vec<Block>> {
+        let mut blocks = vec![*to];
+        while let Some(block) = blocks.last().filter(|block| block.number > from)
+            && (blocks.len() as u64) < NEAR
+        {
+            let parent = self.parent(block).await?;
+            blocks.push(parent);
+        }
+        Ok(blocks)
     }
 
     /// What the logs of one block name.
@@ -215,10 +232,19 @@ impl Source for Events {
     }
 
     async fn touched(&self, from: u64, to: &Block, at: &Block) -> anyhow::Result<Touched> {
-        let named = match from == to.number {
-            true => self.in_block(to).await?,
-            false => self.in_range(from, to.number).await?,
+        let last = match at.number - to.number {
+            ..NEAR => self.last_blocks(from, to).await?,
+            _ => Vec::new(),
         };
+        let before = last.last().map_or(to.number + 1, |first| first.number);
+        let by_hash = stream::iter(last)
+            .map(|block| async move { self.in_block(&block).await })
+            .buffered(self.concurrency)
+            .try_fold(Named::default(), |all, named| async { Ok(all.merge(named)) });
+        let mut named = by_hash.await?;
+        if from < before {
+            named = named.merge(self.in_range(from, before - 1).await?);
+        }
         self.with_members(named, at.number).await
     }
 
