@@ -19,6 +19,7 @@ mod watch_health;
 mod watch_metrics;
 mod watch_mistakes;
 mod watch_secrets;
+mod watch_streams;
 mod watch_words;
 mod watching;
 mod words;
