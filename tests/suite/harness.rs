@@ -66,39 +66,54 @@ impl Ethtally {
         let input = self.input;
         // In a thread: the program may end before it has read all of it.
         std::thread::spawn(move || stdin.write_all(&input));
-        Running { child, shown }
+        Running { child: Some(child), shown }
     }
 }
 
-/// A run that is under way.
+/// A run that is under way. One that a test fails to wait for is killed: some would go on for ever.
 pub(crate) struct Running {
-    child: Child,
+    /// Until it is waited for.
+    child: Option<Child>,
     shown: String,
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 impl Running {
+    fn child(&mut self) -> &mut Child {
+        self.child.as_mut().expect("nobody has waited for it")
+    }
+
     /// Sends a signal by name, such as `TERM` or `KILL`.
     pub(crate) fn signal(&self, name: &str) {
-        let sent =
-            Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        let id = self.child.as_ref().expect("nobody has waited for it").id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
     /// Its output, for a run that is read while it goes on.
     pub(crate) fn output(&mut self) -> (ChildStdout, ChildStderr) {
-        let streams = (self.child.stdout.take(), self.child.stderr.take());
+        let streams = (self.child().stdout.take(), self.child().stderr.take());
         (streams.0.expect("stdout is piped"), streams.1.expect("stderr is piped"))
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("it can be waited for").is_some()
+        self.child().try_wait().expect("it can be waited for").is_some()
     }
 
-    pub(crate) fn wait(self) -> Ran {
+    pub(crate) fn wait(mut self) -> Ran {
         use std::os::unix::process::ExitStatusExt;
-        let output = self.child.wait_with_output().expect("its output can be read");
+        let child = self.child.take().expect("nobody has waited for it");
+        let output = child.wait_with_output().expect("its output can be read");
         Ran {
-            shown: self.shown,
+            shown: std::mem::take(&mut self.shown),
             status: output.status.code().unwrap_or_else(|| -output.status.signal().unwrap_or(0)),
             stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
             stderr: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
