@@ -24,6 +24,7 @@ mod watch_mistakes;
 mod watch_reorgs;
 mod watch_secrets;
 mod watch_socket;
+mod watch_streams;
 mod watch_volume;
 mod watch_words;
 mod watching;

@@ -111,6 +111,11 @@ async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing
             "eth_wallet_read_failures|last_failed_at|timestamp without time zone",
             "eth_wallet_read_failures|next_try_at|timestamp without time zone",
             "eth_wallet_read_failures|wallet|text",
+            "eth_watch_blocks|checkpoint|text",
+            "eth_watch_blocks|eth_watch_blocks_pkey|CREATE UNIQUE INDEX eth_watch_blocks_pkey ON public.eth_watch_blocks USING btree (checkpoint, hash)",
+            "eth_watch_blocks|hash|text",
+            "eth_watch_blocks|number|bigint",
+            "eth_watch_blocks|wallets|text",
         ]
     );
     let read = "SELECT count(*) FROM eth_wallet_balances WHERE read_block IS NOT NULL";
@@ -311,7 +316,7 @@ async fn migrations_at_once_make_one_database(first: Database) {
         }
         assert_eq!(migrate(&database).expect(0).json()["applied"], json!([]));
         let versions = "select version from _ethtally_migrations order by version";
-        assert_eq!(database.sql(versions).await, ["1", "2"]);
+        assert_eq!(database.sql(versions).await, ["1", "2", "3"]);
     }
 }
 
