@@ -166,7 +166,11 @@ impl<'a> Follower<'a> {
             return Ok((Step::Interrupted, None));
         };
         if counts.superseded > 0 {
-            self.superseded = touched.wallets;
+            // Which of them were is not told; those of earlier steps may be among them again.
+            for (wallet, block) in touched.wallets {
+                let kept = self.superseded.entry(wallet).or_insert(block);
+                *kept = block.max(*kept);
+            }
             self.superseded_at = at.number;
         } else if repeats {
             self.superseded.clear();
