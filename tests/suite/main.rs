@@ -16,6 +16,7 @@ mod unreadable;
 mod verify;
 mod watch;
 mod watch_reorgs;
+mod watch_sharing;
 mod watch_volume;
 mod watching;
 mod words;
