@@ -313,7 +313,10 @@ impl<'a> Follower<'a> {
         }
         if any {
             self.superseded_at = at;
+            // Which of them were is not told.
             for (wallet, event_block) in touched {
+                let kept = self.superseded.get(&wallet).map(|kept| kept.event_block);
+                let event_block = event_block.max(kept.unwrap_or_default());
                 self.superseded.insert(wallet, Superseded { event_block, tries: TRIES });
             }
         }

@@ -23,6 +23,7 @@ mod watch_metrics;
 mod watch_mistakes;
 mod watch_reorgs;
 mod watch_secrets;
+mod watch_sharing;
 mod watch_socket;
 mod watch_streams;
 mod watch_volume;
