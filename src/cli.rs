@@ -99,8 +99,8 @@ Examples:
     /// The one command that goes on until it is stopped. New blocks are heard of over WebSocket, or
     /// by polling where that cannot be had; their events are read with eth_getLogs, and the wallets
     /// that these touch are read and stored within seconds. It goes on where it was left: every gap
-    /// is filled, and what a reorganisation undid is read again. Only one watch works per database:
-    /// another one stands by and takes over when the first ends.
+    /// is filled, and what a reorganisation undid is read again. Only one watch works per database
+    /// and checkpoint: another one stands by and takes over when the first ends.
     #[command(after_help = "\
 Examples:
   ethtally watch
@@ -219,7 +219,7 @@ pub struct DatabaseArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// Print one JSON object instead of text
+    /// Print one JSON object instead of text; watch prints one a line
     #[arg(long, global = true)]
     pub json: bool,
     /// Log what is done; twice for everything
@@ -336,7 +336,10 @@ pub struct WatchArgs {
     /// Which wallets to refresh
     #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
     pub track: TrackChoice,
-    /// How long the chain may be silent before the connection is made anew
+    /// How long there may be no new block
+    ///
+    /// Then the connection is made anew, and /healthz says 503; that it does also when blocks wait
+    /// longer to be stored.
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub max_lag: u64,
@@ -366,8 +369,9 @@ const JOB_COMPLETION_INDEX: &str = "JOB_COMPLETION_INDEX";
 /// An address to listen on as `HOST:PORT`; a port alone is one of 127.0.0.1.
 fn listen(text: &str) -> Result<String, String> {
     let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
+    let is_host = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
     match port.parse::<u16>() {
-        Ok(port) if !host.is_empty() => Ok(format!("{host}:{port}")),
+        Ok(port) if is_host => Ok(format!("{host}:{port}")),
         _ => Err("write a port, such as 1325, or HOST:PORT".to_owned()),
     }
 }

@@ -3,7 +3,7 @@
 //! A connection that ends is never mended behind anybody's back: each new one is told of, as blocks
 //! were missed in between. New heads are its heartbeat; one that is silent for too long is dropped.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use alloy::{
     providers::{Provider, RootProvider},
@@ -90,18 +90,7 @@ impl Heads {
         let mut pause = Duration::ZERO;
         let mut polling: Option<Polling> = None;
         loop {
-            let attempt = async {
-                sleep(pause).await;
-                self.subscribe().await
-            };
-            let session = match &mut polling {
-                None => attempt.await,
-                Some(polling) => tokio::select! {
-                    session = attempt => session,
-                    never = self.poll(polling) => match never {},
-                },
-            };
-            match session {
+            match self.next_session(pause, &mut polling).await {
                 Ok(session) => {
                     polling = None;
                     self.connected(Via::WebSocket, &label);
@@ -123,9 +112,27 @@ impl Heads {
                     polling.get_or_insert_default();
                 }
             }
-            if pause > POLL_EVERY {
-                polling.get_or_insert_default();
-            }
+        }
+    }
+
+    /// A connection after a pause. If it does not stand before long, the node is polled meanwhile.
+    async fn next_session(
+        &self,
+        pause: Duration,
+        polling: &mut Option<Polling>,
+    ) -> anyhow::Result<Session> {
+        let mut attempt = pin!(async {
+            sleep(pause).await;
+            self.subscribe().await
+        });
+        if polling.is_none()
+            && let Ok(session) = timeout(POLL_EVERY, &mut attempt).await
+        {
+            return session;
+        }
+        tokio::select! {
+            session = attempt => session,
+            never = self.poll(polling.get_or_insert_default()) => match never {},
         }
     }
 
@@ -138,9 +145,10 @@ impl Heads {
         self.observer.hear(&News::Disconnected { reason, pause });
     }
 
-    fn head(&self, block: Block) {
+    /// Tells of a block at once, and what it means for following the chain.
+    fn head(&self, block: Block, signal: impl FnOnce(Block) -> Signal) {
         self.observer.hear(&News::Head(block.number));
-        self.send(Signal::Head(block));
+        self.send(signal(block));
     }
 
     fn send(&self, signal: Signal) {
@@ -174,7 +182,7 @@ impl Heads {
                     head.map(|header| {
                         let block = Block::from(header);
                         newest = Some(block.number);
-                        self.head(block);
+                        self.head(block, Signal::Head);
                     })
                 }),
                 log = session.logs.recv_result() => {
@@ -224,7 +232,7 @@ impl Heads {
                         self.connected(Via::Http, &self.events.endpoints());
                     }
                     if state.last.replace(block) != Some(block) {
-                        self.head(block);
+                        self.head(block, Signal::Newest);
                     }
                 }
                 Err(error) => {

@@ -1,15 +1,16 @@
 //! `watch`: follow the chain's events, and refresh the wallets that they touch.
 
+mod lines;
+
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::bail;
-use chrono::{SecondsFormat, Utc};
-use serde::Serialize;
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tracing::warn;
+use url::Url;
 
 use crate::{
     App,
@@ -19,12 +20,13 @@ use crate::{
         Backoff, Ended, Follower, FollowerSettings, Lock, News, Observer, Sides, Source, Track,
         Watcher,
     },
-    monitor::{Monitor, Requests, Server, Totals},
+    monitor::{Monitor, Requests, Server},
     redact,
-    report::{Outcome, Paint, Report, Verdict},
+    report::Verdict,
     store::{Access, Store, Task},
     tally::Stop,
 };
+use lines::{Done, Teller, Told, What, tell};
 
 /// How often counts are told and the oldest row is looked up.
 const A_MINUTE: Duration = Duration::from_secs(60);
@@ -37,7 +39,11 @@ const REVIVE_AFTER_MINUTES: u32 = 60;
 
 pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
     if app.profile.events.is_empty() {
-        bail!("profile {} has no [[event]]: there is nothing to watch", app.profile.name);
+        bail!(
+            "profile {} has no [[event]], so there is nothing to watch; add some, or give another \
+             --profile",
+            app.profile.name
+        );
     }
     if app.settings.node.block != BlockChoice::Latest {
         bail!("--block is not for watch, which follows the newest block; see --confirmations");
@@ -47,38 +53,15 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
     let concurrency = app.settings.node.concurrency as usize;
     let events = Events::new(Arc::clone(&client), Arc::clone(&reader), &app.profile, concurrency);
     let ws_url = app.ws_url()?;
-    let store = app.store(Access::Write).await?;
     let max_lag = Duration::from_secs(args.max_lag);
     let monitor = Arc::new(Monitor::new(max_lag, args.confirmations, move || {
         let traffic = client.traffic();
         let (all, eth_calls, retries) = (traffic.requests, traffic.eth_calls, traffic.retries);
         Requests { all, eth_calls, retries }
     }));
-    let teller: Arc<dyn Observer> =
-        Arc::new(Teller { monitor: Arc::clone(&monitor), report: app.report.clone() });
-    let server = match &args.listen {
-        Some(address) => Some(Server::bind(address, Arc::clone(&monitor)).await?),
-        None => None,
-    };
-    // A mistake in the settings ends it now; later failures are waited out.
-    events.newest().await?;
-    if let Some(server) = &server {
-        let address = server.address()?.to_string();
-        tell(&app.report, What::Listening { address });
-    }
-    let watch = Watch {
-        app,
-        args: &args,
-        events: Arc::new(events),
-        reader,
-        store: store.as_ref(),
-        teller,
-        ws_url,
-    };
+    let parts = Parts { app, args: &args, events: Arc::new(events), reader, ws_url };
     tokio::select! {
-        ended = watch.run() => ended?,
-        ended = serve(server) => ended?,
-        never = watch.every_minute(&monitor) => match never {},
+        ended = parts.watch(&monitor) => ended?,
         // Nothing is lost by it: what is not stored is behind the checkpoint.
         () = overdue(&app.stop) => warn!("the database does not answer; stopping without it"),
     }
@@ -88,6 +71,50 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
         interrupted: app.stop.signal().is_some(),
     }))?;
     Ok(Verdict::Well)
+}
+
+/// What can be had without asking anybody.
+struct Parts<'a> {
+    app: &'a App,
+    args: &'a WatchArgs,
+    events: Arc<Events>,
+    reader: Arc<MulticallReader>,
+    ws_url: Url,
+}
+
+impl Parts<'_> {
+    /// Opens everything and watches until a stop is asked for. A mistake in the settings ends it at
+    /// once; later failures are waited out.
+    async fn watch(self, monitor: &Arc<Monitor>) -> anyhow::Result<()> {
+        let Self { app, args, events, reader, ws_url } = self;
+        let store = app.store(Access::Write).await?;
+        let server = match &args.listen {
+            Some(address) => Some(Server::bind(address, Arc::clone(monitor)).await?),
+            None => None,
+        };
+        let newest = events.newest().await?.number;
+        if let Some(first) = args.from_block.filter(|first| *first > newest + 1) {
+            bail!("--from-block {first} is not there yet; the newest block is {newest}");
+        }
+        if args.track == TrackChoice::Known && store.nth_oldest(0).await?.is_none() {
+            app.report.note(
+                "the table is empty, and only wallets that it has are refreshed; fill it with \
+                 `ethtally backfill`, or give --track all",
+            );
+        }
+        if let Some(server) = &server {
+            let address = server.address()?.to_string();
+            tell(&app.report, What::Listening { address });
+        }
+        let teller: Arc<dyn Observer> =
+            Arc::new(Teller { monitor: Arc::clone(monitor), report: app.report.clone() });
+        let watch = Watch { app, args, events, reader, store: store.as_ref(), teller, ws_url };
+        tokio::select! {
+            ended = watch.run() => ended,
+            ended = serve(server) => ended,
+            never = watch.every_minute(monitor) => match never {},
+        }
+    }
 }
 
 /// Answers requests, if there is anything to listen on; returns only with an error.
@@ -104,7 +131,7 @@ async fn overdue(stop: &Stop) {
     sleep(LONGEST_STOP).await;
 }
 
-/// What a watch is made of.
+/// A watch that has all it needs.
 struct Watch<'a> {
     app: &'a App,
     args: &'a WatchArgs,
@@ -112,7 +139,7 @@ struct Watch<'a> {
     reader: Arc<MulticallReader>,
     store: &'a dyn Store,
     teller: Arc<dyn Observer>,
-    ws_url: url::Url,
+    ws_url: Url,
 }
 
 impl Watch<'_> {
@@ -148,7 +175,10 @@ impl Watch<'_> {
                     backoff.reset();
                     self.pause(STANDBY).await;
                 }
-                Err(error) => self.wait_out(error, backoff.pause()).await,
+                Err(error) => {
+                    stands_by = false;
+                    self.wait_out(error, backoff.pause()).await;
+                }
             }
         }
         None
@@ -240,204 +270,5 @@ impl Watch<'_> {
             before = totals;
         }
         std::future::pending().await
-    }
-}
-
-/// Tells the monitor everything and people what they want to know.
-struct Teller {
-    monitor: Arc<Monitor>,
-    report: Report,
-}
-
-impl Observer for Teller {
-    fn hear(&self, news: &News) {
-        self.monitor.hear(news);
-        let what = match news {
-            News::Head(_) | News::Stored(_) | News::CaughtUp(_) => return,
-            News::Standby => What::Standby,
-            News::Active { checkpoint } => What::Active { checkpoint_block: *checkpoint },
-            News::Began(block) => What::Began { checkpoint_block: *block },
-            News::Connected { via, endpoint } => {
-                What::Connected { via: via.name(), endpoint: endpoint.clone() }
-            }
-            News::Disconnected { reason, pause } => {
-                What::Disconnected { reason: redact::clean(reason), retry_in_ms: pause.as_millis() }
-            }
-            News::GapFilled(filled) => What::GapFilled {
-                from_block: filled.from,
-                to_block: filled.to,
-                logs: filled.logs,
-                updated: filled.updated,
-                elapsed_ms: filled.elapsed.as_millis(),
-            },
-            News::Reorg { from, to, wallets } => {
-                What::Reorg { from_block: *from, to_block: *to, wallets: *wallets }
-            }
-            News::Failed { error, pause } => {
-                What::Error { error: redact::clean_error(error), retry_in_ms: pause.as_millis() }
-            }
-        };
-        tell(&self.report, what);
-    }
-}
-
-/// Tells it. That stdout cannot be written must not end the watch: others read the table.
-fn tell(report: &Report, what: What) {
-    if let Err(error) = report.event(&Told::now(what)) {
-        warn!("{}", redact::clean_error(&error));
-    }
-}
-
-/// A line of `watch`.
-#[derive(Serialize)]
-struct Told {
-    command: &'static str,
-    #[serde(flatten)]
-    what: What,
-    time: String,
-}
-
-impl Told {
-    fn now(what: What) -> Self {
-        let time = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
-        Self { command: "watch", what, time }
-    }
-}
-
-/// What a line is about.
-#[derive(Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-enum What {
-    Listening {
-        address: String,
-    },
-    Standby,
-    Active {
-        checkpoint_block: Option<u64>,
-    },
-    Began {
-        checkpoint_block: u64,
-    },
-    Connected {
-        via: &'static str,
-        endpoint: String,
-    },
-    Disconnected {
-        reason: String,
-        retry_in_ms: u128,
-    },
-    GapFilled {
-        from_block: u64,
-        to_block: u64,
-        logs: u64,
-        updated: u64,
-        elapsed_ms: u128,
-    },
-    Reorg {
-        from_block: u64,
-        to_block: u64,
-        wallets: u64,
-    },
-    Error {
-        error: String,
-        retry_in_ms: u128,
-    },
-    Counts {
-        #[serde(flatten)]
-        done: Done,
-        head_block: Option<u64>,
-        checkpoint_block: Option<u64>,
-    },
-    Stopped {
-        #[serde(flatten)]
-        done: Done,
-        checkpoint_block: Option<u64>,
-        interrupted: bool,
-    },
-}
-
-/// What was done, in a minute or in all.
-#[derive(Serialize)]
-struct Done {
-    blocks: u64,
-    logs: u64,
-    updated: u64,
-    failed: u64,
-    superseded: u64,
-    calls: u64,
-    reorgs: u64,
-    errors: u64,
-}
-
-impl Done {
-    fn of(totals: &Totals) -> Self {
-        let Totals { blocks, logs, updated, failed, superseded, calls, reorgs, errors } = *totals;
-        Self { blocks, logs, updated, failed, superseded, calls, reorgs, errors }
-    }
-
-    fn text(&self) -> String {
-        format!(
-            "blocks:{} logs:{} updated:{} failed:{} superseded:{} calls:{} reorgs:{} errors:{}",
-            self.blocks,
-            self.logs,
-            self.updated,
-            self.failed,
-            self.superseded,
-            self.calls,
-            self.reorgs,
-            self.errors
-        )
-    }
-}
-
-fn block(number: Option<u64>) -> String {
-    number.map_or_else(|| "none".to_owned(), |number| number.to_string())
-}
-
-/// A pause for people, in seconds with one decimal.
-fn seconds(milliseconds: u128) -> String {
-    format!("{}.{} s", milliseconds / 1_000, milliseconds % 1_000 / 100)
-}
-
-impl Outcome for Told {
-    fn text(&self, _: &Paint) -> String {
-        match &self.what {
-            What::Listening { address } => format!("health and metrics at http://{address}"),
-            What::Standby => {
-                "another watch of this database is running; standing by to take over".to_owned()
-            }
-            What::Active { checkpoint_block: Some(block) } => {
-                format!("following the chain from the checkpoint at block {block}")
-            }
-            What::Active { checkpoint_block: None } => "following the chain".to_owned(),
-            What::Began { checkpoint_block } => {
-                format!("there was no checkpoint; it is at block {checkpoint_block} now")
-            }
-            What::Connected { via, endpoint } => format!("connected to {endpoint} ({via})"),
-            What::Disconnected { reason, retry_in_ms } => {
-                format!("disconnected: {reason}; next try in {}", seconds(*retry_in_ms))
-            }
-            What::GapFilled { from_block, to_block, logs, updated, elapsed_ms } => format!(
-                "gap filled: blocks {from_block} to {to_block} logs:{logs} updated:{updated} in \
-                 {elapsed_ms} ms"
-            ),
-            What::Reorg { from_block, to_block, wallets } => format!(
-                "reorganisation: blocks {from_block} to {to_block} went; wallets to read again: \
-                 {wallets}"
-            ),
-            What::Error { error, retry_in_ms } => {
-                format!("failed: {error}; next try in {}", seconds(*retry_in_ms))
-            }
-            What::Counts { done, head_block, checkpoint_block } => format!(
-                "in the last minute {} head:{} checkpoint:{}",
-                done.text(),
-                block(*head_block),
-                block(*checkpoint_block)
-            ),
-            What::Stopped { done, checkpoint_block, interrupted } => {
-                let ending = if *interrupted { "interrupted" } else { "stopped" };
-                format!("watch {ending} {} checkpoint:{}", done.text(), block(*checkpoint_block))
-            }
-        }
     }
 }

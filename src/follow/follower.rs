@@ -4,7 +4,10 @@
 //! asked for it. What was read at a block is written down before it is read, so that a block that
 //! goes, even while nobody looks, has its wallets read again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use alloy::primitives::{Address, B256};
 use anyhow::Context;
@@ -27,8 +30,10 @@ const DEEPEST_REORG: u64 = 64;
 /// Blocks whose events are gathered into one set of wallets, at first and at most.
 const FIRST_SLICE: u64 = 500;
 const LARGEST_SLICE: u64 = 10_000;
-/// A slice with more wallets is followed by a smaller one, one with a quarter of them by a larger.
+/// A slice with more wallets, or that took longer, is followed by a smaller one: the checkpoint is to
+/// move now and then, and what is read to be not too old. One with a quarter of that by a larger.
 const WALLETS_IN_SLICE: usize = 20_000;
+const TIME_OF_SLICE: Duration = Duration::from_secs(12);
 /// How often a superseded total is read again.
 const TRIES: u32 = 8;
 /// A stretch of fewer blocks is no catching up: its blocks are as old as their storing took.
@@ -165,12 +170,12 @@ impl<'a> Follower<'a> {
         if from > at.number && due.is_empty() && !repeats {
             return Ok((Step::CaughtUp(at.number), None));
         }
+        let began = Instant::now();
         let to = self.end_of_slice(from, &at).await?;
         let touched = match from > to.number {
             true => Touched::default(),
             false => self.sides.source.touched(from, &to, &at).await?,
         };
-        self.fit_slice(touched.wallets.len());
         let mut events = touched.wallets.clone();
         for (wallet, superseded) in self.superseded.iter().filter(|_| repeats) {
             events.entry(*wallet).or_insert(superseded.event_block);
@@ -181,6 +186,7 @@ impl<'a> Follower<'a> {
         };
         self.note_superseded(touched.wallets, counts.superseded > 0, repeats, at.number);
         let read_any = !wallets.is_empty();
+        self.fit_slice(wallets.len(), began.elapsed());
         self.advance(&to, &at, wallets).await?;
         let is_live = from <= to.number && to.number - from < LIVE;
         let stored = Stored {
@@ -243,11 +249,11 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Fits the next slice to the number of wallets in this one.
-    fn fit_slice(&mut self, wallets: usize) {
-        if wallets > WALLETS_IN_SLICE {
+    /// Fits the next slice to what there was to do in this one.
+    fn fit_slice(&mut self, wallets: usize, time: Duration) {
+        if wallets > WALLETS_IN_SLICE || time > TIME_OF_SLICE {
             self.slice = (self.slice / 2).max(1);
-        } else if wallets < WALLETS_IN_SLICE / 4 {
+        } else if wallets < WALLETS_IN_SLICE / 4 && time < TIME_OF_SLICE / 4 {
             self.slice = (self.slice * 2).min(LARGEST_SLICE);
         }
     }

@@ -139,8 +139,10 @@ pub struct Progress {
 /// What may mean that there is something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// A new block.
+    /// A new block; each is told of.
     Head(Block),
+    /// The newest block, whatever came before it.
+    Newest(Block),
     /// Something happened, in a block that was not told of yet.
     Hint,
     /// Blocks may have come that nobody will tell of, as after a new connection.

@@ -76,6 +76,7 @@ impl Pending {
                 self.told = Some(block.number);
                 self.head = Some(block);
             }
+            Signal::Newest(block) => self.head = Some(block),
             Signal::Hint => self.ask = true,
             Signal::Missed => {
                 self.ask = true;

@@ -30,6 +30,8 @@ pub(super) struct State {
     last_event_at: Option<DateTime<Utc>>,
     errors: u64,
     last_error: Option<String>,
+    /// What failed last, until something goes well again.
+    failing: Option<String>,
 }
 
 /// How it is doing, as `/healthz` says it.
@@ -57,7 +59,7 @@ pub struct Health {
     pub last_error: Option<String>,
     /// Why it is unhealthy; empty if it is not.
     pub reasons: Vec<String>,
-    /// Whether everything up to the newest block was stored once it had begun.
+    /// Whether everything up to the newest block is stored, or was a moment ago.
     #[serde(skip)]
     pub caught_up: bool,
     /// Whether another process is known to be active; before the first try to be it, nothing is.
@@ -95,6 +97,7 @@ impl State {
             last_event_at: None,
             errors: 0,
             last_error: None,
+            failing: None,
         }
     }
 
@@ -105,10 +108,12 @@ impl State {
                 self.stands_by = true;
                 self.via = None;
                 self.caught_up = false;
+                self.failing = None;
             }
             News::Active { checkpoint } => {
                 self.active = true;
                 self.stands_by = false;
+                self.failing = None;
                 self.checkpoint = *checkpoint;
                 self.head_moved = Instant::now();
                 self.in_time = Instant::now();
@@ -120,7 +125,9 @@ impl State {
             }
             News::Disconnected { reason, .. } => {
                 self.via = None;
-                self.disconnected = Some(redact::clean(reason));
+                let reason = redact::clean(reason);
+                self.failed(reason.clone());
+                self.disconnected = Some(reason);
             }
             News::Head(number) => self.head(*number),
             News::Stored(stored) => {
@@ -135,11 +142,17 @@ impl State {
                 self.caught_up = true;
             }
             News::Failed { error, .. } => {
-                self.errors += 1;
-                self.last_error = Some(redact::clean_error(error));
+                let error = redact::clean_error(error);
+                self.failing = Some(error.clone());
+                self.failed(error);
             }
             News::GapFilled(_) | News::Reorg { .. } => {}
         }
+    }
+
+    fn failed(&mut self, error: String) {
+        self.errors += 1;
+        self.last_error = Some(error);
     }
 
     fn head(&mut self, number: u64) {
@@ -165,7 +178,7 @@ impl State {
     }
 
     pub(super) fn health(&self) -> Health {
-        let reasons = if self.active { self.reasons() } else { Vec::new() };
+        let reasons = if self.active { self.reasons() } else { self.reasons_not_to_take_over() };
         Health {
             status: if reasons.is_empty() { "ok" } else { "unhealthy" },
             role: if self.active { "active" } else { "standby" },
@@ -179,9 +192,18 @@ impl State {
             errors: self.errors,
             last_error: self.last_error.clone(),
             reasons,
-            caught_up: self.caught_up,
+            caught_up: self.caught_up && !self.is_late(),
             stands_by: self.stands_by,
         }
+    }
+
+    /// Whether blocks wait for longer than they should.
+    fn is_late(&self) -> bool {
+        self.behind() > 0 && self.in_time.elapsed() > self.max_lag
+    }
+
+    fn reasons_not_to_take_over(&self) -> Vec<String> {
+        self.failing.iter().map(|error| format!("it could not take over: {error}")).collect()
     }
 
     fn reasons(&self) -> Vec<String> {
@@ -194,11 +216,11 @@ impl State {
         if silent > self.max_lag {
             reasons.push(format!("the head has not advanced for {} s", silent.as_secs()));
         }
-        let (behind, late) = (self.behind(), self.in_time.elapsed());
-        if behind > 0 && late > self.max_lag {
+        if self.is_late() {
             reasons.push(format!(
-                "the checkpoint is {behind} blocks behind the head and has not moved for {} s",
-                late.as_secs()
+                "the checkpoint is {} blocks behind the head and has not moved for {} s",
+                self.behind(),
+                self.in_time.elapsed().as_secs()
             ));
         }
         reasons

@@ -106,7 +106,7 @@ impl Metrics {
         };
         let oldest_age = Gauge::new(
             "ethtally_oldest_row_age_seconds",
-            "Age of the row that was written longest ago, looked up once a minute",
+            "Age of the row that was written longest ago, looked up once a minute; NaN without rows",
         )
         .expect("a good name");
         registry.register(Box::new(oldest_age.clone())).expect("each name once");
@@ -133,7 +133,10 @@ impl Metrics {
             reconnects: counter("reconnects_total", "Connections that were made anew"),
             gaps: counter("gaps_filled_total", "Stretches of blocks that were caught up with"),
             reorgs: counter("reorgs_total", "Reorganisations"),
-            errors: counter("errors_total", "Failures that were tried again"),
+            errors: counter(
+                "errors_total",
+                "Failures and lost connections, all of them tried again",
+            ),
             checkpoint: gauge("checkpoint_block", "The last block whose wallets are stored"),
             head: gauge("head_block", "The newest block that the node told of"),
             connected: gauge("connected", "1 while new blocks can be heard of"),
@@ -157,11 +160,10 @@ impl Metrics {
             News::Stored(stored) => self.stored(stored),
             News::GapFilled(_) => self.gaps.inc(),
             News::Reorg { .. } => self.reorgs.inc(),
-            News::Failed { .. } => self.errors.inc(),
+            News::Failed { .. } | News::Disconnected { .. } => self.errors.inc(),
             News::Standby
             | News::Active { .. }
             | News::Began(_)
-            | News::Disconnected { .. }
             | News::Head(_)
             | News::CaughtUp(_) => {}
         }
@@ -216,7 +218,7 @@ impl Metrics {
         self.connected.set(health.connected.into());
         self.active.set((health.role == "active").into());
         let age = oldest.map(|oldest| (Utc::now() - oldest).as_seconds_f64());
-        self.oldest_age.set(age.unwrap_or(0.0));
+        self.oldest_age.set(age.unwrap_or(f64::NAN));
         let mut text = Vec::new();
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         encoded.expect("what is registered can be written to memory");

@@ -22,6 +22,8 @@ use crate::redact;
 
 /// Good news.
 pub const GOOD: Style = AnsiColor::Green.on_default();
+/// What is worth knowing.
+const NOTE: Style = AnsiColor::Cyan.on_default();
 /// Bad news.
 pub const BAD: Style = AnsiColor::Red.on_default();
 
@@ -137,20 +139,22 @@ impl Report {
     /// Tells something that is no error and not the result.
     pub fn note(&self, text: &str) {
         if !self.settings.quiet {
-            self.line(AnsiColor::Cyan.on_default(), "note", text);
+            self.line(NOTE, "note", text);
         }
     }
 
     /// Tells of something that happened while a command goes on: with `--json` as a line on stdout,
-    /// else as a note.
+    /// else as a note. Trouble is told also where only errors are to be.
     ///
     /// # Errors
     /// As [`Report::result`].
-    pub fn event(&self, event: &impl Outcome) -> anyhow::Result<()> {
+    pub fn event(&self, event: &impl Outcome, is_trouble: bool) -> anyhow::Result<()> {
         if self.settings.json {
             return self.result(event);
         }
-        self.note(&event.text(&Paint::default()));
+        if is_trouble || !self.settings.quiet {
+            self.line(NOTE, "note", &event.text(&Paint::default()));
+        }
         Ok(())
     }
 

@@ -107,7 +107,7 @@ async fn eventful(arguments: &[&str]) -> [(Vec<String>, Vec<String>); 3] {
         chain.transfer(wallet(0), wallet(1), U256::ONE).await.unwrap();
     };
     let first = Talking::start(prepared());
-    first.until(["(websocket)", "\"websocket\""], 1);
+    first.until(["connected to ws", "\"websocket\""], 1);
     caught_up(&chain, &database).await;
     transfer().await;
     caught_up(&chain, &database).await;
@@ -134,14 +134,14 @@ async fn eventful(arguments: &[&str]) -> [(Vec<String>, Vec<String>); 3] {
     let second = second.stop();
 
     socket.refuse(true);
-    first.until(["(http)", "\"http\""], 1);
+    first.until(["polling ", "\"http\""], 1);
     socket.refuse(false);
-    first.until(["(websocket)", "\"websocket\""], 3);
+    first.until(["connected to ws", "\"websocket\""], 3);
     let first = first.stop();
 
     // The next one finds the checkpoint.
     let third = Talking::start(prepared());
-    third.until(["(websocket)", "\"websocket\""], 1);
+    third.until(["connected to ws", "\"websocket\""], 1);
     [in_order(first), second, third.stop()]
 }
 
@@ -194,23 +194,23 @@ async fn people_read_notes_on_stderr_and_the_end_on_stdout() {
             "note: health and metrics at http://127.0.0.1:PORT",
             "note: following the chain",
             "note: there was no checkpoint; it is at block 0 now",
-            "note: connected to ws://127.0.0.1:PORT (websocket)",
-            "note: disconnected: the connection broke; next try in N s",
-            "note: connected to ws://127.0.0.1:PORT (websocket)",
+            "note: connected to ws://127.0.0.1:PORT",
+            "note: not connected: the connection broke; next try in N s",
+            "note: connected to ws://127.0.0.1:PORT",
             "note: gap filled: blocks 2 to 2 logs:1 updated:2 in N ms",
             "note: reorganisation: blocks 2 to 2 went; wallets to read again: 2",
             "note: failed: http://127.0.0.1:PORT: HTTP 401 Unauthorized: no such key; check the URL and its key; \
              next try in N s",
-            "note: disconnected: the connection broke; next try in N s",
-            "note: disconnected: no WebSocket at ws://127.0.0.1:PORT: HTTP error: 503 Service Unavailable; \
+            "note: not connected: the connection broke; next try in N s",
+            "note: not connected: no WebSocket at ws://127.0.0.1:PORT: HTTP error: 503 Service Unavailable; \
              next try in N s",
-            "note: connected to http://127.0.0.1:PORT (http)",
-            "note: connected to ws://127.0.0.1:PORT (websocket)",
+            "note: polling http://127.0.0.1:PORT; the WebSocket is tried again meanwhile",
+            "note: connected to ws://127.0.0.1:PORT",
         ]
     );
     // Two wallets of each transfer, and those of the block that went once more; for the last time a few
     // blocks later.
-    let end = "watch interrupted blocks:5 logs:3 updated:8 failed:0 superseded:0 calls:4 reorgs:1 errors:1 \
+    let end = "watch interrupted blocks:5 logs:3 updated:8 failed:0 superseded:0 calls:4 reorgs:1 errors:4 \
                checkpoint:4";
     assert_eq!(first.0, [end]);
 
@@ -228,7 +228,7 @@ async fn people_read_notes_on_stderr_and_the_end_on_stdout() {
         [
             "note: health and metrics at http://127.0.0.1:PORT",
             "note: following the chain from the checkpoint at block 4",
-            "note: connected to ws://127.0.0.1:PORT (websocket)",
+            "note: connected to ws://127.0.0.1:PORT",
         ]
     );
     assert_eq!(third.0, [format!("watch interrupted {nothing} checkpoint:4")]);
@@ -292,7 +292,7 @@ async fn programs_read_one_object_a_line_on_stdout() {
             websocket.clone(),
             json!({
                 "event": "stopped", "blocks": 5, "logs": 3, "updated": 8, "failed": 0, "superseded": 0,
-                "calls": 4, "reorgs": 1, "errors": 1, "checkpoint_block": 4, "interrupted": true,
+                "calls": 4, "reorgs": 1, "errors": 4, "checkpoint_block": 4, "interrupted": true,
             }),
         ]
     );
@@ -325,7 +325,7 @@ async fn counts_are_told_once_a_minute() {
         talking.push(Talking::start(ethtally(arguments).node(chain.url()).database(database)));
     }
     for (talking, database) in talking.iter().zip(&databases) {
-        talking.until(["(websocket)", "\"websocket\""], 1);
+        talking.until(["connected to ws", "\"websocket\""], 1);
         caught_up(&chain, database).await;
     }
     chain.transfer(wallet(0), wallet(1), U256::ONE).await.unwrap();
