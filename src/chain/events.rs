@@ -123,46 +123,67 @@ impl Events {
 
     /// What the logs of the blocks from `from` to `to` name, piece by piece, several at once.
     async fn in_range(&self, from: u64, to: u64) -> anyhow::Result<Named> {
+        let mut named = Named::default();
         let mut next = from;
+        // One at a time, until it is known how wide a piece may be.
+        while next <= to && !self.width().is_known() {
+            if let Some((more, end)) = self.beginning(next, to).await? {
+                named = named.merge(more);
+                next = end + 1;
+            }
+        }
         // Each piece is cut when its turn comes, as wide as is known to go well by then.
         let pieces = iter::from_fn(|| {
             let from = next;
-            let end = from.saturating_add(self.width().blocks() - 1).min(to);
+            let end = self.end_of_piece(from, to);
             next = end + 1;
             (from <= to).then_some((from, end))
         });
         stream::iter(pieces)
             .map(|(from, to)| self.in_piece(from, to))
             .buffered(self.concurrency)
-            .try_fold(Named::default(), |all, named| async { Ok(all.merge(named)) })
+            .try_fold(named, |all, named| async { Ok(all.merge(named)) })
             .await
     }
 
-    /// What the logs of a range name that may turn out to be too wide.
+    /// What the logs of a piece name, in pieces of it if it turns out to be too wide.
     async fn in_piece(&self, from: u64, to: u64) -> anyhow::Result<Named> {
-        let mut next = from;
         let mut named = Named::default();
+        let mut next = from;
         while next <= to {
-            self.client.go_on()?;
-            let end = next.saturating_add(self.width().blocks() - 1).min(to);
-            let blocks = end - next + 1;
-            match self.logs(next, end).await {
-                Ok(logs) => {
-                    self.with_width(|width| width.went_well(blocks));
-                    named = named.merge(self.terms.named_in(&logs));
-                    next = end + 1;
-                }
-                Err(error) => match error.downcast_ref::<Failure>() {
-                    Some(failure) if failure.class.action() == Action::Split && blocks > 1 => {
-                        let allowed = quirks::allowed_blocks(&failure.message);
-                        self.with_width(|width| width.too_wide(blocks, allowed));
-                        info!(blocks, narrowed_to = self.width().blocks(), "{}", failure.message);
-                    }
-                    _ => return Err(error),
-                },
+            if let Some((more, end)) = self.beginning(next, to).await? {
+                named = named.merge(more);
+                next = end + 1;
             }
         }
         Ok(named)
+    }
+
+    fn end_of_piece(&self, from: u64, to: u64) -> u64 {
+        from.saturating_add(self.width().blocks() - 1).min(to)
+    }
+
+    /// What the logs at the beginning of a range name, and where that ends; `None` if it was too much
+    /// to ask for, and less is to be asked for next time.
+    async fn beginning(&self, from: u64, to: u64) -> anyhow::Result<Option<(Named, u64)>> {
+        self.client.go_on()?;
+        let end = self.end_of_piece(from, to);
+        let blocks = end - from + 1;
+        match self.logs(from, end).await {
+            Ok(logs) => {
+                self.with_width(|width| width.went_well(blocks));
+                Ok(Some((self.terms.named_in(&logs), end)))
+            }
+            Err(error) => match error.downcast_ref::<Failure>() {
+                Some(failure) if failure.class.action() == Action::Split && blocks > 1 => {
+                    let allowed = quirks::allowed_blocks(&failure.message);
+                    self.with_width(|width| width.too_wide(blocks, allowed));
+                    info!(blocks, narrowed_to = self.width().blocks(), "{}", failure.message);
+                    Ok(None)
+                }
+                _ => Err(error),
+            },
+        }
     }
 
     async fn logs(&self, from: u64, to: u64) -> anyhow::Result<Vec<Log>> {

@@ -29,11 +29,16 @@ impl Width {
     /// So many ranges have to go well before a wider one is tried.
     const PATIENCE: u32 = 8;
     /// After so many the ceiling is forgotten: there may have been more logs in those blocks.
-    const MEMORY: u32 = 1_000;
+    const MEMORY: u32 = 250;
 
     /// How many blocks the next range may span.
     pub(super) const fn blocks(&self) -> u64 {
         self.blocks
+    }
+
+    /// Whether any range went well yet.
+    pub(super) const fn is_known(&self) -> bool {
+        self.good > 0
     }
 
     /// A range of so many blocks went well.
@@ -99,9 +104,8 @@ mod tests {
         let mut width = Width::default();
         assert_eq!(ask(&mut width, 10, true, 1), 1);
         assert_eq!(width.blocks(), 10);
-        assert_eq!(ask(&mut width, 10, true, 720), 0);
-        // After a thousand it tries more, and is told again.
-        assert_eq!(ask(&mut width, 10, true, 1_000), 1);
+        // After every 250 it tries more, and is told again.
+        assert_eq!(ask(&mut width, 10, true, 720), 2);
         assert_eq!(width.blocks(), 10);
     }
 
@@ -110,7 +114,7 @@ mod tests {
         for limit in [1, 10, 50, 1_000, 9_999] {
             let mut width = Width::default();
             let refused = ask(&mut width, limit, false, 1_000);
-            assert!(refused <= 22, "{refused} refusals of ranges over {limit}");
+            assert!(refused <= 30, "{refused} refusals of ranges over {limit}");
             assert!(width.blocks() * 10 >= limit * 8, "{} of {limit}", width.blocks());
         }
     }

@@ -93,7 +93,9 @@ impl Parts<'_> {
             None => None,
         };
         let newest = events.newest().await?.number;
-        if let Some(first) = args.from_block.filter(|first| *first > newest + 1) {
+        if let Some(first) = args.from_block.filter(|first| *first > newest + 1)
+            && store.checkpoint(&app.profile.checkpoint).await?.is_none()
+        {
             bail!("--from-block {first} is not there yet; the newest block is {newest}");
         }
         if args.track == TrackChoice::Known && store.nth_oldest(0).await?.is_none() {

@@ -34,8 +34,6 @@ const LARGEST_SLICE: u64 = 10_000;
 /// move now and then, and what is read to be not too old. One with a quarter of that by a larger.
 const WALLETS_IN_SLICE: usize = 20_000;
 const TIME_OF_SLICE: Duration = Duration::from_secs(12);
-/// How often a superseded total is read again.
-const TRIES: u32 = 8;
 /// A stretch of fewer blocks is no catching up: its blocks are as old as their storing took.
 const LIVE: u64 = 16;
 
@@ -93,14 +91,6 @@ pub enum Step {
     Interrupted,
 }
 
-/// An event whose block is to be stored yet.
-#[derive(Clone, Copy, Debug)]
-struct Superseded {
-    event_block: u64,
-    /// How often it is still tried: another process may read ahead of this one for ever.
-    tries: u32,
-}
-
 /// Follows the chain from the checkpoint on.
 pub struct Follower<'a> {
     sides: Sides<'a>,
@@ -112,11 +102,6 @@ pub struct Follower<'a> {
     next: Option<u64>,
     /// What was read at blocks that went.
     undone: Undone,
-    /// Wallets whose row held a newer read when an event's was stored: nothing of that is stored,
-    /// not even the event's block, so they are read again at later blocks.
-    superseded: BTreeMap<Wallet, Superseded>,
-    /// The block at which that was.
-    superseded_at: u64,
     slice: u64,
 }
 
@@ -140,8 +125,6 @@ impl<'a> Follower<'a> {
             tip: None,
             next: next.map(|next| again.map_or(next, |again| again.min(next))),
             undone: Undone::of(reads.gone),
-            superseded: BTreeMap::new(),
-            superseded_at: 0,
             slice: FIRST_SLICE,
         })
     }
@@ -166,8 +149,7 @@ impl<'a> Follower<'a> {
             None => self.begin(&at).await?,
         };
         let due = self.undone.due(at.number);
-        let repeats = !self.superseded.is_empty() && at.number > self.superseded_at;
-        if from > at.number && due.is_empty() && !repeats {
+        if from > at.number && due.is_empty() {
             return Ok((Step::CaughtUp(at.number), None));
         }
         let began = Instant::now();
@@ -176,15 +158,10 @@ impl<'a> Follower<'a> {
             true => Touched::default(),
             false => self.sides.source.touched(from, &to, &at).await?,
         };
-        let mut events = touched.wallets.clone();
-        for (wallet, superseded) in self.superseded.iter().filter(|_| repeats) {
-            events.entry(*wallet).or_insert(superseded.event_block);
-        }
-        let wallets = self.to_read(events.keys().copied().chain(due)).await?;
-        let Some(counts) = self.refresh(&wallets, &events, &at).await? else {
+        let wallets = self.to_read(touched.wallets.keys().copied().chain(due)).await?;
+        let Some(counts) = self.refresh(&wallets, &touched.wallets, &at).await? else {
             return Ok((Step::Interrupted, None));
         };
-        self.note_superseded(touched.wallets, counts.superseded > 0, repeats, at.number);
         let read_any = !wallets.is_empty();
         self.fit_slice(wallets.len(), began.elapsed());
         self.advance(&to, &at, wallets).await?;
@@ -300,32 +277,6 @@ impl<'a> Follower<'a> {
         let counts = run.counts;
         let done = counts.updated + counts.failed + counts.superseded;
         Ok((done == wallets.len() as u64).then_some(counts))
-    }
-
-    /// Takes note of whether totals were superseded at `at`, among those of new events and, if they
-    /// were repeated, of events before.
-    fn note_superseded(
-        &mut self,
-        touched: BTreeMap<Wallet, u64>,
-        any: bool,
-        repeated: bool,
-        at: u64,
-    ) {
-        if repeated {
-            self.superseded.retain(|_, superseded| {
-                superseded.tries -= 1;
-                any && superseded.tries > 0
-            });
-        }
-        if any {
-            self.superseded_at = at;
-            // Which of them were is not told.
-            for (wallet, event_block) in touched {
-                let kept = self.superseded.get(&wallet).map(|kept| kept.event_block);
-                let event_block = event_block.max(kept.unwrap_or_default());
-                self.superseded.insert(wallet, Superseded { event_block, tries: TRIES });
-            }
-        }
     }
 
     /// Moves the checkpoint to `to`, whose wallets are stored as of `at`.

@@ -308,6 +308,11 @@ struct Columns {
 }
 
 impl Columns {
+    /// Whether events asked for any of these reads.
+    fn has_events(&self) -> bool {
+        self.event_blocks.iter().any(Option::is_some)
+    }
+
     fn of(totals: &[TotalRead]) -> anyhow::Result<Self> {
         let mut newest: BTreeMap<Wallet, TotalRead> = BTreeMap::new();
         for read in totals {

@@ -102,6 +102,19 @@ impl PostgresStore {
         .execute(&mut *transaction)
         .await?
         .rows_affected();
+        if columns.has_events() && updated < columns.wallets.len() as u64 {
+            // That another read is newer makes the event no older.
+            sqlx::query(
+                "update eth_wallet_balances stored set blocknumber = event.block
+                 from unnest($1::text[], $2::bigint[]) as event (wallet, block)
+                 where stored.wallet = event.wallet
+                     and (stored.blocknumber is null or stored.blocknumber < event.block)",
+            )
+            .bind(&columns.wallets)
+            .bind(&columns.event_blocks)
+            .execute(&mut *transaction)
+            .await?;
+        }
         sqlx::query("delete from eth_wallet_read_failures where wallet = any($1)")
             .bind(&columns.wallets)
             .execute(&mut *transaction)

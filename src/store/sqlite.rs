@@ -113,6 +113,7 @@ impl SqliteStore {
             &columns.event_blocks
         )
         .collect();
+        let rows = json!(rows).to_string();
         let updated = sqlx::query(
             "insert into eth_wallet_balances as stored
                  (wallet, balance, read_block, blocknumber, updated_at, created_at)
@@ -127,11 +128,24 @@ impl SqliteStore {
                  updated_at = excluded.updated_at
              where stored.read_block is null or stored.read_block <= excluded.read_block",
         )
-        .bind(json!(rows).to_string())
+        .bind(&rows)
         .bind(now)
         .execute(&mut *transaction)
         .await?
         .rows_affected();
+        if columns.has_events() && updated < columns.wallets.len() as u64 {
+            // That another read is newer makes the event no older.
+            sqlx::query(
+                "update eth_wallet_balances as stored set blocknumber = event.value ->> 3
+                 from json_each($1) as event
+                 where stored.wallet = event.value ->> 0
+                     and event.value ->> 3 is not null
+                     and (stored.blocknumber is null or stored.blocknumber < event.value ->> 3)",
+            )
+            .bind(&rows)
+            .execute(&mut *transaction)
+            .await?;
+        }
         sqlx::query(
             "delete from eth_wallet_read_failures
              where wallet in (select value from json_each($1))",

@@ -64,7 +64,8 @@ pub trait Ledger: Send + Sync {
     /// Stores a batch in one transaction: every total, and every failure.
     ///
     /// A total takes its wallet's failure off the record. A total whose `read_block` is older than
-    /// the stored one changes nothing and counts as superseded. `blocknumber` only ever rises.
+    /// the stored one changes nothing and counts as superseded. `blocknumber` only ever rises: to
+    /// the block of the event that asked for a read, also where another read superseded that.
     ///
     /// # Errors
     /// When the database fails; then nothing of the batch is stored.

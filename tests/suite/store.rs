@@ -9,7 +9,7 @@ use alloy::primitives::{B256, U256};
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
     follow::{Gone, Lock, Progress, ReadAt, Reads},
-    store::{Access, Cursor, Stale, Store, Task, open},
+    store::{Access, Cursor, Row, Stale, Store, Task, open},
     tally::{Recorded, Shard, TotalRead, Unreadable, Wallet},
 };
 use ethtally_testbed::wallet;
@@ -411,6 +411,18 @@ async fn blocknumber_is_what_the_original_pins_it_to_be(database: Database) {
     // no row | sweep (no block), 500 wei | 500, NULL
     store.record(&[read(2, 500, 200_000)], &[]).await.unwrap();
     assert_eq!(stored(store.as_ref(), 2).await, (500, Some(200_000), None));
+    // A newer read supersedes that of an event, which is no older for that: of it the block is kept.
+    store.record(&[read(1, 700, 200_002)], &[]).await.unwrap();
+    let before = store.row(numbered(1)).await.unwrap();
+    let late = TotalRead { event_block: Some(200_001), ..read(1, 600, 200_001) };
+    let recorded = store.record(&[late, read(2, 500, 200_000)], &[]).await.unwrap();
+    assert_eq!((recorded.updated, recorded.superseded), (1, 1));
+    let after = store.row(numbered(1)).await.unwrap().expect("a row");
+    assert_eq!(after.blocknumber, Some(200_001));
+    assert_eq!(Some(Row { blocknumber: Some(99_999), ..after }), before);
+    // And it never goes back by that either.
+    store.record(&[TotalRead { event_block: Some(5), ..late }], &[]).await.unwrap();
+    assert_eq!(stored(store.as_ref(), 1).await, (700, Some(200_002), Some(200_001)));
     // A row without one gets it from the first event.
     store
         .record(&[TotalRead { event_block: Some(7), ..read(2, 600, 200_000) }], &[])
@@ -431,7 +443,7 @@ async fn an_older_read_changes_nothing_and_an_equal_or_newer_one_is_written(data
     let dump = "select * from eth_wallet_balances order by wallet";
     let before = database.sql(dump).await;
 
-    let older = [TotalRead { event_block: Some(99), ..read(1, 90, 19) }];
+    let older = [read(1, 90, 19)];
     let recorded = store.record(&older, &[]).await.unwrap();
     assert_eq!(recorded, Recorded { updated: 0, superseded: 1 });
     assert_eq!(database.sql(dump).await, before);

@@ -109,7 +109,7 @@ async fn a_profile_that_cannot_be_followed_is_told_with_what_is_wrong() {
     let staking = "0xe6D97B2099F142513be7A2a068bE040656Ae4591";
     assert!(reads.contains(staking) && events.contains(staking));
     for (profile, told) in [
-        (reads.to_owned(), "profile audius has no [[event]]: there is nothing to watch".to_owned()),
+        (reads.to_owned(), "profile audius has no [[event]], so there is nothing to watch; add some, or give another --profile".to_owned()),
         (
             built_in.replace("chain_id = 1", "chain_id = 5"),
             format!(

@@ -146,7 +146,8 @@ async fn a_day_of_blocks_is_filled_from_a_node_that_says_it_allows_ten(database:
     let message = "You can make eth_getLogs requests with up to a 10 block range.";
     let fault = Fault::LogsWiderThan(10, message.to_owned());
     let asked = a_day_filled(&database, fault, When::always(), "says that it allows ten").await;
-    assert!(asked <= 728, "{asked} eth_getLogs for {DAY} blocks");
+    // 719 tens, the last sixteen blocks one by one, and now and then a try of more.
+    assert!(asked <= 760, "{asked} eth_getLogs for {DAY} blocks");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +156,7 @@ async fn a_day_of_blocks_is_filled_from_a_node_that_does_not_say_what_it_allows(
     let asked =
         a_day_filled(&Database::sqlite(), fault, When::always(), "allows ten and does not say so")
             .await;
-    assert!(asked <= 760, "{asked} eth_getLogs for {DAY} blocks");
+    assert!(asked <= 800, "{asked} eth_getLogs for {DAY} blocks");
 }
 
 #[tokio::test(flavor = "multi_thread")]
