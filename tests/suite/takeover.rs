@@ -113,8 +113,10 @@ async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing
             "eth_wallet_read_failures|wallet|text",
             "eth_watch_blocks|checkpoint|text",
             "eth_watch_blocks|eth_watch_blocks_pkey|CREATE UNIQUE INDEX eth_watch_blocks_pkey ON public.eth_watch_blocks USING btree (checkpoint, hash)",
+            "eth_watch_blocks|gone|boolean",
             "eth_watch_blocks|hash|text",
             "eth_watch_blocks|number|bigint",
+            "eth_watch_blocks|redo_from|bigint",
             "eth_watch_blocks|wallets|text",
         ]
     );
