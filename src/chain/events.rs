@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{
-    Action, Client, Failure, MulticallReader, Proof, Request,
+    Action, Class, Client, Failure, MulticallReader, Proof, Request,
     logs::{Blocks, Log, Named, Terms, newest},
     quirks,
     ranges::Width,
@@ -40,6 +40,7 @@ pub struct Events {
     client: Arc<Client>,
     reader: Arc<MulticallReader>,
     terms: Terms,
+    chain_id: u64,
     concurrency: usize,
     width: Mutex<Width>,
 }
@@ -74,7 +75,8 @@ impl Events {
         concurrency: usize,
     ) -> Self {
         let terms = Terms::of(profile);
-        Self { client, reader, terms, concurrency, width: Mutex::default() }
+        let chain_id = profile.chain_id;
+        Self { client, reader, terms, chain_id, concurrency, width: Mutex::default() }
     }
 
     /// What to subscribe to.
@@ -85,6 +87,11 @@ impl Events {
     /// The wallets that a log names, without those who belong to them.
     pub(super) fn wallets_in(&self, log: &Log) -> BTreeSet<Wallet> {
         self.terms.named_in(slice::from_ref(log)).wallets.into_keys().collect()
+    }
+
+    /// The chain that it is about.
+    pub(super) const fn chain_id(&self) -> u64 {
+        self.chain_id
     }
 
     /// Scheme, host and port of every HTTP endpoint.
@@ -111,7 +118,7 @@ impl Events {
             method: "eth_getLogs",
             params: (filter,),
             retries: self.client.retries(),
-            proof: Proof::BlockOfHash(block.number),
+            proof: Proof::BlockOfHash(block.hash),
         };
         let read = |logs: Vec<Log>| match logs.iter().find(|log| log.block_hash != block.hash) {
             Some(other) => Err(format!("a log of block {} was not asked for", other.block_hash)),
@@ -175,7 +182,7 @@ impl Events {
                 Ok(Some((self.terms.named_in(&logs), end)))
             }
             Err(error) => match error.downcast_ref::<Failure>() {
-                Some(failure) if failure.class.action() == Action::Split && blocks > 1 => {
+                Some(failure) if blocks > 1 && may_be_too_wide(failure) => {
                     let allowed = quirks::allowed_blocks(&failure.message);
                     self.with_width(|width| width.too_wide(blocks, allowed));
                     info!(blocks, narrowed_to = self.width().blocks(), "{}", failure.message);
@@ -231,6 +238,12 @@ impl Events {
         }
         Ok(Touched { logs, wallets })
     }
+}
+
+/// Whether fewer blocks may do: it says so, or was cut off again and again, or says something new.
+fn may_be_too_wide(failure: &Failure) -> bool {
+    failure.class.action() == Action::Split
+        || matches!(failure.class, Class::CutOff | Class::Unknown)
 }
 
 #[async_trait]

@@ -11,7 +11,7 @@ use alloy::{
     rpc::client::RpcClient,
     transports::{TransportErrorKind, TransportResult, ws::WsConnect},
 };
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use tokio::{
     sync::{broadcast::error::RecvError, mpsc::UnboundedSender},
     time::{Instant, sleep, sleep_until, timeout},
@@ -164,6 +164,10 @@ impl Heads {
             let client = RpcClient::connect_pubsub(connect).await?;
             client.set_channel_size(BUFFER);
             let provider = RootProvider::new(client);
+            let (chain_id, expected) = (provider.get_chain_id().await?, self.events.chain_id());
+            if chain_id != expected {
+                bail!("it is of chain {chain_id}, not {expected}; check --ws-url");
+            }
             let heads = provider.subscribe(("newHeads",)).await?;
             let logs = provider.subscribe(("logs", self.events.filter())).await?;
             Ok::<_, anyhow::Error>(Session { heads, logs, _provider: provider })

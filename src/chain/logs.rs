@@ -123,15 +123,17 @@ impl Terms {
         let mut named = Named::default();
         for log in logs {
             // A filter asks for contracts and selectors in every combination.
-            let Some(event) = self.events.iter().find(|event| event.fits(log)) else { continue };
-            named.logs += 1;
+            let mut events = self.events.iter().filter(|event| event.fits(log)).peekable();
+            named.logs += u64::from(events.peek().is_some());
             let block = log.block_number.to();
             let wallet = |topic: usize| Wallet::from(Address::from_word(log.topics[topic]));
-            for topic in &event.wallets {
-                newest(&mut named.wallets, wallet(*topic), block);
-            }
-            if let Some((view, topic)) = event.members {
-                newest(&mut named.owners, (view, wallet(topic)), block);
+            for event in events {
+                for topic in &event.wallets {
+                    newest(&mut named.wallets, wallet(*topic), block);
+                }
+                if let Some((view, topic)) = event.members {
+                    newest(&mut named.owners, (view, wallet(topic)), block);
+                }
             }
         }
         named
@@ -213,6 +215,17 @@ mod tests {
         let expected = BTreeMap::from([(wallet(1), 7), (wallet(2), 7), (wallet(3), 5)]);
         assert_eq!(named.wallets, expected);
         assert!(named.owners.is_empty());
+    }
+
+    #[test]
+    fn two_tables_of_one_event_both_count() {
+        let mut terms = terms();
+        let mut other = terms.events[0].clone();
+        terms.events[0].wallets = vec![1];
+        other.wallets = vec![2];
+        terms.events.push(other);
+        let named = terms.named_in(&[log(0, &[1, 2], 7)]);
+        assert_eq!((named.logs, named.wallets.len()), (1, 2));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use alloy::primitives::{U64, keccak256};
+use alloy::primitives::{B256, U64, keccak256};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tracing::info;
@@ -17,8 +17,8 @@ pub enum Proof {
     Unneeded,
     /// It has this block.
     Block(u64),
-    /// It has this block, or is known to refuse what it asked for by an unknown hash.
-    BlockOfHash(u64),
+    /// It has the block with this hash, or is known to refuse what is asked for by an unknown hash.
+    BlockOfHash(B256),
 }
 
 /// An endpoint that was seen to have a block so far above another is not asked whether it has that.
@@ -30,11 +30,11 @@ impl Client {
         match proof {
             Proof::Unneeded => Ok(()),
             Proof::Block(block) => self.require_block(endpoint, block).await,
-            Proof::BlockOfHash(block) => {
+            Proof::BlockOfHash(hash) => {
                 let refuses = &endpoint.refuses_unknown_hash;
                 match refuses.get_or_try_init(|| self.try_unknown_hash(endpoint)).await? {
                     true => Ok(()),
-                    false => self.require_block(endpoint, block).await,
+                    false => self.require_hash(endpoint, hash).await,
                 }
             }
         }
@@ -49,7 +49,9 @@ impl Client {
                 info!("{}: gives logs of blocks that do not exist: none", endpoint.label);
                 Ok(false)
             }
-            Err(failure) if matches!(failure.class, Class::Behind | Class::Unknown) => Ok(true),
+            Err(failure) if failure.class == Class::Behind => Ok(true),
+            // Whatever it means, it is not that the block is unknown.
+            Err(failure) if failure.class == Class::Unknown => Ok(false),
             Err(failure) => Err(failure),
         }
     }
@@ -68,5 +70,19 @@ impl Client {
         }
         endpoint.has_block.fetch_max(block, Relaxed);
         Ok(())
+    }
+
+    /// Whether the endpoint has the block with this hash.
+    async fn require_hash(&self, endpoint: &Endpoint, hash: B256) -> Result<(), Failure> {
+        let params = (hash, false);
+        let header: Option<IgnoredAny> =
+            self.ask(endpoint, "eth_getBlockByHash", params, Ok).await?;
+        match header {
+            Some(_) => Ok(()),
+            None => {
+                let message = format!("header not found: it does not have block {hash} yet");
+                Err(Failure::new(&endpoint.label, Class::Behind, message))
+            }
+        }
     }
 }

@@ -33,10 +33,19 @@ const RULES: &[Rule] = &[
         Class::QuotaGone,
         &["monthly capacity", "capacity limit exceeded", "payment required", "daily request count"],
     ),
+    // A range that ends behind the newest block that the node has, which is not too wide for that.
+    says(Class::Behind, &["beyond current head", "beyond latest"]),
     // Asking for too much, also where the code is a rate limit's (-32005).
     says(
         Class::TooMuch,
-        &["query returned more than", "block range", "limited to a ", "exceeds limit of"],
+        &[
+            "query returned more than",
+            "query exceeds max results",
+            "requested too many blocks",
+            "block range",
+            "limited to a ",
+            "exceeds limit of",
+        ],
     ),
     says(
         Class::SlowDown,
@@ -122,8 +131,14 @@ impl Symptoms<'_> {
 }
 
 /// What stands in front of the number of blocks that a provider allows in one `eth_getLogs`.
-const ALLOWED_AFTER: &[&str] =
-    &["up to a ", "limited to a ", "limit of ", "maximum block range: ", "maximum block range of "];
+const ALLOWED_AFTER: &[&str] = &[
+    "up to a ",
+    "limited to a ",
+    "limit of ",
+    "maximum block range: ",
+    "maximum block range of ",
+    "maximum is set to ",
+];
 
 /// How many blocks one `eth_getLogs` may span, from the message of one that was too wide.
 pub(super) fn allowed_blocks(message: &str) -> Option<u64> {
@@ -133,13 +148,20 @@ pub(super) fn allowed_blocks(message: &str) -> Option<u64> {
         let digits = rest.chars().take_while(|c| c.is_ascii_digit() || *c == ',');
         digits.filter(char::is_ascii_digit).collect::<String>().parse().ok()
     });
+    let span = |one: u64, other: u64| one.abs_diff(other) + 1;
+    let worded = worded.or_else(|| {
+        let (_, rest) = text.split_once("with the range ")?;
+        let (one, rest) = rest.split_once('-')?;
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        Some(span(one.parse().ok()?, rest[..end].parse().ok()?))
+    });
     worded.or_else(|| {
         // "this block range should work: [0x10, 0x1f]", of which some have it the other way round.
         let (_, rest) = text.split_once('[')?;
         let (range, _) = rest.split_once(']')?;
         let (one, other) = range.split_once(',')?;
         let number = |text: &str| u64::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok();
-        Some(number(one)?.abs_diff(number(other)?) + 1)
+        Some(span(number(one)?, number(other)?))
     })
 }
 
@@ -159,6 +181,8 @@ mod tests {
             ("Log response size exceeded. This block range should work: [0x1, 0xa]", Some(10)),
             ("this block range should work: [0xa, 0x1]", Some(10)),
             ("Try with this block range [0x10, 0x1F].", Some(16)),
+            ("query exceeds max results 20000, retry with the range 101-120", Some(20)),
+            ("requested too many blocks from 0 to 9999, maximum is set to 2048", Some(2_048)),
             ("query returned more than 10000 results", None),
             ("block range is too wide", None),
             ("block range too large", None),
@@ -252,6 +276,25 @@ mod tests {
         ((None, Some(-32000), "block range too large"), Class::TooMuch, Action::Split),
         ((None, Some(-32000), "maximum block range: 50"), Class::TooMuch, Action::Split),
         ((None, Some(-32000), "exceed maximum block range"), Class::TooMuch, Action::Split),
+        (
+            (None, Some(-32602), "query exceeds max results 20000, retry with the range 1-20"),
+            Class::TooMuch,
+            Action::Split,
+        ),
+        (
+            (
+                None,
+                Some(-32000),
+                "requested too many blocks from 0 to 9999, maximum is set to 2048",
+            ),
+            Class::TooMuch,
+            Action::Split,
+        ),
+        (
+            (None, Some(-32602), "block range extends beyond current head block"),
+            Class::Behind,
+            Action::NextEndpoint,
+        ),
         ((None, Some(-32000), "header not found"), Class::Behind, Action::NextEndpoint),
         ((None, Some(-32000), "unknown block"), Class::Behind, Action::NextEndpoint),
         ((None, Some(-32001), "block not found: 0x10"), Class::Behind, Action::NextEndpoint),

@@ -3,7 +3,7 @@
 /// The width of ranges, in blocks.
 ///
 /// Shrinks as soon as a range is too wide: to what the provider says, else to the widest that went
-/// well, else by half. Grows slowly, and not to what was too wide a while ago.
+/// well, or by half if that is more. Grows slowly, and not to what was too wide a while ago.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Width {
     blocks: u64,
@@ -69,8 +69,7 @@ impl Width {
         let allowed = allowed.filter(|allowed| *allowed < blocks);
         let narrower = match (allowed, self.good) {
             (Some(allowed), _) => allowed,
-            (None, 0) => blocks / 2,
-            (None, good) => good,
+            (None, good) => good.max(blocks / 2),
         };
         self.ceiling = self.ceiling.min(allowed.unwrap_or(blocks - 1)).max(1);
         // Several ranges are under way at once, and each may fail.

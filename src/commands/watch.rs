@@ -63,7 +63,7 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
     tokio::select! {
         ended = parts.watch(&monitor) => ended?,
         // Nothing is lost by it: what is not stored is behind the checkpoint.
-        () = overdue(&app.stop) => warn!("the database does not answer; stopping without it"),
+        () = overdue(&app.stop) => warn!("node or database take too long; stopping without them"),
     }
     app.report.result(&Told::now(What::Stopped {
         done: Done::of(&monitor.totals()),

@@ -85,7 +85,8 @@ pub enum Step {
     More,
     /// There are none; this is the newest that is to be followed.
     CaughtUp(u64),
-    /// The head is not the newest that was seen: nothing was done.
+    /// The head is not the newest that was seen, or the chain is shorter than the confirmations:
+    /// nothing was done.
     Stale,
     /// A stop was asked for before it was done.
     Interrupted,
@@ -134,13 +135,18 @@ impl<'a> Follower<'a> {
         self.next
     }
 
+    /// Whether blocks that were seen are still to be looked through.
+    pub(super) fn is_behind(&self) -> bool {
+        self.next.zip(self.tip).is_some_and(|(next, tip)| next <= tip.0)
+    }
+
     /// Goes on towards `head`, the newest block: one slice of blocks at most. Says how it ended,
     /// and what was stored if there was anything to look at.
     ///
     /// # Errors
     /// When node or database fail; then the checkpoint has not moved, and the step can be repeated.
     pub async fn step(&mut self, head: &Block) -> anyhow::Result<(Step, Option<Stored>)> {
-        let Some(at) = self.followed(head).await? else { return Ok((Step::CaughtUp(0), None)) };
+        let Some(at) = self.followed(head).await? else { return Ok((Step::Stale, None)) };
         if !self.look_for_fork(&at).await? {
             return Ok((Step::Stale, None));
         }
@@ -163,7 +169,7 @@ impl<'a> Follower<'a> {
             return Ok((Step::Interrupted, None));
         };
         let read_any = !wallets.is_empty();
-        self.fit_slice(wallets.len(), began.elapsed());
+        self.fit_slice(wallets.len(), began.elapsed(), to.number < at.number);
         self.advance(&to, &at, wallets).await?;
         let is_live = from <= to.number && to.number - from < LIVE;
         let stored = Stored {
@@ -221,16 +227,17 @@ impl<'a> Follower<'a> {
     /// The last block of the slice that begins at `from`; `at` where nothing is new.
     async fn end_of_slice(&self, from: u64, at: &Block) -> anyhow::Result<Block> {
         match from.saturating_add(self.slice - 1) {
-            number if number >= at.number => Ok(*at),
+            // A block that may still go, by its number alone, may be of another chain than `at`.
+            number if number.saturating_add(DEEPEST_REORG) >= at.number => Ok(*at),
             number => self.block(number, at.number).await,
         }
     }
 
     /// Fits the next slice to what there was to do in this one.
-    fn fit_slice(&mut self, wallets: usize, time: Duration) {
+    fn fit_slice(&mut self, wallets: usize, time: Duration, is_full: bool) {
         if wallets > WALLETS_IN_SLICE || time > TIME_OF_SLICE {
             self.slice = (self.slice / 2).max(1);
-        } else if wallets < WALLETS_IN_SLICE / 4 && time < TIME_OF_SLICE / 4 {
+        } else if is_full && wallets < WALLETS_IN_SLICE / 4 && time < TIME_OF_SLICE / 4 {
             self.slice = (self.slice * 2).min(LARGEST_SLICE);
         }
     }
@@ -322,7 +329,8 @@ impl<'a> Follower<'a> {
             return Ok(at.number >= tip);
         }
         let mut block = *at;
-        if at.number > tip + 1 {
+        if at.number > tip.saturating_add(DEEPEST_REORG) {
+            // Too far to go back block by block, and no node is that far behind.
             block = self.block(tip, at.number).await?;
         } else if at.number == tip + 1 && at.parent == tip_hash {
             self.tip = Some((at.number, at.hash));

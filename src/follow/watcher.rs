@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
 use async_trait::async_trait;
 use tokio::{
     sync::mpsc::UnboundedReceiver,
@@ -157,54 +158,55 @@ impl Watcher<'_> {
         }
     }
 
-    /// Goes to the newest block; `pending` stays as it is where that fails.
+    /// Goes towards the newest block; `pending` stays as it is where that fails.
     async fn catch_up(
         &mut self,
         signals: &mut UnboundedReceiver<Signal>,
         pending: &mut Pending,
     ) -> anyhow::Result<()> {
-        loop {
-            while let Ok(signal) = signals.try_recv() {
-                pending.take(signal, self.follower.next());
+        while let Ok(signal) = signals.try_recv() {
+            pending.take(signal, self.follower.next());
+        }
+        self.follower.removed(&pending.removed).await?;
+        pending.removed.clear();
+        let told = pending.head;
+        let head = match told {
+            Some(head) if !pending.ask => head,
+            _ => {
+                let newest = self.source.newest().await?;
+                self.observer.hear(&News::Head(newest.number));
+                told.filter(|told| told.number > newest.number).unwrap_or(newest)
             }
-            self.follower.removed(&pending.removed).await?;
-            pending.removed.clear();
-            let told = pending.head;
-            let head = match told {
-                Some(head) if !pending.ask => head,
-                _ => {
-                    let newest = self.source.newest().await?;
-                    self.observer.hear(&News::Head(newest.number));
-                    told.filter(|told| told.number > newest.number).unwrap_or(newest)
-                }
-            };
-            let (step, stored) = self.follower.step(&head).await?;
-            if let (Some(gap), Some(stored)) = (&mut pending.gap, stored) {
-                gap.from = gap.from.or(Some(stored.from));
-                gap.logs += stored.logs;
-                gap.updated += stored.counts.updated;
+        };
+        let (step, stored) = self.follower.step(&head).await?;
+        if let (Some(gap), Some(stored)) = (&mut pending.gap, stored) {
+            gap.from = gap.from.or(Some(stored.from));
+            gap.logs += stored.logs;
+            gap.updated += stored.counts.updated;
+        }
+        match step {
+            Step::Interrupted => {}
+            // Nobody may tell of another block for long.
+            Step::Stale if self.follower.is_behind() => bail!(
+                "the newest block that the node gives is {}, older than one that was seen before",
+                head.number
+            ),
+            Step::Stale => {
+                pending.ask = false;
+                pending.head = None;
             }
-            match step {
-                Step::Interrupted => return Ok(()),
-                Step::Stale => {
-                    pending.ask = false;
-                    pending.head = None;
-                    return Ok(());
+            // Its time may be long: the next slice is read at what is the newest block then.
+            Step::More => pending.ask = true,
+            Step::CaughtUp(at) => {
+                pending.ask = false;
+                pending.head = None;
+                if let Some(gap) = pending.gap.take() {
+                    self.close(gap, at);
                 }
-                Step::More if self.stop.is_asked() => return Ok(()),
-                // Its time may be long: the next slice is read at what is the newest block then.
-                Step::More => pending.ask = true,
-                Step::CaughtUp(at) => {
-                    pending.ask = false;
-                    pending.head = None;
-                    if let Some(gap) = pending.gap.take() {
-                        self.close(gap, at);
-                    }
-                    self.observer.hear(&News::CaughtUp(at));
-                    return Ok(());
-                }
+                self.observer.hear(&News::CaughtUp(at));
             }
         }
+        Ok(())
     }
 
     /// Tells of the blocks that were caught up with, if there were any.

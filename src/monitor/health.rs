@@ -26,7 +26,8 @@ pub(super) struct State {
     checkpoint: Option<u64>,
     /// When the checkpoint last moved or had no need to.
     in_time: Instant,
-    caught_up: bool,
+    /// When everything up to the newest block was last stored.
+    caught_up: Option<Instant>,
     last_event_at: Option<DateTime<Utc>>,
     errors: u64,
     last_error: Option<String>,
@@ -93,7 +94,7 @@ impl State {
             seen: None,
             checkpoint: None,
             in_time: Instant::now(),
-            caught_up: false,
+            caught_up: None,
             last_event_at: None,
             errors: 0,
             last_error: None,
@@ -107,7 +108,7 @@ impl State {
                 self.active = false;
                 self.stands_by = true;
                 self.via = None;
-                self.caught_up = false;
+                self.caught_up = None;
                 self.failing = None;
             }
             News::Active { checkpoint } => {
@@ -139,7 +140,7 @@ impl State {
             News::CaughtUp(block) => {
                 self.seen = self.seen.max(Some(*block));
                 self.in_time = Instant::now();
-                self.caught_up = true;
+                self.caught_up = Some(Instant::now());
             }
             News::Failed { error, .. } => {
                 let error = redact::clean_error(error);
@@ -192,7 +193,8 @@ impl State {
             errors: self.errors,
             last_error: self.last_error.clone(),
             reasons,
-            caught_up: self.caught_up && !self.is_late(),
+            caught_up: (self.caught_up)
+                .is_some_and(|when| self.behind() == 0 || when.elapsed() <= self.max_lag),
             stands_by: self.stands_by,
         }
     }

@@ -383,7 +383,19 @@ impl Store for PostgresStore {
         let lock = PgAdvisoryLock::new(format!("ethtally {task}"));
         let taken = async { lock.try_acquire(self.pool.acquire().await?).await };
         match taken.await.with_context(|| self.label.clone())? {
-            Either::Left(guard) => Ok(Some(Box::new(SessionLock(guard.leak().detach())))),
+            Either::Left(guard) => {
+                let mut session = guard.leak().detach();
+                // If this machine is gone from one moment to the next, the server is to notice soon.
+                sqlx::query(
+                    "select set_config('tcp_keepalives_idle', '5', false),
+                         set_config('tcp_keepalives_interval', '3', false),
+                         set_config('tcp_keepalives_count', '3', false)",
+                )
+                .execute(&mut session)
+                .await
+                .with_context(|| self.label.clone())?;
+                Ok(Some(Box::new(SessionLock(session))))
+            }
             Either::Right(_) => Ok(None),
         }
     }
