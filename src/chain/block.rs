@@ -1,7 +1,9 @@
 //! Which block to read at, as asked for.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
+use alloy::primitives::{B256, U64};
+use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 /// The block that a read is to be made at, before it is resolved to a number.
@@ -53,6 +55,29 @@ impl fmt::Display for BlockChoice {
     }
 }
 
+/// The block that an `eth_call` is made at: its number, or where it is known its hash, so that a node on
+/// another fork does not answer with what is at that height there (EIP-1898).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct At {
+    pub(super) number: u64,
+    pub(super) hash: Option<B256>,
+}
+
+impl From<u64> for At {
+    fn from(number: u64) -> Self {
+        Self { number, hash: None }
+    }
+}
+
+impl Serialize for At {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.hash {
+            Some(hash) => BTreeMap::from([("blockHash", hash)]).serialize(serializer),
+            None => U64::from(self.number).serialize(serializer),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +97,14 @@ mod tests {
         for text in ["", "pending", "-1", "0x", "1.5"] {
             assert_eq!(text.parse::<BlockChoice>(), Err(BlockChoiceError), "{text}");
         }
+    }
+
+    #[test]
+    fn a_call_names_its_block_by_hash_where_that_is_known() {
+        let hash = B256::repeat_byte(1);
+        let json = |at: At| serde_json::to_value(at).unwrap();
+        assert_eq!(json(At::from(16)), "0x10");
+        let by_hash = json(At { number: 16, hash: Some(hash) });
+        assert_eq!(by_hash, serde_json::json!({ "blockHash": hash }));
     }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use alloy::{
-    primitives::{Address, Bytes, U64},
+    primitives::{Address, Bytes},
     rpc::{
         client::RpcClient,
         json_rpc::{RpcRecv, RpcSend},
@@ -29,7 +29,8 @@ use tracing::{debug, info, warn};
 use url::Url;
 
 use super::{
-    Action, BlockChoice, Class, Contracts, Failure, Proof, http::HttpPost, preflight::Expected,
+    Action, BlockChoice, Class, Contracts, Failure, Proof, block::At, http::HttpPost,
+    preflight::Expected,
 };
 use crate::{
     profile::Profile,
@@ -203,15 +204,15 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn eth_call<T>(
+    pub(super) async fn eth_call<T>(
         &self,
         retries: u32,
         to: Address,
         data: Bytes,
-        block: u64,
+        block: At,
         read: impl Fn(Bytes) -> Result<T, String>,
     ) -> anyhow::Result<T> {
-        let params = (CallObject { to, data }, U64::from(block));
+        let params = (CallObject { to, data }, block);
         self.send(Request { method: "eth_call", params, retries, proof: Proof::Unneeded }, read)
             .await
     }

@@ -213,7 +213,7 @@ impl Events {
     }
 
     /// Adds the members of those wallets that have any.
-    async fn with_members(&self, named: Named, at: u64) -> anyhow::Result<Touched> {
+    async fn with_members(&self, named: Named, at: &Block) -> anyhow::Result<Touched> {
         let Named { logs, mut wallets, owners } = named;
         for (index, view) in self.terms.views.iter().enumerate() {
             let of_view: BTreeMap<Wallet, u64> = (owners.iter())
@@ -221,7 +221,7 @@ impl Events {
                 .map(|((_, owner), block)| (*owner, *block))
                 .collect();
             let asked: Vec<_> = of_view.keys().copied().collect();
-            for (owner, members) in self.reader.lists(view, &asked, at).await? {
+            for (owner, members) in self.reader.lists(view, &asked, at.number, at.hash).await? {
                 match members {
                     Ok(members) => {
                         for member in members {
@@ -230,8 +230,9 @@ impl Events {
                     }
                     // It will not be otherwise next time, and must not hold everything up.
                     Err(reason) => warn!(
-                        "who belongs to {owner} cannot be read at block {at}, a sweep will have to find \
-                         what changed for them: {reason}"
+                        "who belongs to {owner} cannot be read at block {}, a sweep will have to find \
+                         what changed for them: {reason}",
+                        at.number
                     ),
                 }
             }
@@ -279,7 +280,7 @@ impl Source for Events {
         if from < before {
             named = named.merge(self.in_range(from, before - 1).await?);
         }
-        self.with_members(named, at.number).await
+        self.with_members(named, at).await
     }
 
     fn revive(&self) {

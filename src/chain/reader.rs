@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-use alloy::primitives::{Address, Bytes, U64, U256};
+use alloy::primitives::{Address, B256, Bytes, U64, U256};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use futures_util::{
@@ -17,10 +17,11 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use tokio::sync::Semaphore;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Action, BlockChoice, Class, Client, Failure, MULTICALL3,
+    block::At,
     multicall::{Answers, List, Parts, Question, word},
 };
 use crate::{
@@ -48,6 +49,8 @@ pub struct MulticallReader {
     sane_at: AtomicU64,
     /// Holds a permit for each `eth_call` in flight, whichever page it is of.
     in_flight: Semaphore,
+    /// Whether nodes take a block's hash in an `eth_call`, as far as is known.
+    by_hash: AtomicBool,
     stop: Stop,
 }
 
@@ -69,6 +72,7 @@ impl MulticallReader {
             settings,
             sane_at: AtomicU64::new(0),
             in_flight,
+            by_hash: AtomicBool::new(true),
             stop,
         }
     }
@@ -89,6 +93,7 @@ impl MulticallReader {
         wallet: Wallet,
         block: u64,
     ) -> anyhow::Result<Result<Vec<(String, U256)>, String>> {
+        let block = At::from(block);
         let mut parts = Vec::with_capacity(self.parts.names().len());
         for (name, (contract, data)) in self.parts.names().iter().zip(self.parts.calls(wallet)) {
             let part = match self.call(self.client.retries(), contract, data, block, Ok).await {
@@ -112,11 +117,30 @@ impl MulticallReader {
         retries: u32,
         to: Address,
         data: Bytes,
-        block: u64,
+        block: At,
         read: impl Fn(Bytes) -> Result<T, String>,
     ) -> anyhow::Result<T> {
         let _permit = self.in_flight.acquire().await?;
-        self.client.eth_call(retries, to, data, block, read).await
+        let called = self.client.eth_call(retries, to, data.clone(), block, &read).await;
+        let is_strange = |error: &anyhow::Error| {
+            error.downcast_ref::<Failure>().is_some_and(|failure| failure.class == Class::Unknown)
+        };
+        match called {
+            Err(error) if block.hash.is_some() && is_strange(&error) => {
+                let by_number = At::from(block.number);
+                let answer = self.client.eth_call(retries, to, data, by_number, &read).await?;
+                if self.by_hash.swap(false, Relaxed) {
+                    warn!("totals are read by block number, as hashes are not understood: {error}");
+                }
+                Ok(answer)
+            }
+            called => called,
+        }
+    }
+
+    /// The block by its hash, unless that is not understood.
+    fn at(&self, number: u64, hash: B256) -> At {
+        At { number, hash: Some(hash).filter(|_| self.by_hash.load(Relaxed)) }
     }
 
     /// The wallets that `view` lists for each of `owners` at `block`, or why it lists none.
@@ -128,7 +152,9 @@ impl MulticallReader {
         view: &View,
         owners: &[Wallet],
         block: u64,
+        hash: B256,
     ) -> anyhow::Result<Answers<Vec<Address>>> {
+        let block = self.at(block, hash);
         let question = List(view.clone());
         let mut lists = Vec::with_capacity(owners.len());
         for chunk in owners.chunks(self.settings.chunk) {
@@ -150,7 +176,7 @@ impl MulticallReader {
         question: &Q,
         retries: u32,
         wallets: &[Wallet],
-        block: u64,
+        block: At,
     ) -> anyhow::Result<Answers<Q::Answer>> {
         let data = question.encode(wallets);
         self.call(retries, MULTICALL3, data, block, |bytes| question.decode(wallets, &bytes)).await
@@ -161,7 +187,7 @@ impl MulticallReader {
         &self,
         question: &Q,
         chunk: Vec<Wallet>,
-        block: u64,
+        block: At,
     ) -> ChunkRead<Q::Answer> {
         let mut done = Vec::with_capacity(chunk.len());
         let mut open = vec![chunk];
@@ -210,7 +236,7 @@ impl MulticallReader {
         &self,
         error: anyhow::Error,
         wallets: &[Wallet],
-        block: u64,
+        block: At,
     ) -> anyhow::Result<String> {
         let Some(failure) = error.downcast_ref::<Failure>() else { return Err(error) };
         let smaller_may_do =
@@ -227,22 +253,23 @@ impl MulticallReader {
     }
 
     /// Reads a wallet that holds nothing, once and without retries: is the node well, and the profile right?
-    async fn canary(&self, block: u64) -> anyhow::Result<Reading> {
+    async fn canary(&self, block: At) -> anyhow::Result<Reading> {
         let canary = [Wallet::from(MULTICALL3)];
         let readings = self.aggregate(&self.parts, 0, &canary, block).await?;
         readings.into_iter().next().context("the canary gave no reading")
     }
 
     /// Fails where no wallet at all has a total: then a part is at fault, and no wallet is.
-    async fn require_sane(&self, block: u64) -> anyhow::Result<()> {
-        if self.sane_at.load(Relaxed) == block + 1 {
+    async fn require_sane(&self, block: At) -> anyhow::Result<()> {
+        if self.sane_at.load(Relaxed) == block.number + 1 {
             return Ok(());
         }
         match self.canary(block).await?.1 {
-            Ok(_) => self.sane_at.store(block + 1, Relaxed),
+            Ok(_) => self.sane_at.store(block.number + 1, Relaxed),
             Err(reason) => bail!(
-                "no wallet has a total at block {block}, not even one that holds nothing: {reason}; \
-                 check the profile and --block"
+                "no wallet has a total at block {}, not even one that holds nothing: {reason}; \
+                 check the profile and --block",
+                block.number
             ),
         }
         Ok(())
@@ -280,6 +307,26 @@ impl Reader for MulticallReader {
         &self,
         wallets: Vec<Wallet>,
         block: u64,
+    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
+        self.read_at(wallets, block.into())
+    }
+
+    fn read_block(
+        &self,
+        wallets: Vec<Wallet>,
+        block: u64,
+        hash: B256,
+    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
+        self.read_at(wallets, self.at(block, hash))
+    }
+}
+
+impl MulticallReader {
+    /// Chunks, several in flight, all at one block.
+    fn read_at(
+        &self,
+        wallets: Vec<Wallet>,
+        block: At,
     ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
         let chunks: Vec<_> = wallets.chunks(self.settings.chunk).map(<[Wallet]>::to_vec).collect();
         // A node that failed one chunk for good is not asked for the next.

@@ -269,7 +269,7 @@ impl<'a> Follower<'a> {
         }
         let read = self.history.add(at.number, at.hash, wallets.iter().copied());
         self.sides.journal.announce(&self.settings.checkpoint, &read).await?;
-        let reader = At { reader: self.sides.reader, block: at.number };
+        let reader = At { reader: self.sides.reader, block: *at };
         let ledger = WithEvents { ledger: self.sides.ledger, events };
         let tally =
             Tally { reader: &reader, ledger: &ledger, stop: self.sides.stop, progress: &Silent };
@@ -402,24 +402,29 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// A reader whose next batch is read at one block.
+/// A reader whose next batch is read at one block, by its hash.
 struct At<'a> {
     reader: &'a dyn Reader,
-    block: u64,
+    block: Block,
 }
 
 #[async_trait]
 impl Reader for At<'_> {
     async fn pin(&self) -> anyhow::Result<u64> {
-        Ok(self.block)
+        Ok(self.block.number)
     }
 
-    fn read(
+    fn read(&self, wallets: Vec<Wallet>, _: u64) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
+        self.reader.read_block(wallets, self.block.number, self.block.hash)
+    }
+
+    fn read_block(
         &self,
         wallets: Vec<Wallet>,
         block: u64,
+        hash: B256,
     ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
-        self.reader.read(wallets, block)
+        self.reader.read_block(wallets, block, hash)
     }
 }
 

@@ -246,6 +246,16 @@ impl Reader for Shared {
         };
         stream::iter(chunks).map(read).boxed()
     }
+
+    /// As a node that does not take hashes: what is at that height is read.
+    fn read_block(
+        &self,
+        wallets: Vec<Wallet>,
+        block: u64,
+        _: B256,
+    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
+        self.read(wallets, block)
+    }
 }
 
 #[async_trait]

@@ -1,6 +1,6 @@
 //! What a read gives, and the two sides that the core works between.
 
-use alloy::primitives::U256;
+use alloy::primitives::{B256, U256};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
@@ -56,6 +56,15 @@ pub trait Reader: Send + Sync {
     /// a stop was asked for are left out.
     fn read(&self, wallets: Vec<Wallet>, block: u64)
     -> BoxStream<'_, anyhow::Result<Vec<Reading>>>;
+
+    /// The same at the block of this number that has this hash, where the node can tell them apart:
+    /// on another fork it is another block.
+    fn read_block(
+        &self,
+        wallets: Vec<Wallet>,
+        block: u64,
+        hash: B256,
+    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>>;
 }
 
 /// The database, as the core sees it.

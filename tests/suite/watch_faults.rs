@@ -249,3 +249,40 @@ async fn nodes_behind_one_url_of_which_one_lags_lose_nothing() {
     traffic.is_stored(&database).await;
     watching.stop();
 }
+
+/// The blocks of the `eth_call`s that a node was asked: by hash, or by number.
+fn blocks_of_calls(stub: &Stub) -> Vec<serde_json::Value> {
+    let calls = stub.requests().into_iter().filter(|seen| seen.method == "eth_call");
+    calls.map(|seen| seen.params[1].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn totals_are_read_by_the_blocks_hash_or_where_that_is_not_understood_by_its_number() {
+    let database = Database::sqlite();
+    let chain = chain(&database).await;
+    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let watching = start(watch(&format!("--ws-url {}", chain.ws_url()), stub.url(), &database));
+    watching.until("connected", 1);
+    caught_up(&chain, &database).await;
+    let mut traffic = Traffic::on(&chain).await;
+    traffic.blocks(1).await;
+    traffic.is_stored(&database).await;
+    let by_hash = blocks_of_calls(&stub);
+    assert!(!by_hash.is_empty());
+    for block in by_hash {
+        assert!(block["blockHash"].is_string(), "{block}");
+    }
+
+    let by_hash = When::method("eth_call").matching(|request| request["params"][1].is_object());
+    stub.fault(Fault::error(-32602, "invalid argument 1: hex string expected"), by_hash);
+    traffic.blocks(1).await;
+    traffic.is_stored(&database).await;
+    stub.forget();
+    traffic.blocks(1).await;
+    traffic.is_stored(&database).await;
+    let by_number = blocks_of_calls(&stub);
+    assert!(!by_number.is_empty());
+    assert!(by_number.iter().all(serde_json::Value::is_string), "{by_number:?}");
+    assert!(watching.events("error").is_empty(), "{:?}", watching.told());
+    watching.stop();
+}

@@ -87,7 +87,8 @@ pub(crate) fn calls(journal: &[Seen]) -> Vec<Call> {
         Call {
             to: text(&call["to"]).parse().expect("an address"),
             data: hex::decode(text(data)).expect("hexadecimal data"),
-            block: text(&seen.params[1]),
+            // By number, or by hash.
+            block: text(seen.params[1].get("blockHash").unwrap_or(&seen.params[1])),
         }
     };
     journal.iter().filter(|seen| seen.method == "eth_call").map(call).collect()
