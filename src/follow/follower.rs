@@ -11,19 +11,15 @@ use std::{
 
 use alloy::primitives::{Address, B256};
 use anyhow::Context;
-use async_trait::async_trait;
-use futures_util::stream::BoxStream;
 use tracing::warn;
 
 use super::{
     Block, Journal, News, Observer, Progress, ReadAt, Source, Stored, Touched,
+    adapters::{At, Silent, WithEvents},
     history::{DEPTH, History},
     undone::Undone,
 };
-use crate::tally::{
-    self, Counts, Ledger, Reader, Reading, Recorded, Stop, Tally, TotalRead, Unreadable, Wallet,
-    pages_of,
-};
+use crate::tally::{Counts, Ledger, Reader, Stop, Tally, Wallet, pages_of};
 
 /// Reorganisations are no deeper.
 const DEEPEST_REORG: u64 = 64;
@@ -400,58 +396,4 @@ impl<'a> Follower<'a> {
         self.next = self.next.map(|next| next.min(from));
         Ok(())
     }
-}
-
-/// A reader whose next batch is read at one block, by its hash.
-struct At<'a> {
-    reader: &'a dyn Reader,
-    block: Block,
-}
-
-#[async_trait]
-impl Reader for At<'_> {
-    async fn pin(&self) -> anyhow::Result<u64> {
-        Ok(self.block.number)
-    }
-
-    fn read(&self, wallets: Vec<Wallet>, _: u64) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
-        self.reader.read_block(wallets, self.block.number, self.block.hash)
-    }
-
-    fn read_block(
-        &self,
-        wallets: Vec<Wallet>,
-        block: u64,
-        hash: B256,
-    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
-        self.reader.read_block(wallets, block, hash)
-    }
-}
-
-/// A ledger that stores with each total the block of the event that asked for it.
-struct WithEvents<'a> {
-    ledger: &'a dyn Ledger,
-    events: &'a BTreeMap<Wallet, u64>,
-}
-
-#[async_trait]
-impl Ledger for WithEvents<'_> {
-    async fn record(
-        &self,
-        totals: &[TotalRead],
-        failures: &[Unreadable],
-    ) -> anyhow::Result<Recorded> {
-        let event_block = |read: &TotalRead| self.events.get(&read.wallet).copied();
-        let totals: Vec<_> = (totals.iter())
-            .map(|read| TotalRead { event_block: event_block(read), ..*read })
-            .collect();
-        self.ledger.record(&totals, failures).await
-    }
-}
-
-/// Nobody watches a bar.
-struct Silent;
-
-impl tally::Progress for Silent {
-    fn wallets(&self, _: u64, _: u64) {}
 }

@@ -7,6 +7,7 @@
 //! No I/O of its own: it speaks to the node through [`Source`] and [`crate::tally::Reader`], to the
 //! database through [`Journal`] and [`crate::tally::Ledger`].
 
+mod adapters;
 mod backoff;
 mod follower;
 mod history;

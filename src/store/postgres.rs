@@ -2,6 +2,8 @@
 //!
 //! Bulk statements take whole columns through `unnest`, so no batch meets a bind limit.
 
+mod journal;
+
 use std::{collections::HashSet, str::FromStr, time::Duration};
 
 use anyhow::{Context, anyhow};
@@ -13,11 +15,11 @@ use sqlx::{
 };
 
 use super::{
-    Checkpoint, Columns, Cursor, Page, RawReads, RawRow, Row, Stale, Store, TableCounts, Task,
-    hash_texts, reads_at, schema, sorted_texts, stored_wallet, wallets_text,
+    Checkpoint, Columns, Cursor, Page, RawRow, Row, Stale, Store, TableCounts, Task, schema,
+    sorted_texts, stored_wallet,
 };
 use crate::{
-    follow::{Journal, Lock, Progress, ReadAt, Reads},
+    follow::Lock,
     redact,
     tally::{Ledger, Recorded, Shard, TotalRead, Unreadable, Wallet},
 };
@@ -413,121 +415,5 @@ impl Lock for SessionLock {
     async fn is_held(&mut self) -> bool {
         let ping = tokio::time::timeout(CONNECT_TIMEOUT, self.0.ping());
         matches!(ping.await, Ok(Ok(())))
-    }
-}
-
-#[async_trait]
-impl Journal for PostgresStore {
-    async fn last_block(&self, checkpoint: &str) -> anyhow::Result<Option<i64>> {
-        Ok(self.checkpoint(checkpoint).await?.map(|checkpoint| checkpoint.last_block))
-    }
-
-    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Reads> {
-        let rows = sqlx::query_as(
-            "select number, hash, wallets, gone, redo_from from eth_watch_blocks
-             where checkpoint = $1",
-        )
-        .bind(checkpoint)
-        .fetch_all(&self.pool)
-        .await
-        .with_context(|| self.label.clone())?;
-        reads_at(rows)
-    }
-
-    async fn announce(&self, checkpoint: &str, read: &ReadAt) -> anyhow::Result<()> {
-        sqlx::query(
-            "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
-             values ($1, $2, $3, $4)
-             on conflict (checkpoint, hash) do update set
-                 wallets = excluded.wallets, gone = false, redo_from = null",
-        )
-        .bind(checkpoint)
-        .bind(i64::try_from(read.number)?)
-        .bind(read.hash.to_string())
-        .bind(wallets_text(&read.wallets)?)
-        .execute(&self.pool)
-        .await
-        .with_context(|| self.label.clone())?;
-        Ok(())
-    }
-
-    async fn went(&self, checkpoint: &str, blocks: &[ReadAt], from: u64) -> anyhow::Result<()> {
-        let blocks = RawReads::of(blocks)?;
-        sqlx::query(
-            "insert into eth_watch_blocks (checkpoint, number, hash, wallets, gone, redo_from)
-             select $1, number, hash, wallets, true, $5
-             from unnest($2::bigint[], $3::text[], $4::text[]) as went (number, hash, wallets)
-             on conflict (checkpoint, hash) do update set
-                 wallets = excluded.wallets, gone = true, redo_from = excluded.redo_from",
-        )
-        .bind(checkpoint)
-        .bind(blocks.numbers)
-        .bind(blocks.hashes)
-        .bind(blocks.wallets)
-        .bind(i64::try_from(from)?)
-        .execute(&self.pool)
-        .await
-        .with_context(|| self.label.clone())?;
-        Ok(())
-    }
-
-    async fn advance(&self, checkpoint: &str, progress: &Progress) -> anyhow::Result<()> {
-        let last_block = i64::try_from(progress.last_block)?;
-        let forget_below = i64::try_from(progress.forget_below)?;
-        let advanced = async {
-            let mut transaction = self.pool.begin().await?;
-            sqlx::query(
-                "insert into eth_indexer_checkpoints as stored (name, last_block, updated_at)
-                 values ($1, $2, now() at time zone 'utc')
-                 on conflict (name) do update set
-                     last_block = excluded.last_block, updated_at = excluded.updated_at
-                 where stored.last_block < excluded.last_block",
-            )
-            .bind(checkpoint)
-            .bind(last_block)
-            .execute(&mut *transaction)
-            .await?;
-            if let Some(hash) = &progress.hash {
-                sqlx::query(
-                    "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
-                     values ($1, $2, $3, '[]')
-                     on conflict (checkpoint, hash) do update set gone = false, redo_from = null",
-                )
-                .bind(checkpoint)
-                .bind(last_block)
-                .bind(hash.to_string())
-                .execute(&mut *transaction)
-                .await?;
-            }
-            sqlx::query(
-                "update eth_watch_blocks set redo_from = null
-                 where checkpoint = $1 and hash = any($2)",
-            )
-            .bind(checkpoint)
-            .bind(hash_texts(&progress.redone))
-            .execute(&mut *transaction)
-            .await?;
-            sqlx::query(
-                "delete from eth_watch_blocks
-                 where checkpoint = $1 and (number < $2 or hash = any($3))",
-            )
-            .bind(checkpoint)
-            .bind(forget_below)
-            .bind(hash_texts(&progress.forget))
-            .execute(&mut *transaction)
-            .await?;
-            transaction.commit().await
-        };
-        advanced.await.with_context(|| self.label.clone())
-    }
-
-    async fn known(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>> {
-        let texts: Vec<String> =
-            sqlx::query_scalar("select wallet from eth_wallet_balances where wallet = any($1)")
-                .bind(sorted_texts(wallets))
-                .fetch_all(&self.pool)
-                .await
-                .with_context(|| self.label.clone())?;
-        Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 }

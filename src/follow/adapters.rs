@@ -1,0 +1,64 @@
+//! What puts the wallets of events on the way that all commands share, from reading to recording.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::B256;
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+
+use super::Block;
+use crate::tally::{Ledger, Progress, Reader, Reading, Recorded, TotalRead, Unreadable, Wallet};
+
+/// A reader whose next batch is read at one block, by its hash.
+pub(super) struct At<'a> {
+    pub(super) reader: &'a dyn Reader,
+    pub(super) block: Block,
+}
+
+#[async_trait]
+impl Reader for At<'_> {
+    async fn pin(&self) -> anyhow::Result<u64> {
+        Ok(self.block.number)
+    }
+
+    fn read(&self, wallets: Vec<Wallet>, _: u64) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
+        self.reader.read_block(wallets, self.block.number, self.block.hash)
+    }
+
+    fn read_block(
+        &self,
+        wallets: Vec<Wallet>,
+        block: u64,
+        hash: B256,
+    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
+        self.reader.read_block(wallets, block, hash)
+    }
+}
+
+/// A ledger that stores with each total the block of the event that asked for it.
+pub(super) struct WithEvents<'a> {
+    pub(super) ledger: &'a dyn Ledger,
+    pub(super) events: &'a BTreeMap<Wallet, u64>,
+}
+
+#[async_trait]
+impl Ledger for WithEvents<'_> {
+    async fn record(
+        &self,
+        totals: &[TotalRead],
+        failures: &[Unreadable],
+    ) -> anyhow::Result<Recorded> {
+        let event_block = |read: &TotalRead| self.events.get(&read.wallet).copied();
+        let totals: Vec<_> = (totals.iter())
+            .map(|read| TotalRead { event_block: event_block(read), ..*read })
+            .collect();
+        self.ledger.record(&totals, failures).await
+    }
+}
+
+/// Nobody watches a bar.
+pub(super) struct Silent;
+
+impl Progress for Silent {
+    fn wallets(&self, _: u64, _: u64) {}
+}
