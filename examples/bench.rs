@@ -19,13 +19,16 @@ use alloy::primitives::U256;
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 use ethtally::{
-    chain::{BlockChoice, Client, ClientSettings, Contracts, MulticallReader, ReaderSettings},
+    chain::{
+        BlockChoice, ChunkLimit, Client, ClientSettings, Contracts, MethodChoice, NodeReader,
+        PaceSettings, ReaderSettings,
+    },
     profile::Profile,
     store::{self, Access, Store},
-    tally::{Reader, Stop, TotalRead, Wallet},
+    tally::{Reader, Stop, TotalRead, Wallet, pages_of},
 };
 use ethtally_testbed::{Chain, postgres::Cluster, wallet};
-use futures_util::TryStreamExt;
+use futures_util::StreamExt;
 use serde_json::Value;
 
 /// Wallets in a page, as the program has it.
@@ -124,7 +127,8 @@ async fn read_all(chain: &Chain, arguments: &Arguments, wallets: &[Wallet]) -> a
     let (profile, stop) = (Profile::audius(), Stop::default());
     let settings = ClientSettings {
         urls: vec![chain.url().parse()?],
-        requests_per_second: None,
+        pace: PaceSettings::default(),
+        concurrency: arguments.concurrency,
         retries: 0,
         timeout: Duration::from_secs(60),
         block: BlockChoice::Latest,
@@ -133,14 +137,17 @@ async fn read_all(chain: &Chain, arguments: &Arguments, wallets: &[Wallet]) -> a
     let client = Arc::new(Client::new(settings, &profile, stop.clone())?);
     let settings = ReaderSettings {
         block: BlockChoice::Latest,
-        chunk: arguments.chunk,
-        concurrency: arguments.concurrency,
+        chunk: ChunkLimit::AtMost(arguments.chunk.try_into()?),
+        concurrency: arguments.concurrency.try_into()?,
+        method: MethodChoice::Multicall3,
     };
-    let reader = MulticallReader::new(client, &profile, settings, stop);
-    let block = reader.pin().await?;
-    let readings: Vec<_> = reader.read(wallets.to_vec(), block).try_concat().await?;
-    ensure!(readings.iter().all(|(_, total)| total.is_ok()), "a wallet could not be read");
-    ensure!(readings.len() == wallets.len(), "not every wallet was read");
+    let reader = NodeReader::new(client, &profile, settings, stop);
+    let mut chunks = reader.read(pages_of(wallets.to_vec(), PAGE).boxed());
+    let mut read = 0;
+    while let Some(chunk) = chunks.next().await {
+        read += chunk.readings.iter().filter(|(_, total)| total.is_ok()).count();
+    }
+    ensure!(read == wallets.len(), "not every wallet was read");
     Ok(())
 }
 

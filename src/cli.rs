@@ -1,12 +1,16 @@
 //! The command line, as clap types. What they mean is for the commands to know.
 
-use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
-    chain::BlockChoice,
+    chain::{BlockChoice, ChunkLimit, MethodChoice, UNITS_PER_CALL},
     report::ColorChoice,
     tally::{Shard, ShardError, Wallet},
 };
@@ -184,17 +188,28 @@ pub struct NodeArgs {
     /// Block to read at: latest, safe, finalized or a number
     #[arg(long, value_name = "B", default_value = "latest", global = true)]
     pub block: BlockChoice,
-    /// Wallets in one eth_call, at most
-    #[arg(long, env = "ETHTALLY_CHUNK", value_name = "N", default_value_t = 200)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000), global = true, hide_env_values = true)]
-    pub chunk: u32,
-    /// eth_calls in flight
+    /// By what totals are read
+    #[arg(long, env = "ETHTALLY_READER", value_enum, value_name = "READER", default_value_t)]
+    #[arg(global = true, hide_env_values = true)]
+    pub reader: MethodChoice,
+    /// Wallets in one eth_call: auto for as many as the node takes, or a number for at most so many
+    #[arg(long, env = "ETHTALLY_CHUNK", value_name = "N", default_value_t)]
+    #[arg(global = true, hide_env_values = true)]
+    pub chunk: ChunkLimit,
+    /// eth_calls in flight, at most; fewer while a provider wants it slower
     #[arg(long, env = "ETHTALLY_CONCURRENCY", value_name = "N", default_value_t = 4)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000), global = true, hide_env_values = true)]
     pub concurrency: u32,
     /// Requests a second, all endpoints together, every retry counted [default: no limit]
     #[arg(long, env = "ETHTALLY_RPS", value_name = "N", global = true, hide_env_values = true)]
     pub rps: Option<NonZeroU32>,
+    /// Compute units a second, all endpoints together, every retry counted [default: no limit]
+    #[arg(long, env = "ETHTALLY_CUPS", value_name = "N", global = true, hide_env_values = true)]
+    pub cups: Option<NonZeroU32>,
+    /// Compute units that the provider counts for an eth_call
+    #[arg(long, env = "ETHTALLY_CU_PER_CALL", value_name = "N", default_value_t = UNITS_PER_CALL)]
+    #[arg(global = true, hide_env_values = true)]
+    pub cu_per_call: NonZeroU32,
     /// How often one request is tried again
     #[arg(long, env = "ETHTALLY_RETRIES", value_name = "N", default_value_t = 5)]
     #[arg(global = true, hide_env_values = true)]
@@ -249,6 +264,9 @@ pub struct SweepArgs {
     /// Stop cleanly when this is over, such as 50s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub max_duration: Option<Duration>,
+    /// How many eth_calls may be sent.
+    #[command(flatten)]
+    pub budget: BudgetArgs,
     /// Only part I of N of the wallets, 0 ≤ I < N; /N takes I from JOB_COMPLETION_INDEX
     #[arg(long, value_name = "I/N", value_parser = shard)]
     pub shard: Option<Shard>,
@@ -258,6 +276,14 @@ pub struct SweepArgs {
     /// What counts as done.
     #[command(flatten)]
     pub strict: StrictArgs,
+}
+
+/// How many `eth_call`s may be sent.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct BudgetArgs {
+    /// Stop cleanly when so many eth_calls were sent, every retry counted
+    #[arg(long, value_name = "N")]
+    pub max_calls: Option<NonZeroU64>,
 }
 
 /// What counts as done.
@@ -297,6 +323,9 @@ pub struct BackfillArgs {
     /// Leave out wallets that the table has a read total for
     #[arg(long)]
     pub resume: bool,
+    /// How many eth_calls may be sent.
+    #[command(flatten)]
+    pub budget: BudgetArgs,
     /// What counts as done.
     #[command(flatten)]
     pub strict: StrictArgs,

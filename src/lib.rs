@@ -38,6 +38,7 @@ pub mod store;
 pub mod tally;
 
 use std::{
+    num::{NonZeroU64, NonZeroUsize},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -47,7 +48,7 @@ use anyhow::{Context, anyhow, bail};
 use url::Url;
 
 use crate::{
-    chain::{Client, ClientSettings, Contracts, MulticallReader, ReaderSettings},
+    chain::{Client, ClientSettings, Contracts, NodeReader, PaceSettings, ReaderSettings},
     cli::Settings,
     profile::Profile,
     report::Report,
@@ -55,11 +56,8 @@ use crate::{
     tally::{Amount, Stop},
 };
 
-/// Wallets in one page, about: enough that a bulk upsert is at its fastest, few enough that a
-/// page is soon done.
+/// Wallets that are taken from the table, or from a file, at once.
 const PAGE: u32 = 5_000;
-/// No page is larger, but for a single chunk: it is held in memory and stored at once.
-const LARGEST_PAGE: u32 = 50_000;
 
 /// What a command works with; node and database are opened when it asks for them.
 pub struct App {
@@ -88,30 +86,45 @@ impl App {
         Ok(Self { settings, profile, report, stop, opened: OnceLock::new() })
     }
 
-    /// A reader of the chain; sends nothing yet.
+    /// A reader of the chain; sends nothing yet, and never more `eth_call`s than `max_calls`.
     ///
     /// # Errors
     /// As [`App::client`].
-    pub fn reader(&self) -> anyhow::Result<MulticallReader> {
-        Ok(self.reader_through(self.client(Contracts::OfTotals)?))
+    pub fn reader(&self, max_calls: Option<NonZeroU64>) -> anyhow::Result<NodeReader> {
+        Ok(self.reader_through(self.client(Contracts::OfTotals, max_calls)?))
     }
 
     /// A reader of the chain that shares its requests with others.
-    pub fn reader_through(&self, client: Arc<Client>) -> MulticallReader {
-        let node = &self.settings.node;
-        let settings = ReaderSettings {
-            block: node.block,
-            chunk: node.chunk as usize,
-            concurrency: node.concurrency as usize,
-        };
-        MulticallReader::new(client, &self.profile, settings, self.stop.clone())
+    pub fn reader_through(&self, client: Arc<Client>) -> NodeReader {
+        NodeReader::new(client, &self.profile, self.reader_settings(), self.stop.clone())
     }
 
-    /// A client of the node; sends nothing yet.
+    /// How wallets are read.
+    pub fn reader_settings(&self) -> ReaderSettings {
+        let node = &self.settings.node;
+        ReaderSettings {
+            block: node.block,
+            chunk: node.chunk,
+            concurrency: self.concurrency(),
+            method: node.reader,
+        }
+    }
+
+    /// `eth_call`s in flight, at most.
+    pub fn concurrency(&self) -> NonZeroUsize {
+        // Arguments are checked to be at least 1.
+        NonZeroUsize::new(self.settings.node.concurrency as usize).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// A client of the node; sends nothing yet, and never more `eth_call`s than `max_calls`.
     ///
     /// # Errors
     /// When no endpoint is given, or one is no HTTP URL.
-    pub fn client(&self, contracts: Contracts) -> anyhow::Result<Arc<Client>> {
+    pub fn client(
+        &self,
+        contracts: Contracts,
+        max_calls: Option<NonZeroU64>,
+    ) -> anyhow::Result<Arc<Client>> {
         let node = &self.settings.node;
         let urls = self.rpc_urls().into_iter().enumerate().map(|(index, text)| {
             url_of(text, &["http", "https"]).with_context(|| {
@@ -128,7 +141,13 @@ impl App {
         }
         let settings = ClientSettings {
             urls,
-            requests_per_second: node.rps,
+            pace: PaceSettings {
+                requests_per_second: node.rps,
+                units_per_second: node.cups,
+                units_per_call: node.cu_per_call,
+                max_calls: max_calls.map(NonZeroU64::get),
+            },
+            concurrency: self.concurrency().get(),
             retries: node.retries,
             timeout: Duration::from_secs(node.timeout),
             block: node.block,
@@ -187,11 +206,9 @@ impl App {
         &self.settings.database.database_url
     }
 
-    /// Wallets in one page: a whole number of chunks, enough for `--concurrency` of them in flight.
-    pub fn page_size(&self) -> u32 {
-        let node = &self.settings.node;
-        let page = node.chunk.saturating_mul(node.concurrency).clamp(PAGE, LARGEST_PAGE);
-        page.div_ceil(node.chunk) * node.chunk
+    /// Wallets that are taken from the table, or from a file, at once.
+    pub const fn page_size(&self) -> u32 {
+        PAGE
     }
 
     /// An amount in wei, for people.

@@ -5,10 +5,9 @@
 //! recovered. It knows nothing of wallets.
 
 use std::{
-    num::NonZeroU32,
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -21,16 +20,15 @@ use alloy::{
     },
 };
 use anyhow::Context;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use itertools::Itertools;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::{sync::OnceCell, time::Instant};
 use tracing::{debug, info, warn};
 use url::Url;
 
 use super::{
-    Action, BlockChoice, Class, Contracts, Failure, Proof, block::At, http::HttpPost,
-    preflight::Expected,
+    Action, BlockChoice, Class, Contracts, Failure, PaceSettings, Proof, block::At, http::HttpPost,
+    lanes::Lanes, pace::Pace, packed::Overrides, preflight::Expected,
 };
 use crate::{
     profile::Profile,
@@ -49,8 +47,10 @@ const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(120);
 pub struct ClientSettings {
     /// The endpoints, in order of preference. Not empty.
     pub urls: Vec<Url>,
-    /// Requests a second, all endpoints together; `None` for no limit.
-    pub requests_per_second: Option<NonZeroU32>,
+    /// How fast requests may follow each other, and how many calls there may be.
+    pub pace: PaceSettings,
+    /// `eth_call`s in flight, at most; at least 1.
+    pub concurrency: usize,
     /// How often a request is tried again.
     pub retries: u32,
     /// How long to wait for one answer.
@@ -75,8 +75,11 @@ pub struct Traffic {
 /// JSON-RPC over HTTP to one chain.
 pub struct Client {
     endpoints: Vec<Endpoint>,
-    meter: Option<DefaultDirectRateLimiter>,
+    pace: Pace,
+    lanes: Lanes,
     retries: u32,
+    max_calls: u64,
+    is_spent: AtomicBool,
     pub(super) expected: Expected,
     requests: AtomicU64,
     eth_calls: AtomicU64,
@@ -117,11 +120,28 @@ pub struct Request<P> {
     pub proof: Proof,
 }
 
-/// The first parameter of `eth_call`.
+/// What is called, with what.
 #[derive(Clone, Debug, Serialize)]
-struct CallObject {
-    to: Address,
-    data: Bytes,
+pub(super) struct Call {
+    pub(super) to: Address,
+    pub(super) data: Bytes,
+    /// Code that is put somewhere for the time of the call.
+    #[serde(skip)]
+    pub(super) overrides: Option<Arc<Overrides>>,
+}
+
+/// The parameters of an `eth_call`: two, and a third where something is put somewhere.
+#[derive(Clone, Debug)]
+struct CallParams(Call, At);
+
+impl Serialize for CallParams {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(call, block) = self;
+        match &call.overrides {
+            None => (call, block).serialize(serializer),
+            Some(overrides) => (call, block, overrides.as_ref()).serialize(serializer),
+        }
+    }
 }
 
 impl Client {
@@ -147,13 +167,11 @@ impl Client {
         };
         Ok(Self {
             endpoints: settings.urls.into_iter().map(endpoint).collect(),
-            meter: settings
-                .requests_per_second
-                // No bursts: a provider counts them against us.
-                .map(|rate| {
-                    RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN))
-                }),
+            pace: Pace::new(settings.pace),
+            lanes: Lanes::new(settings.concurrency),
             retries: settings.retries,
+            max_calls: settings.pace.max_calls.unwrap_or(u64::MAX),
+            is_spent: AtomicBool::new(false),
             expected: Expected::of(profile, settings.contracts, settings.block),
             requests: AtomicU64::new(0),
             eth_calls: AtomicU64::new(0),
@@ -189,6 +207,24 @@ impl Client {
         }
     }
 
+    /// Whether there may be no more `eth_call`s, as the greatest number of them was reached.
+    pub fn is_spent(&self) -> bool {
+        self.is_spent.load(Relaxed)
+    }
+
+    /// `eth_call`s that may be in flight now, as the provider takes them.
+    pub(super) fn open_lanes(&self) -> usize {
+        self.lanes.open()
+    }
+
+    /// The endpoint that would be asked now.
+    pub(super) fn preferred(&self) -> &str {
+        let now = Instant::now();
+        let rested = |endpoint: &&Endpoint| matches!(endpoint.state(), State::RestingUntil(then) if then <= now);
+        let first = self.endpoints.iter().find(rested).or_else(|| self.endpoints.first());
+        first.map_or("", |endpoint| &endpoint.label)
+    }
+
     /// Gives endpoints that were given up another chance, for a process that outlives a quota.
     pub fn revive(&self) {
         for endpoint in &self.endpoints {
@@ -199,22 +235,22 @@ impl Client {
         }
     }
 
-    /// `eth_call` of `data` to `to` at block `block`, tried again `retries` times at most; `read`
-    /// makes sense of the returned bytes.
+    /// An `eth_call` at this block, tried again `retries` times at most; `read` makes sense of the
+    /// returned bytes. Returns also which endpoint answered.
     ///
     /// # Errors
     /// As [`Client::send`].
     pub(super) async fn eth_call<T>(
         &self,
         retries: u32,
-        to: Address,
-        data: Bytes,
+        call: Call,
         block: At,
         read: impl Fn(Bytes) -> Result<T, String>,
-    ) -> anyhow::Result<T> {
-        let params = (CallObject { to, data }, block);
-        self.send(Request { method: "eth_call", params, retries, proof: Proof::Unneeded }, read)
-            .await
+    ) -> anyhow::Result<(T, &str)> {
+        let params = CallParams(call, block);
+        let request = Request { method: "eth_call", params, retries, proof: Proof::Unneeded };
+        let (answer, endpoint) = self.send_to_any(request, read).await?;
+        Ok((answer, &endpoint.label))
     }
 
     /// Sends a request with the usual number of retries.
@@ -242,6 +278,15 @@ impl Client {
         request: Request<P>,
         read: impl Fn(R) -> Result<T, String>,
     ) -> anyhow::Result<T> {
+        Ok(self.send_to_any(request, read).await?.0)
+    }
+
+    /// The same; returns also which endpoint answered.
+    async fn send_to_any<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        request: Request<P>,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> anyhow::Result<(T, &Endpoint)> {
         let Request { method, params, retries, proof } = request;
         let mut attempts_left = retries as usize + self.endpoints.len();
         let mut attempt = 0;
@@ -261,7 +306,7 @@ impl Client {
                 Err(failure) => Err(failure),
             };
             let failure = match proven {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok((answer, endpoint)),
                 Err(failure) => failure,
             };
             attempts_left -= 1;
@@ -318,23 +363,45 @@ impl Client {
             cause: Some(Box::new(Stopped)),
             ..Failure::nonsense(&endpoint.label, "no answer yet".into())
         };
-        if let Some(meter) = &self.meter {
-            tokio::select! {
-                () = meter.until_ready() => {}
-                () = self.stop.asked() => return Err(stopped()),
-            }
+        let is_call = method == "eth_call";
+        let ready = async {
+            let lane = if is_call { Some(self.lanes.enter().await) } else { None };
+            self.pace.until_ready(method).await;
+            lane
+        };
+        let _lane = tokio::select! {
+            biased;
+            lane = ready => lane,
+            () = self.stop.asked() => return Err(stopped()),
+        };
+        if is_call && !self.may_call() {
+            return Err(stopped());
         }
         debug!(method, endpoint = endpoint.label, "sending");
         self.requests.fetch_add(1, Relaxed);
-        if method == "eth_call" {
-            self.eth_calls.fetch_add(1, Relaxed);
-        }
+        let sent = Instant::now();
         let answer = tokio::select! {
             answer = endpoint.rpc.request::<P, R>(method, params) => answer,
             () = self.stop.overdue() => return Err(stopped()),
         };
-        let answer = answer.map_err(|error| Failure::of(&endpoint.label, error))?;
-        read(answer).map_err(|message| Failure::nonsense(&endpoint.label, message))
+        let answer = answer.map_err(|error| Failure::of(&endpoint.label, error));
+        match &answer {
+            Ok(_) => self.lanes.went_well(),
+            Err(failure) if failure.class == Class::SlowDown => self.lanes.slow_down(sent),
+            Err(_) => {}
+        }
+        read(answer?).map_err(|message| Failure::nonsense(&endpoint.label, message))
+    }
+
+    /// Counts an `eth_call`; asks for a stop instead when there were enough.
+    fn may_call(&self) -> bool {
+        let one_more = |calls: u64| (calls < self.max_calls).then_some(calls + 1);
+        let counted = self.eth_calls.fetch_update(Relaxed, Relaxed, one_more).is_ok();
+        if !counted {
+            self.is_spent.store(true, Relaxed);
+            self.stop.ask();
+        }
+        counted
     }
 
     /// Keeps requests away from an endpoint that failed, for a while or for good.

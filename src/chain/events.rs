@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{
-    Action, Class, Client, Failure, MulticallReader, Proof, Request,
+    Action, Class, Client, Failure, NodeReader, Proof, Request,
     logs::{Blocks, Log, Named, Terms, newest},
     quirks,
     ranges::Width,
@@ -38,7 +38,7 @@ const NEAR: u64 = 16;
 /// The events of a profile, on a chain.
 pub struct Events {
     client: Arc<Client>,
-    reader: Arc<MulticallReader>,
+    reader: Arc<NodeReader>,
     terms: Terms,
     chain_id: u64,
     concurrency: usize,
@@ -70,7 +70,7 @@ impl Events {
     /// The events of `profile`; `concurrency` requests at once.
     pub fn new(
         client: Arc<Client>,
-        reader: Arc<MulticallReader>,
+        reader: Arc<NodeReader>,
         profile: &Profile,
         concurrency: usize,
     ) -> Self {

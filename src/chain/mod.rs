@@ -2,23 +2,30 @@
 //!
 //! A request goes down through [`Client`], which meters it, retries it and picks
 //! the endpoint, to one HTTP POST; a failure comes back up with a [`Class`], by
-//! which each layer decides. [`MulticallReader`] is the [`crate::tally::Reader`]
-//! on top: it cuts wallets into chunks and halves what is too much. [`Events`] is the
+//! which each layer decides. [`NodeReader`] is the [`crate::tally::Reader`]
+//! on top: it cuts wallets into chunks, as large as the node takes them, reads them through Multicall3
+//! or by a program of our own, and halves what is too much. [`Events`] is the
 //! [`crate::follow::Source`] beside it, and [`Heads`] tells when there is something new.
 
 mod block;
+mod chunks;
 mod classify;
 mod client;
 mod events;
 mod heads;
 mod http;
+mod lanes;
 mod logs;
 mod multicall;
+mod pace;
+mod packed;
+mod pin;
 mod preflight;
 mod proof;
 mod quirks;
 mod ranges;
 mod reader;
+mod sizes;
 
 pub use block::{BlockChoice, BlockChoiceError};
 pub use classify::{Action, Class, Failure};
@@ -26,6 +33,8 @@ pub use client::{Client, ClientSettings, Request, Traffic};
 pub use events::Events;
 pub use heads::Heads;
 pub use multicall::MULTICALL3;
+pub use pace::{PaceSettings, UNITS_PER_CALL};
 pub use preflight::Contracts;
 pub use proof::Proof;
-pub use reader::{MulticallReader, ReaderSettings};
+pub use reader::{MethodChoice, NodeReader, ReaderSettings};
+pub use sizes::{ChunkLimit, ChunkLimitError};

@@ -19,6 +19,11 @@ use crate::{
 /// Source: <https://www.multicall3.com>
 pub const MULTICALL3: Address = address!("cA11bde05977b3631167028862bE2a173976CA11");
 
+/// Bytes of call data that a sub-call with one argument takes: its place, target, flag, and its data.
+pub(super) const BYTES_ASKED: usize = 224;
+/// Bytes that one which returns a word gives back: its place, success, and its result.
+pub(super) const BYTES_RETURNED: usize = 160;
+
 /// What is known of each wallet, or why it is not.
 pub(super) type Answers<T> = Vec<(Wallet, Result<T, String>)>;
 
@@ -26,6 +31,8 @@ pub(super) type Answers<T> = Vec<(Wallet, Result<T, String>)>;
 pub(super) trait Question: Send + Sync {
     /// What is learnt of each wallet.
     type Answer: Send;
+    /// Whether it is about totals, so that its size says how many of them a call takes.
+    const IS_TOTAL: bool;
 
     /// Call data of `aggregate3` for these wallets.
     fn encode(&self, wallets: &[Wallet]) -> Bytes;
@@ -54,6 +61,11 @@ impl Parts {
         self.views.iter().map(move |view| (view.contract, call_data(view, wallet)))
     }
 
+    /// The views that give the parts, in order.
+    pub(super) fn views(&self) -> &[View] {
+        &self.views
+    }
+
     /// Names of the parts, in order.
     pub(super) fn names(&self) -> &[String] {
         &self.names
@@ -76,6 +88,7 @@ impl Parts {
 impl Question for Parts {
     /// The total in wei.
     type Answer = U256;
+    const IS_TOTAL: bool = true;
 
     /// Every part of every wallet: wallet by wallet, each in the profile's order.
     fn encode(&self, wallets: &[Wallet]) -> Bytes {
@@ -95,6 +108,7 @@ pub(super) struct List(pub(super) View);
 
 impl Question for List {
     type Answer = Vec<Address>;
+    const IS_TOTAL: bool = false;
 
     fn encode(&self, wallets: &[Wallet]) -> Bytes {
         aggregate3(wallets.iter().map(|wallet| (self.0.contract, call_data(&self.0, *wallet))))

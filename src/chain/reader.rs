@@ -1,63 +1,202 @@
-//! Reads wallets' totals: chunks of `aggregate3`, several in flight, all at one block.
+//! Reads wallets' totals: takes them page by page, and asks for as many in one call, and in as many
+//! calls at once, as suits the node.
 //!
-//! What is too much for one call is halved, down to one wallet. A wallet is called
-//! unreadable only when it fails alone while the node is well and the profile right:
-//! a canary, a wallet that holds nothing, tells.
+//! What one call is made of and what becomes of it is in `chunks`; how many wallets it is for, in
+//! `sizes`; at which block, in `pin`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
-use alloy::primitives::{Address, B256, Bytes, U64, U256};
-use anyhow::{Context, bail};
-use async_trait::async_trait;
+use alloy::primitives::{Address, B256, U64, U256};
+use anyhow::bail;
+use clap::ValueEnum;
 use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use tokio::sync::Semaphore;
-use tracing::{info, warn};
 
 use super::{
-    Action, BlockChoice, Class, Client, Failure, MULTICALL3,
+    BlockChoice, ChunkLimit, Class, Client, Failure,
     block::At,
-    multicall::{Answers, List, Parts, Question, word},
+    lanes::{Gate, Inside},
+    multicall::{self, Answers, List, Parts},
+    packed::{self, Overrides, Program},
+    pin::Pin,
+    sizes::{Size, Sizes},
 };
 use crate::{
     profile::{Profile, View},
-    tally::{Reader, Reading, Stop, Stopped, Wallet},
+    tally::{Chunk, Pages, Reader, Reading, Stop, Stopped, Wallet},
 };
+
+/// Bytes of JSON that one call may take, there and back: a larger one is no longer any faster.
+const BYTES_IN_CALL: usize = 6_000_000;
+/// Bytes of JSON that all calls under way may take, so that memory is bounded.
+const BYTES_IN_FLIGHT: usize = 16_000_000;
+/// How often a chunk goes on at a newer block.
+const RENEWALS: usize = 3;
+/// Lists that are asked for in one call, at most: each may be long.
+const LISTS_IN_CALL: usize = 200;
 
 /// How wallets are read.
 #[derive(Clone, Copy, Debug)]
 pub struct ReaderSettings {
     /// The block to read at.
     pub block: BlockChoice,
-    /// Wallets in one `eth_call`, at most; at least 1.
-    pub chunk: usize,
+    /// Wallets in one `eth_call`.
+    pub chunk: ChunkLimit,
     /// `eth_call`s in flight, at most; at least 1.
-    pub concurrency: usize,
+    pub concurrency: NonZeroUsize,
+    /// By what.
+    pub method: MethodChoice,
 }
 
-/// Reads totals through Multicall3.
-pub struct MulticallReader {
-    client: Arc<Client>,
-    parts: Parts,
+/// By what totals are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum MethodChoice {
+    /// The contract Multicall3; every node can
+    #[default]
+    Multicall3,
+    /// A program given with each call, far cheaper; the node must take state overrides
+    Packed,
+    /// packed, once its first totals equal those of multicall3; else multicall3
+    Auto,
+}
+
+/// By what one chunk is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Method {
+    Multicall3,
+    Packed,
+}
+
+impl Method {
+    /// Bytes of JSON that a wallet takes, there and back.
+    fn bytes(self, parts: usize) -> usize {
+        let bytes = match self {
+            Self::Multicall3 => parts * (multicall::BYTES_ASKED + multicall::BYTES_RETURNED),
+            Self::Packed => packed::BYTES_ASKED + packed::BYTES_RETURNED,
+        };
+        2 * bytes
+    }
+
+    /// Wallets in one call of a node with the usual limits: 50M gas, and bodies of 2 MB.
+    fn usual(self, parts: usize) -> usize {
+        let (gas, bytes) = match self {
+            Self::Multicall3 => (7_000 * parts, parts * multicall::BYTES_ASKED),
+            Self::Packed => (3_300 * parts, packed::BYTES_ASKED),
+        };
+        (50_000_000 / gas).min(2_000_000 / (2 * bytes))
+    }
+
+    /// The most wallets in one call.
+    fn ceiling(self, parts: usize) -> usize {
+        BYTES_IN_CALL / self.bytes(parts)
+    }
+}
+
+impl ReaderSettings {
+    /// About how many `eth_call`s it takes to read so many wallets' totals, of so many parts, from a
+    /// node with the usual limits: 50M gas in a call, and bodies of 2 MB.
+    pub fn expected_calls(&self, parts: usize, wallets: u64) -> u64 {
+        let method = match self.method {
+            MethodChoice::Multicall3 => Method::Multicall3,
+            MethodChoice::Packed | MethodChoice::Auto => Method::Packed,
+        };
+        let sizes = Sizes::new(self.chunk, method.ceiling(parts));
+        // The first chunk is read both ways.
+        let twice = u64::from(self.method == MethodChoice::Auto && wallets > 0);
+        sizes.calls_for(wallets, method.usual(parts)) + twice
+    }
+}
+
+/// What is known of the packed reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// It may do; the first chunk tells.
+    Untried,
+    /// It works with this node; where there is a choice, it was seen to give what Multicall3 gives.
+    Trusted,
+    /// It is not used.
+    Off,
+}
+
+/// Reads totals from a node.
+pub struct NodeReader {
+    pub(super) client: Arc<Client>,
+    pub(super) parts: Parts,
+    pub(super) overrides: Arc<Overrides>,
     settings: ReaderSettings,
+    pin: Pin,
+    /// Chunks that are under way.
+    under_way: Gate,
+    /// What each endpoint takes in one call, by either method.
+    sizes: Mutex<HashMap<(String, Method), Sizes>>,
+    packing: Mutex<Packing>,
     /// One more than the last block at which the parts were seen to give a total.
-    sane_at: AtomicU64,
-    /// Holds a permit for each `eth_call` in flight, whichever page it is of.
-    in_flight: Semaphore,
+    pub(super) sane_at: AtomicU64,
     /// Whether nodes take a block's hash in an `eth_call`, as far as is known.
-    by_hash: AtomicBool,
-    stop: Stop,
+    pub(super) by_hash: AtomicBool,
+    pub(super) stop: Stop,
 }
 
-/// What became of a chunk: its answers, and the error for those wallets that have none.
-type ChunkRead<T> = (Answers<T>, Option<anyhow::Error>);
+/// Leave to read one chunk now: by this method, so many wallets.
+pub(super) struct Turn<'a> {
+    reader: &'a NodeReader,
+    endpoint: String,
+    pub(super) method: Method,
+    size: Size,
+    _inside: Inside<'a>,
+}
 
-impl MulticallReader {
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.reader.with_sizes(&self.endpoint, self.method, |sizes| sizes.over(self.size));
+    }
+}
+
+/// At which block.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// The one that was chosen, resolved anew from time to time.
+    Chosen,
+    /// This one.
+    Fixed(At),
+}
+
+/// Wallets on their way, at hand in any number.
+struct Supply<'a> {
+    pages: Pages<'a>,
+    wallets: std::vec::IntoIter<Wallet>,
+    error: Option<anyhow::Error>,
+    is_over: bool,
+}
+
+impl Supply<'_> {
+    /// The next `count` wallets; fewer at the end, and before an error.
+    async fn take(&mut self, count: usize) -> Vec<Wallet> {
+        let mut taken: Vec<_> = self.wallets.by_ref().take(count).collect();
+        while taken.len() < count && !self.is_over {
+            match self.pages.next().await {
+                Some(Ok(page)) => {
+                    self.wallets = page.into_iter();
+                    taken.extend(self.wallets.by_ref().take(count - taken.len()));
+                }
+                Some(Err(error)) => (self.error, self.is_over) = (Some(error), true),
+                None => self.is_over = true,
+            }
+        }
+        taken
+    }
+}
+
+impl NodeReader {
     /// A reader of the totals that `profile` defines.
     pub fn new(
         client: Arc<Client>,
@@ -65,13 +204,21 @@ impl MulticallReader {
         settings: ReaderSettings,
         stop: Stop,
     ) -> Self {
-        let in_flight = Semaphore::new(settings.concurrency);
+        let parts = Parts::of(profile);
+        let packing = match settings.method {
+            MethodChoice::Multicall3 => Packing::Off,
+            MethodChoice::Packed | MethodChoice::Auto => Packing::Untried,
+        };
         Self {
             client,
-            parts: Parts::of(profile),
+            overrides: Arc::new(Program::of(&parts).overrides()),
+            parts,
             settings,
+            pin: Pin::default(),
+            under_way: Gate::default(),
+            sizes: Mutex::default(),
+            packing: Mutex::new(packing),
             sane_at: AtomicU64::new(0),
-            in_flight,
             by_hash: AtomicBool::new(true),
             stop,
         }
@@ -82,209 +229,16 @@ impl MulticallReader {
         self.client.traffic().eth_calls
     }
 
-    /// Reads each part of a wallet's total by an `eth_call` of its own, not through Multicall3.
-    ///
-    /// Returns name and wei of each part in the profile's order, or why a part is missing.
-    ///
-    /// # Errors
-    /// When the node fails.
-    pub async fn read_parts(
-        &self,
-        wallet: Wallet,
-        block: u64,
-    ) -> anyhow::Result<Result<Vec<(String, U256)>, String>> {
-        let block = At::from(block);
-        let mut parts = Vec::with_capacity(self.parts.names().len());
-        for (name, (contract, data)) in self.parts.names().iter().zip(self.parts.calls(wallet)) {
-            let part = match self.call(self.client.retries(), contract, data, block, Ok).await {
-                Ok(bytes) => word(&bytes).map_err(|why| format!("{name} {why}")),
-                Err(error) => {
-                    let reason = self.blame(error, &[wallet], block).await?;
-                    Err(format!("{name} failed: {reason}"))
-                }
-            };
-            match part {
-                Ok(part) => parts.push((name.clone(), part)),
-                Err(reason) => return Ok(Err(reason)),
-            }
-        }
-        Ok(Ok(parts))
+    /// Whether there may be no more `eth_call`s, as the greatest number of them was reached.
+    pub fn is_spent(&self) -> bool {
+        self.client.is_spent()
     }
 
-    /// One `eth_call`, not more than so many at once.
-    async fn call<T>(
-        &self,
-        retries: u32,
-        to: Address,
-        data: Bytes,
-        block: At,
-        read: impl Fn(Bytes) -> Result<T, String>,
-    ) -> anyhow::Result<T> {
-        let _permit = self.in_flight.acquire().await?;
-        let called = self.client.eth_call(retries, to, data.clone(), block, &read).await;
-        let is_strange = |error: &anyhow::Error| {
-            error.downcast_ref::<Failure>().is_some_and(|failure| failure.class == Class::Unknown)
-        };
-        match called {
-            Err(error) if block.hash.is_some() && is_strange(&error) => {
-                let by_number = At::from(block.number);
-                let answer = self.client.eth_call(retries, to, data, by_number, &read).await?;
-                if self.by_hash.swap(false, Relaxed) {
-                    warn!("totals are read by block number, as hashes are not understood: {error}");
-                }
-                Ok(answer)
-            }
-            called => called,
-        }
-    }
-
-    /// The block by its hash, unless that is not understood.
-    fn at(&self, number: u64, hash: B256) -> At {
-        At { number, hash: Some(hash).filter(|_| self.by_hash.load(Relaxed)) }
-    }
-
-    /// The wallets that `view` lists for each of `owners` at `block`, or why it lists none.
+    /// The number of the block to read at, asked for now.
     ///
     /// # Errors
-    /// When the node fails, or a stop came in between.
-    pub async fn lists(
-        &self,
-        view: &View,
-        owners: &[Wallet],
-        block: u64,
-        hash: B256,
-    ) -> anyhow::Result<Answers<Vec<Address>>> {
-        let block = self.at(block, hash);
-        let question = List(view.clone());
-        let mut lists = Vec::with_capacity(owners.len());
-        for chunk in owners.chunks(self.settings.chunk) {
-            let (answers, error) = self.read_chunk(&question, chunk.to_vec(), block).await;
-            lists.extend(answers);
-            if let Some(error) = error {
-                return Err(error);
-            }
-        }
-        if lists.len() < owners.len() {
-            bail!(Stopped);
-        }
-        Ok(lists)
-    }
-
-    /// One `aggregate3` for these wallets.
-    async fn aggregate<Q: Question>(
-        &self,
-        question: &Q,
-        retries: u32,
-        wallets: &[Wallet],
-        block: At,
-    ) -> anyhow::Result<Answers<Q::Answer>> {
-        let data = question.encode(wallets);
-        self.call(retries, MULTICALL3, data, block, |bytes| question.decode(wallets, &bytes)).await
-    }
-
-    /// Reads a chunk, halving what fails until each wallet is read or has failed alone.
-    async fn read_chunk<Q: Question>(
-        &self,
-        question: &Q,
-        chunk: Vec<Wallet>,
-        block: At,
-    ) -> ChunkRead<Q::Answer> {
-        let mut done = Vec::with_capacity(chunk.len());
-        let mut open = vec![chunk];
-        while let Some(wallets) = open.pop() {
-            if self.stop.is_asked() {
-                break;
-            }
-            match self.aggregate(question, self.client.retries(), &wallets, block).await {
-                Ok(answers) => {
-                    let (read, failed): (Vec<_>, Vec<_>) =
-                        answers.into_iter().partition(|(_, answer)| answer.is_ok());
-                    let none_read = read.is_empty() && !failed.is_empty();
-                    done.extend(read);
-                    if none_read && let Err(error) = self.require_sane(block).await {
-                        return (done, Some(error));
-                    }
-                    if wallets.len() == 1 {
-                        done.extend(failed);
-                        continue;
-                    }
-                    // A sub-call that burns its gas fails its neighbours too: none of them is
-                    // called unreadable before it was read again in a smaller chunk.
-                    let again: Vec<_> = failed.into_iter().map(|(wallet, _)| wallet).collect();
-                    match none_read {
-                        true => open.extend(halves(again)),
-                        false if again.is_empty() => {}
-                        false => open.push(again),
-                    }
-                }
-                Err(error) => match self.blame(error, &wallets, block).await {
-                    Err(error) => return (done, Some(error)),
-                    Ok(reason) if wallets.len() == 1 => done.push((wallets[0], Err(reason))),
-                    Ok(reason) => {
-                        info!(wallets = wallets.len(), "halving: {reason}");
-                        open.extend(halves(wallets));
-                    }
-                },
-            }
-        }
-        (done, None)
-    }
-
-    /// What the node said of a request that failed, where fewer wallets may succeed or one wallet
-    /// is to blame; the error itself where the node is.
-    async fn blame(
-        &self,
-        error: anyhow::Error,
-        wallets: &[Wallet],
-        block: At,
-    ) -> anyhow::Result<String> {
-        let Some(failure) = error.downcast_ref::<Failure>() else { return Err(error) };
-        let smaller_may_do =
-            failure.class == Class::Unknown || failure.class.action() == Action::Split;
-        // A gateway may cut off one call that takes too long, each time, and answer all others.
-        let cut_off = failure.class == Class::CutOff && self.client.retries() > 0;
-        let may_be_the_wallets = smaller_may_do || cut_off;
-        let needs_proof = !smaller_may_do || wallets.len() == 1;
-        let proven = async || self.canary(block).await.is_ok_and(|(_, total)| total.is_ok());
-        if !may_be_the_wallets || needs_proof && !proven().await {
-            return Err(error);
-        }
-        Ok(failure.message.clone())
-    }
-
-    /// Reads a wallet that holds nothing, once and without retries: is the node well, and the profile right?
-    async fn canary(&self, block: At) -> anyhow::Result<Reading> {
-        let canary = [Wallet::from(MULTICALL3)];
-        let readings = self.aggregate(&self.parts, 0, &canary, block).await?;
-        readings.into_iter().next().context("the canary gave no reading")
-    }
-
-    /// Fails where no wallet at all has a total: then a part is at fault, and no wallet is.
-    async fn require_sane(&self, block: At) -> anyhow::Result<()> {
-        if self.sane_at.load(Relaxed) == block.number + 1 {
-            return Ok(());
-        }
-        match self.canary(block).await?.1 {
-            Ok(_) => self.sane_at.store(block.number + 1, Relaxed),
-            Err(reason) => bail!(
-                "no wallet has a total at block {}, not even one that holds nothing: {reason}; \
-                 check the profile and --block",
-                block.number
-            ),
-        }
-        Ok(())
-    }
-}
-
-/// The second half and the first, so that from a stack the first comes first.
-fn halves(mut wallets: Vec<Wallet>) -> [Vec<Wallet>; 2] {
-    let second = wallets.split_off(wallets.len() / 2);
-    [second, wallets]
-}
-
-#[async_trait]
-impl Reader for MulticallReader {
-    async fn pin(&self) -> anyhow::Result<u64> {
+    /// When no endpoint can say.
+    pub async fn pin(&self) -> anyhow::Result<u64> {
         let number = |number: U64| Ok(number.to::<u64>());
         match self.settings.block {
             BlockChoice::Number(number) => Ok(number),
@@ -303,51 +257,224 @@ impl Reader for MulticallReader {
         }
     }
 
-    fn read(
+    /// Reads these wallets through Multicall3 at `block`.
+    ///
+    /// # Errors
+    /// When the node fails, or a stop came in between.
+    pub async fn read_batched(
         &self,
         wallets: Vec<Wallet>,
         block: u64,
-    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
-        self.read_at(wallets, block.into())
+    ) -> anyhow::Result<Vec<Reading>> {
+        let count = wallets.len();
+        match self.read_through_multicall3(wallets, block.into()).await {
+            (_, Some(error)) => Err(error),
+            (readings, None) if readings.len() < count => bail!(Stopped),
+            (readings, None) => Ok(readings),
+        }
     }
 
-    fn read_block(
+    /// Reads each part of a wallet's total by an `eth_call` of its own, not through Multicall3.
+    ///
+    /// Returns name and wei of each part in the profile's order, or why a part is missing.
+    ///
+    /// # Errors
+    /// When the node fails.
+    pub async fn read_parts(
         &self,
-        wallets: Vec<Wallet>,
+        wallet: Wallet,
+        block: u64,
+    ) -> anyhow::Result<Result<Vec<(String, U256)>, String>> {
+        let block = At::from(block);
+        let mut parts = Vec::with_capacity(self.parts.names().len());
+        for (name, (contract, data)) in self.parts.names().iter().zip(self.parts.calls(wallet)) {
+            match self.read_part(name, contract, data, wallet, block).await? {
+                Ok(part) => parts.push((name.clone(), part)),
+                Err(reason) => return Ok(Err(reason)),
+            }
+        }
+        Ok(Ok(parts))
+    }
+
+    /// The wallets that `view` lists for each of `owners` at `block`, or why it lists none.
+    ///
+    /// # Errors
+    /// When the node fails, or a stop came in between.
+    pub async fn lists(
+        &self,
+        view: &View,
+        owners: &[Wallet],
         block: u64,
         hash: B256,
-    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
-        self.read_at(wallets, self.at(block, hash))
+    ) -> anyhow::Result<Answers<Vec<Address>>> {
+        let block = self.at(block, hash);
+        let question = List(view.clone());
+        let mut lists = Vec::with_capacity(owners.len());
+        for chunk in owners.chunks(LISTS_IN_CALL) {
+            let (answers, error) = self.ask(&question, chunk.to_vec(), block).await;
+            lists.extend(answers);
+            if let Some(error) = error {
+                return Err(error);
+            }
+        }
+        if lists.len() < owners.len() {
+            bail!(Stopped);
+        }
+        Ok(lists)
+    }
+
+    /// The block by its hash, unless that is not understood.
+    fn at(&self, number: u64, hash: B256) -> At {
+        At { number, hash: Some(hash).filter(|_| self.by_hash.load(Relaxed)) }
+    }
+
+    /// What is known of the sizes that an endpoint takes.
+    pub(super) fn with_sizes<T>(
+        &self,
+        endpoint: &str,
+        method: Method,
+        work: impl FnOnce(&mut Sizes) -> T,
+    ) -> T {
+        let mut all = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Sizes::new(self.settings.chunk, method.ceiling(self.parts.views().len()));
+        work(all.entry((endpoint.to_owned(), method)).or_insert_with(new))
+    }
+
+    pub(super) fn packing(&self) -> MutexGuard<'_, Packing> {
+        self.packing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is another way where the packed reader cannot be used.
+    pub(super) fn is_packing_optional(&self) -> bool {
+        self.settings.method == MethodChoice::Auto
+    }
+
+    /// By which method the next chunk is read.
+    fn method(&self) -> Method {
+        if *self.packing() == Packing::Off { Method::Multicall3 } else { Method::Packed }
+    }
+
+    /// Waits until one more chunk may be under way.
+    async fn turn(&self) -> Turn<'_> {
+        let inside = self.under_way.enter(|| self.chunks_at_once()).await;
+        let (endpoint, method) = (self.client.preferred().to_owned(), self.method());
+        let size = self.with_sizes(&endpoint, method, Sizes::next);
+        Turn { reader: self, endpoint, method, size, _inside: inside }
+    }
+
+    /// How many chunks may be under way now.
+    fn chunks_at_once(&self) -> usize {
+        let method = self.method();
+        let (is_doubling, largest) = self.with_sizes(self.client.preferred(), method, |sizes| {
+            (sizes.is_doubling(), sizes.largest())
+        });
+        // What is found out by one call would be found out by several at the price of several.
+        if is_doubling || *self.packing() == Packing::Untried {
+            return 1;
+        }
+        let bytes = largest * method.bytes(self.parts.views().len());
+        (BYTES_IN_FLIGHT / bytes).clamp(1, self.client.open_lanes())
+    }
+
+    /// Reads what `pages` gives, in chunks, several at once.
+    fn read_pages<'a>(&'a self, pages: Pages<'a>, place: Place) -> BoxStream<'a, Chunk> {
+        let supply = Supply { pages, wallets: Vec::new().into_iter(), error: None, is_over: false };
+        // A node that failed one chunk for good is not asked for the next.
+        let gave_up = Arc::new(AtomicBool::new(false));
+        let state = Some((supply, Arc::clone(&gave_up)));
+        let chunks = stream::unfold(state, move |state| async move {
+            let (mut supply, gave_up) = state?;
+            let turn = self.turn().await;
+            if gave_up.load(Relaxed) {
+                return None;
+            }
+            let wallets = supply.take(turn.size.wallets).await;
+            let error = supply.error.take();
+            let is_over = wallets.is_empty() && error.is_none();
+            let next = (!supply.is_over).then_some((supply, gave_up));
+            (!is_over).then_some(((turn, wallets, error), next))
+        });
+        chunks
+            .map(move |(turn, wallets, error)| {
+                let gave_up = Arc::clone(&gave_up);
+                async move {
+                    let mut chunks = self.read_chunk(turn, wallets, place).await;
+                    if let Some(error) = error {
+                        chunks.push(Chunk { error: Some(error), ..Chunk::default() });
+                    }
+                    gave_up.fetch_or(chunks.iter().any(|chunk| chunk.error.is_some()), Relaxed);
+                    stream::iter(chunks)
+                }
+            })
+            .buffer_unordered(self.settings.concurrency.get())
+            .flatten()
+            .boxed()
+    }
+
+    /// Reads one chunk, at one block; where a node has forgotten that, the rest of it at a newer one.
+    async fn read_chunk(
+        &self,
+        turn: Turn<'_>,
+        mut wallets: Vec<Wallet>,
+        place: Place,
+    ) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        let mut requested = wallets.len() as u64;
+        let mut at = match place {
+            Place::Fixed(at) => at,
+            Place::Chosen => match self.pin.block(self.pin()).await {
+                Ok(block) => block.into(),
+                Err(error) => {
+                    return vec![Chunk { requested, error: Some(error), ..Chunk::default() }];
+                }
+            },
+        };
+        loop {
+            let (readings, error) = self.read_totals(turn.method, wallets.clone(), at).await;
+            let mut chunk = Chunk { block: at.number, requested, readings, error };
+            let newer = match &chunk.error {
+                Some(error) if chunks.len() < RENEWALS && is_behind(error) => {
+                    self.newer_than(place, at).await
+                }
+                _ => None,
+            };
+            let Some(newer) = newer else {
+                chunks.push(chunk);
+                return chunks;
+            };
+            let read: HashSet<_> = chunk.readings.iter().map(|(wallet, _)| *wallet).collect();
+            wallets.retain(|wallet| !read.contains(wallet));
+            requested = wallets.len() as u64;
+            chunk.requested -= requested;
+            chunk.error = None;
+            chunks.push(chunk);
+            at = newer;
+        }
+    }
+
+    /// A newer block to read at, if there is one and it may be used.
+    async fn newer_than(&self, place: Place, at: At) -> Option<At> {
+        if matches!(place, Place::Fixed(_)) || matches!(self.settings.block, BlockChoice::Number(_))
+        {
+            return None;
+        }
+        self.pin.expire(at.number).await;
+        let block = self.pin.block(self.pin()).await.ok()?;
+        (block > at.number).then(|| block.into())
     }
 }
 
-impl MulticallReader {
-    /// Chunks, several in flight, all at one block.
-    fn read_at(
-        &self,
-        wallets: Vec<Wallet>,
-        block: At,
-    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
-        let chunks: Vec<_> = wallets.chunks(self.settings.chunk).map(<[Wallet]>::to_vec).collect();
-        // A node that failed one chunk for good is not asked for the next.
-        let gave_up = Arc::new(AtomicBool::new(false));
-        let read = move |chunk| {
-            let gave_up = Arc::clone(&gave_up);
-            async move {
-                if gave_up.load(Relaxed) {
-                    return (Vec::new(), None);
-                }
-                let (readings, error) = self.read_chunk(&self.parts, chunk, block).await;
-                gave_up.fetch_or(error.is_some(), Relaxed);
-                (readings, error)
-            }
-        };
-        stream::iter(chunks)
-            .map(read)
-            .buffer_unordered(self.settings.concurrency)
-            .flat_map(|(readings, error)| {
-                stream::iter([Ok(readings)].into_iter().chain(error.map(Err)))
-            })
-            .boxed()
+/// Whether the node does not have the block, or no longer its state.
+fn is_behind(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|failure| failure.class == Class::Behind)
+}
+
+impl Reader for NodeReader {
+    fn read<'a>(&'a self, pages: Pages<'a>) -> BoxStream<'a, Chunk> {
+        self.read_pages(pages, Place::Chosen)
+    }
+
+    fn read_block<'a>(&'a self, pages: Pages<'a>, block: u64, hash: B256) -> BoxStream<'a, Chunk> {
+        self.read_pages(pages, Place::Fixed(self.at(block, hash)))
     }
 }

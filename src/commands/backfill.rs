@@ -13,7 +13,7 @@ use futures_util::{Stream, TryStreamExt, stream};
 use itertools::Itertools;
 use serde::Serialize;
 
-use super::outcome::{Tallied, verdict};
+use super::outcome::{Tallied, note_budget, verdict};
 use crate::{
     App,
     cli::BackfillArgs,
@@ -66,13 +66,13 @@ struct Seen {
 pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict> {
     let started = Instant::now();
     // What can be wrong with the settings is said before a long file is read.
-    let reader = if args.placeholders { None } else { Some(app.reader()?) };
+    let reader = if args.placeholders { None } else { Some(app.reader(args.budget.max_calls)?) };
     let input = open(&args.from_csv)?;
     let store = app.store(Access::Write).await?;
     let Intake { rows, rejected, wallets } = take_in(app, &args, input).await?;
     let mut seen = Seen::default();
     let page_size = app.page_size() as usize;
-    let run = match &reader {
+    let mut run = match &reader {
         None => {
             let pages = pages(wallets, page_size);
             store_placeholders(app, store.as_ref(), pages, &mut seen).await
@@ -84,6 +84,9 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict
             tally.run(pages, |_, _| {}).await
         }
     };
+    if let Some(reader) = &reader {
+        note_budget(app, reader, &mut run);
+    }
     let calls = reader.as_ref().map_or(0, |reader| reader.calls());
     let tallied = Tallied::new(app, &run.counts, calls, started);
     app.report.result(&Backfilled {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     App,
+    chain::NodeReader,
     report::{Outcome, Paint, Verdict},
     tally::{Counts, Run},
 };
@@ -88,6 +89,14 @@ impl Outcome for TallyOutcome {
             self.requested,
             self.tallied.text()
         )
+    }
+}
+
+/// Says so where `--max-calls` ended a run, which is then no failure of the node.
+pub(super) fn note_budget(app: &App, reader: &NodeReader, run: &mut Run) {
+    if reader.is_spent() {
+        app.report.note("--max-calls are spent; the next run goes on where this one ended");
+        run.cut_short_by = None;
     }
 }
 

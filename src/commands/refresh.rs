@@ -44,7 +44,7 @@ impl Outcome for Refreshed {
 
 pub(super) async fn run(app: &App, args: RefreshArgs) -> anyhow::Result<Verdict> {
     let started = Instant::now();
-    let reader = app.reader()?;
+    let reader = app.reader(None)?;
     let store = app.store(Access::Write).await?;
     let wallets: Vec<Wallet> = args.wallets.into_iter().unique().collect();
     let mut read = HashMap::new();

@@ -1,29 +1,31 @@
 //! `sweep`: re-read the stalest wallets.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::{Duration, Instant},
+};
 
 use chrono::TimeDelta;
 use futures_util::{Stream, StreamExt, stream};
+use itertools::Itertools;
 use serde::Serialize;
 
-use super::outcome::{Tallied, TallyOutcome, verdict};
+use super::outcome::{Tallied, TallyOutcome, note_budget, verdict};
 use crate::{
     App,
+    chain::ChunkLimit,
     cli::SweepArgs,
     report::{Outcome, Paint, Verdict},
     store::{Access, Stale, Store, Task},
     tally::{Counts, Run, Shard, Tally, Wallet, pages_of},
 };
 
-/// What Alchemy and others charge for an `eth_call`, in compute units.
-const COMPUTE_UNITS_PER_CALL: u64 = 26;
-
 pub(super) async fn run(app: &App, args: SweepArgs) -> anyhow::Result<Verdict> {
     if args.dry_run {
         return dry_run(app, &args).await;
     }
     let started = Instant::now();
-    let reader = app.reader()?;
+    let reader = app.reader(args.budget.max_calls)?;
     let store = app.store(Access::Write).await?;
     let shard = args.shard.unwrap_or(Shard::ALL);
     let Some(_lock) = store.lock(Task::Sweep(shard)).await? else {
@@ -46,7 +48,7 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> anyhow::Result<Verdict> {
         true => count(store.as_ref(), &stale, limit).await?,
         false => 0,
     };
-    let run = {
+    let mut run = {
         let bar = app.report.bar("sweep", expected);
         let tally =
             Tally { reader: &reader, ledger: store.as_ref(), stop: &app.stop, progress: &bar };
@@ -60,6 +62,7 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> anyhow::Result<Verdict> {
         ));
         within(app, args.max_duration, tally.run(pages, |_, _| {})).await
     };
+    note_budget(app, &reader, &mut run);
     if run.counts.superseded > 0 && run.counts.updated == 0 {
         app.report.note(
             "the table holds newer reads than this run made; is the node behind, or --block old?",
@@ -141,7 +144,7 @@ async fn within(app: &App, limit: Option<Duration>, work: impl Future<Output = R
     }
 }
 
-/// What a sweep would do.
+/// What a sweep would do, on a node with the usual limits.
 #[derive(Serialize)]
 struct Plan {
     command: &'static str,
@@ -150,19 +153,25 @@ struct Plan {
     calls: u64,
     compute_units: u64,
     seconds_at_rps: Option<u64>,
+    seconds_at_cups: Option<u64>,
+    /// Why these are not the exact numbers.
+    #[serde(skip)]
+    about: &'static str,
 }
 
 impl Outcome for Plan {
     fn text(&self, _: &Paint) -> String {
-        let time = self.seconds_at_rps.map_or_else(
-            || "give --rps for the time it takes".to_owned(),
-            |seconds| {
-                format!("{} at --rps", humantime::format_duration(Duration::from_secs(seconds)))
-            },
-        );
+        let at = |seconds: Option<u64>, limit: &str| {
+            let time = Duration::from_secs(seconds?);
+            Some(format!("{} at {limit}", humantime::format_duration(time)))
+        };
+        let times = [at(self.seconds_at_rps, "--rps"), at(self.seconds_at_cups, "--cups")];
+        let times = times.into_iter().flatten().join(", ");
+        let times =
+            if times.is_empty() { "give --rps or --cups for the time it takes" } else { &times };
         format!(
-            "sweep would read wallets:{} calls:{} compute_units:{}; {time}",
-            self.wallets, self.calls, self.compute_units
+            "sweep would read wallets:{} calls:{} compute_units:{}; {times}{}",
+            self.wallets, self.calls, self.compute_units, self.about
         )
     }
 }
@@ -171,16 +180,27 @@ async fn dry_run(app: &App, args: &SweepArgs) -> anyhow::Result<Verdict> {
     let store = app.store(Access::Read).await?;
     let stale = stale(store.as_ref(), args).await?;
     let wallets = count(store.as_ref(), &stale, limit(args)).await?;
-    // Pages are whole numbers of chunks.
-    let calls = wallets.div_ceil(u64::from(app.settings.node.chunk));
-    let rps = app.settings.node.rps;
+    let node = &app.settings.node;
+    let needed = app.reader_settings().expected_calls(app.profile.reads.len(), wallets);
+    let budget = args.budget.max_calls.map_or(u64::MAX, NonZeroU64::get);
+    let calls = needed.min(budget);
+    let compute_units = calls * u64::from(node.cu_per_call.get());
+    let seconds = |rate: Option<NonZeroU32>, amount: u64| {
+        rate.map(|rate| amount.div_ceil(u64::from(rate.get())))
+    };
     app.report.result(&Plan {
         command: "sweep",
         dry_run: true,
         wallets,
         calls,
-        compute_units: calls * COMPUTE_UNITS_PER_CALL,
-        seconds_at_rps: rps.map(|rps| calls.div_ceil(u64::from(rps.get()))),
+        compute_units,
+        seconds_at_rps: seconds(node.rps, calls),
+        seconds_at_cups: seconds(node.cups, compute_units),
+        about: match node.chunk {
+            _ if needed > budget => "; --max-calls ends it before all are read",
+            ChunkLimit::Auto => "; as for a node that allows 50M gas and 2 MB in a call",
+            ChunkLimit::AtMost(_) => "",
+        },
     })?;
     Ok(Verdict::Well)
 }

@@ -10,15 +10,15 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     App,
-    chain::MulticallReader,
+    chain::NodeReader,
     cli::VerifyArgs,
     report::{BAD, GOOD, Outcome, Paint, Verdict},
     store::{Access, Row, Store},
-    tally::{Reader, Stopped, TotalRead, Wallet},
+    tally::{Stopped, TotalRead, Wallet},
 };
 
 pub(super) async fn run(app: &App, args: VerifyArgs) -> anyhow::Result<Verdict> {
-    let reader = app.reader()?;
+    let reader = app.reader(None)?;
     let store = app.store(if args.fix { Access::Write } else { Access::Read }).await?;
     match (args.wallet, args.sample) {
         (Some(wallet), _) => one(app, &reader, store.as_ref(), wallet, args.fix).await,
@@ -57,7 +57,7 @@ impl OnChain {
 
 /// Reads each part directly, and sums them; the inner error says why the wallet has no total.
 async fn read_directly(
-    reader: &MulticallReader,
+    reader: &NodeReader,
     wallet: Wallet,
     block: u64,
 ) -> anyhow::Result<Result<(Vec<(String, U256)>, U256), String>> {
@@ -74,11 +74,11 @@ async fn read_directly(
 /// Reads wallets both ways at one block.
 async fn read_both_ways(
     app: &App,
-    reader: &MulticallReader,
+    reader: &NodeReader,
     wallets: Vec<Wallet>,
 ) -> anyhow::Result<HashMap<Wallet, Result<OnChain, String>>> {
     let block = reader.pin().await?;
-    let batched: Vec<_> = reader.read(wallets, block).try_concat().await?;
+    let batched = reader.read_batched(wallets, block).await?;
     stream::iter(batched)
         .map(async |(wallet, batched)| {
             let direct = read_directly(reader, wallet, block).await?;
@@ -135,7 +135,7 @@ impl Outcome for VerifiedWallet {
 
 async fn one(
     app: &App,
-    reader: &MulticallReader,
+    reader: &NodeReader,
     store: &dyn Store,
     wallet: Wallet,
     fix: bool,
@@ -217,7 +217,7 @@ impl Outcome for VerifiedSample {
 
 async fn many(
     app: &App,
-    reader: &MulticallReader,
+    reader: &NodeReader,
     store: &dyn Store,
     rows: Vec<Row>,
     args: &VerifyArgs,

@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::{
     App,
-    chain::{BlockChoice, Contracts, Events, Heads, MulticallReader},
+    chain::{BlockChoice, Contracts, Events, Heads, NodeReader},
     cli::{TrackChoice, WatchArgs},
     follow::{
         Backoff, Ended, Follower, FollowerSettings, Lock, News, Observer, Sides, Source, Track,
@@ -48,7 +48,7 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
     if app.settings.node.block != BlockChoice::Latest {
         bail!("--block is not for watch, which follows the newest block; see --confirmations");
     }
-    let client = app.client(Contracts::OfEvents)?;
+    let client = app.client(Contracts::OfEvents, None)?;
     let reader = Arc::new(app.reader_through(Arc::clone(&client)));
     let concurrency = app.settings.node.concurrency as usize;
     let events = Events::new(Arc::clone(&client), Arc::clone(&reader), &app.profile, concurrency);
@@ -78,7 +78,7 @@ struct Parts<'a> {
     app: &'a App,
     args: &'a WatchArgs,
     events: Arc<Events>,
-    reader: Arc<MulticallReader>,
+    reader: Arc<NodeReader>,
     ws_url: Url,
 }
 
@@ -138,7 +138,7 @@ struct Watch<'a> {
     app: &'a App,
     args: &'a WatchArgs,
     events: Arc<Events>,
-    reader: Arc<MulticallReader>,
+    reader: Arc<NodeReader>,
     store: &'a dyn Store,
     teller: Arc<dyn Observer>,
     ws_url: Url,

@@ -7,31 +7,23 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 use super::Block;
-use crate::tally::{Ledger, Progress, Reader, Reading, Recorded, TotalRead, Unreadable, Wallet};
+use crate::tally::{
+    Chunk, Ledger, Pages, Progress, Reader, Recorded, TotalRead, Unreadable, Wallet,
+};
 
-/// A reader whose next batch is read at one block, by its hash.
+/// A reader that reads all at one block, by its hash.
 pub(super) struct At<'a> {
     pub(super) reader: &'a dyn Reader,
     pub(super) block: Block,
 }
 
-#[async_trait]
 impl Reader for At<'_> {
-    async fn pin(&self) -> anyhow::Result<u64> {
-        Ok(self.block.number)
+    fn read<'a>(&'a self, pages: Pages<'a>) -> BoxStream<'a, Chunk> {
+        self.reader.read_block(pages, self.block.number, self.block.hash)
     }
 
-    fn read(&self, wallets: Vec<Wallet>, _: u64) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
-        self.reader.read_block(wallets, self.block.number, self.block.hash)
-    }
-
-    fn read_block(
-        &self,
-        wallets: Vec<Wallet>,
-        block: u64,
-        hash: B256,
-    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
-        self.reader.read_block(wallets, block, hash)
+    fn read_block<'a>(&'a self, pages: Pages<'a>, block: u64, hash: B256) -> BoxStream<'a, Chunk> {
+        self.reader.read_block(pages, block, hash)
     }
 }
 

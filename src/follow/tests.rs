@@ -18,7 +18,7 @@ use futures_util::{
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::*;
-use crate::tally::{Ledger, Reader, Reading, Recorded, Stop, TotalRead, Unreadable};
+use crate::tally::{Chunk, Ledger, Pages, Reader, Reading, Recorded, Stop, TotalRead, Unreadable};
 
 const WALLETS: u8 = 12;
 
@@ -225,36 +225,34 @@ impl Source for Shared {
     fn revive(&self) {}
 }
 
-#[async_trait]
 impl Reader for Shared {
-    async fn pin(&self) -> anyhow::Result<u64> {
-        Ok(self.call()?.head().number)
-    }
-
-    fn read(
-        &self,
-        wallets: Vec<Wallet>,
-        block: u64,
-    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
-        // Two wallets in a call, so that a failure comes in between.
-        let chunks: Vec<_> = wallets.chunks(2).map(<[Wallet]>::to_vec).collect();
-        let read = move |chunk: Vec<Wallet>| {
-            let world = self.call()?;
-            let made = world.at(block).ok_or_else(|| anyhow!("header not found"))?;
-            let total = |wallet| made.totals.get(&wallet).copied().unwrap_or(0);
-            Ok(chunk.into_iter().map(|wallet| (wallet, Ok(U256::from(total(wallet))))).collect())
-        };
-        stream::iter(chunks).map(read).boxed()
+    fn read<'a>(&'a self, pages: Pages<'a>) -> BoxStream<'a, Chunk> {
+        pages
+            .map(|_| Chunk { error: Some(anyhow!("watch reads by hash")), ..Chunk::default() })
+            .boxed()
     }
 
     /// As a node that does not take hashes: what is at that height is read.
-    fn read_block(
-        &self,
-        wallets: Vec<Wallet>,
-        block: u64,
-        _: B256,
-    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>> {
-        self.read(wallets, block)
+    fn read_block<'a>(&'a self, pages: Pages<'a>, block: u64, _: B256) -> BoxStream<'a, Chunk> {
+        let read = move |pair: Vec<Wallet>| -> anyhow::Result<Vec<Reading>> {
+            let world = self.call()?;
+            let made = world.at(block).ok_or_else(|| anyhow!("header not found"))?;
+            let total = |wallet| made.totals.get(&wallet).copied().unwrap_or(0);
+            Ok(pair.into_iter().map(|wallet| (wallet, Ok(U256::from(total(wallet))))).collect())
+        };
+        // Two wallets in a call, so that a failure comes in between.
+        let pairs = pages.flat_map(|page| {
+            let wallets = page.expect("wallets at hand");
+            stream::iter(wallets.chunks(2).map(<[Wallet]>::to_vec).collect::<Vec<_>>())
+        });
+        let chunk = move |pair: Vec<Wallet>| {
+            let requested = pair.len() as u64;
+            match read(pair) {
+                Ok(readings) => Chunk { block, requested, readings, error: None },
+                Err(error) => Chunk { block, requested, readings: vec![], error: Some(error) },
+            }
+        };
+        pairs.map(chunk).boxed()
     }
 }
 

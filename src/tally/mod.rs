@@ -12,7 +12,7 @@ mod stop;
 mod wallet;
 
 pub use amount::Amount;
-pub use reading::{Ledger, Reader, Reading, Recorded, TotalRead, Unreadable};
+pub use reading::{Chunk, Ledger, Pages, Reader, Reading, Recorded, TotalRead, Unreadable};
 pub use run::{Counts, Progress, Run, Tally, pages_of};
 pub use shard::{Shard, ShardError};
 pub use stop::{Stop, Stopped};

@@ -40,31 +40,36 @@ pub struct Recorded {
     pub superseded: u64,
 }
 
+/// Wallets on their way to a [`Reader`], page by page.
+pub type Pages<'a> = BoxStream<'a, anyhow::Result<Vec<Wallet>>>;
+
+/// What became of some wallets that were asked for together, at one block.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// The block at which they were read.
+    pub block: u64,
+    /// How many wallets were taken up; more than there are readings where something failed or a
+    /// stop came in between.
+    pub requested: u64,
+    /// What was read.
+    pub readings: Vec<Reading>,
+    /// Why the rest was not read: the node failed, or the pages did. Wallets without a reading are
+    /// then neither read nor unreadable.
+    pub error: Option<anyhow::Error>,
+}
+
 /// The node, as the core sees it.
-#[async_trait]
+///
+/// A reader takes pages as it has room for them, cuts and joins them as suits the node, and gives
+/// what was read as it comes, in no order. After an error it takes no more; what is under way is
+/// still given. Of what was not begun when a stop was asked for, nothing is read.
 pub trait Reader: Send + Sync {
-    /// The number of the block at which the next batch is to be read.
-    ///
-    /// # Errors
-    /// When no endpoint can say.
-    async fn pin(&self) -> anyhow::Result<u64>;
+    /// Reads at the block that was asked for, resolved anew as the chain goes on.
+    fn read<'a>(&'a self, pages: Pages<'a>) -> BoxStream<'a, Chunk>;
 
-    /// Reads these wallets at `block`, chunk by chunk as the answers come, in no order.
-    ///
-    /// A wallet that cannot be read is a [`Reading`] with a reason. An error means that the
-    /// node failed: its wallets are neither read nor unreadable. Chunks that were not begun when
-    /// a stop was asked for are left out.
-    fn read(&self, wallets: Vec<Wallet>, block: u64)
-    -> BoxStream<'_, anyhow::Result<Vec<Reading>>>;
-
-    /// The same at the block of this number that has this hash, where the node can tell them apart:
+    /// Reads at the block of this number that has this hash, where the node can tell them apart:
     /// on another fork it is another block.
-    fn read_block(
-        &self,
-        wallets: Vec<Wallet>,
-        block: u64,
-        hash: B256,
-    ) -> BoxStream<'_, anyhow::Result<Vec<Reading>>>;
+    fn read_block<'a>(&'a self, pages: Pages<'a>, block: u64, hash: B256) -> BoxStream<'a, Chunk>;
 }
 
 /// The database, as the core sees it.

@@ -1,17 +1,24 @@
-//! The one path from wallets to stored totals: page → pinned block → read → record.
+//! The one path from wallets to stored totals: select → read → record, all three at once.
 //!
-//! The next page is read while the last one is stored. What was read is stored even
-//! when something fails later.
+//! What was read is stored in batches, each of one block and in one transaction, also when something
+//! fails later. Memory is bounded: whoever is ahead waits.
+
+use std::time::Duration;
 
 use alloy::primitives::U256;
 use anyhow::Context;
-use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::mpsc;
+use futures_util::{Stream, StreamExt, future, stream};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
 
-use super::{Ledger, Reader, Reading, Stop, TotalRead, Unreadable, Wallet};
+use super::{Chunk, Ledger, Reader, Reading, Recorded, Stop, TotalRead, Unreadable, Wallet};
 
-/// Pages whose reads may be under way at once: the tail of one and the head of the next.
-const PAGES_IN_FLIGHT: usize = 2;
+/// Wallets in one batch, at most: enough that a bulk upsert is at its fastest.
+const BATCH: usize = 5_000;
+/// Batches that are being stored at once.
+const WRITERS: usize = 2;
+/// How long what was read may wait for its batch to be full.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Told how far a run has come. Implemented by whatever shows a person a bar.
 pub trait Progress: Send + Sync {
@@ -67,7 +74,7 @@ pub struct Tally<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// A page that was read at one block.
+/// What was read at one block and is stored together.
 #[derive(Default)]
 struct Batch {
     block: u64,
@@ -78,6 +85,11 @@ struct Batch {
 }
 
 impl Batch {
+    /// Whether there is nothing in it to be told or stored.
+    const fn is_empty(&self) -> bool {
+        self.requested == 0 && self.error.is_none() && self.cut_short_by.is_none()
+    }
+
     /// Takes note of an error of the node: after a stop it may be but a request cut short.
     fn fail(&mut self, error: anyhow::Error, stop: &Stop) {
         let place = if stop.is_asked() { &mut self.cut_short_by } else { &mut self.error };
@@ -85,112 +97,197 @@ impl Batch {
     }
 }
 
+/// Chunks as they come, gathered to batches.
+struct Gathering<'a> {
+    chunks: mpsc::Receiver<Chunk>,
+    batch: Batch,
+    /// What did not go into the batch: it is full, or of another block.
+    rest: Vec<Chunk>,
+    /// When the batch is to be stored, full or not.
+    due: Instant,
+    tally: &'a Tally<'a>,
+}
+
+impl Gathering<'_> {
+    /// The next batch; `None` when all was given.
+    async fn next(&mut self) -> Option<Batch> {
+        loop {
+            while let Some(chunk) = self.rest.pop() {
+                if !self.add(chunk) {
+                    return Some(std::mem::take(&mut self.batch));
+                }
+            }
+            let is_empty = self.batch.is_empty();
+            let next = match is_empty {
+                true => Ok(self.chunks.recv().await),
+                false => tokio::time::timeout_at(self.due, self.chunks.recv()).await,
+            };
+            match next {
+                Ok(Some(chunk)) => {
+                    self.tally.tell(&chunk);
+                    self.rest.push(chunk);
+                }
+                Ok(None) if is_empty => return None,
+                // Over, or overdue.
+                Ok(None) | Err(_) => return Some(std::mem::take(&mut self.batch)),
+            }
+        }
+    }
+
+    /// Adds a chunk to the batch; what there is no room for is left for the next one. Whether there
+    /// is room for more.
+    fn add(&mut self, mut chunk: Chunk) -> bool {
+        if let Some(error) = chunk.error.take() {
+            self.batch.fail(error, self.tally.stop);
+        }
+        if self.batch.requested == 0 {
+            self.batch.block = chunk.block;
+            self.due = Instant::now() + PATIENCE;
+        } else if self.batch.block != chunk.block && chunk.requested > 0 {
+            self.rest.push(chunk);
+            return false;
+        }
+        let room = BATCH - self.batch.readings.len();
+        let over = chunk.readings.split_off(room.min(chunk.readings.len()));
+        // Wallets without a reading count where the last of the chunk does.
+        let requested = if over.is_empty() { chunk.requested } else { chunk.readings.len() as u64 };
+        self.batch.requested += requested;
+        self.batch.readings.append(&mut chunk.readings);
+        if !over.is_empty() {
+            let requested = chunk.requested - requested;
+            self.rest.push(Chunk { requested, readings: over, ..chunk });
+        }
+        self.batch.readings.len() < BATCH
+    }
+}
+
 impl Tally<'_> {
     /// Takes every page of `pages` from the chain into the ledger.
     ///
-    /// Each page is one batch: pinned to one block, stored in one transaction. A page must not
-    /// hold a wallet twice. `each` sees every reading that was stored, with its block.
+    /// No two pages may hold the same wallet. `each` sees every reading that was stored, with its
+    /// block.
     pub async fn run(
         &self,
         pages: impl Stream<Item = anyhow::Result<Vec<Wallet>>> + Send,
         mut each: impl FnMut(u64, &Reading) + Send,
     ) -> Run {
-        let (sender, mut receiver) = mpsc::channel::<Batch>(1);
-        let reading = async {
-            let batches = pages
-                .take_until(self.stop.asked())
-                .map(|page| self.read(page))
-                .buffered(PAGES_IN_FLIGHT);
-            let mut batches = std::pin::pin!(batches);
-            while let Some(batch) = batches.next().await {
-                let failed = batch.error.is_some();
-                if sender.send(batch).await.is_err() || failed {
-                    break;
-                }
-            }
-            drop(sender);
+        // Rooms for one each: the next page is selected while the last one is read, and a chunk is
+        // read while the last one is stored.
+        let (page_sender, page_receiver) = mpsc::channel(1);
+        let (chunk_sender, chunk_receiver) = mpsc::channel(1);
+        let pages = pages.take_until(self.stop.asked());
+        let selecting = forward(pages, page_sender);
+        let reading = forward(self.reader.read(received(page_receiver).boxed()), chunk_sender);
+        let recording = self.record_all(chunk_receiver, &mut each);
+        let feeding = async {
+            tokio::join!(selecting, reading);
+            future::pending().await
         };
-        let recording = async {
-            let mut run = Run::default();
-            while let Some(batch) = receiver.recv().await {
-                if let Err(error) = self.record(&mut run, &batch).await {
-                    run.error = Some(error);
-                    break;
-                }
-                for reading in &batch.readings {
-                    each(batch.block, reading);
-                }
-                run.cut_short_by = run.cut_short_by.or(batch.cut_short_by);
-                if batch.error.is_some() {
-                    run.error = batch.error;
-                    break;
-                }
-            }
-            drop(receiver);
-            run
-        };
-        tokio::join!(reading, recording).1
+        tokio::select! {
+            run = recording => run,
+            run = feeding => run,
+        }
     }
 
-    /// Reads one page; what was read before an error is kept.
-    async fn read(&self, page: anyhow::Result<Vec<Wallet>>) -> Batch {
-        let mut batch = Batch::default();
-        let wallets = match page {
-            Ok(wallets) => wallets,
-            Err(error) => {
-                batch.error = Some(error);
-                return batch;
-            }
+    /// Stores what was read, until there is no more or the ledger fails.
+    async fn record_all(
+        &self,
+        chunks: mpsc::Receiver<Chunk>,
+        each: &mut (impl FnMut(u64, &Reading) + Send),
+    ) -> Run {
+        let broken = CancellationToken::new();
+        let gathering = Gathering {
+            chunks,
+            batch: Batch::default(),
+            rest: Vec::new(),
+            due: Instant::now(),
+            tally: self,
         };
-        match self.reader.pin().await {
-            Ok(block) => batch.block = block,
-            Err(error) => {
-                batch.fail(error, self.stop);
-                return batch;
-            }
-        }
-        batch.requested = wallets.len() as u64;
-        let mut chunks = self.reader.read(wallets, batch.block);
-        while let Some(chunk) = chunks.next().await {
-            match chunk {
-                Ok(readings) => {
-                    let failed = readings.iter().filter(|(_, total)| total.is_err()).count();
-                    self.progress.wallets(readings.len() as u64, failed as u64);
-                    batch.readings.extend(readings);
+        let batches = stream::unfold(gathering, async |mut gathering| {
+            Some((gathering.next().await?, gathering))
+        });
+        let written = batches
+            .take_until(broken.cancelled())
+            .map(|batch| self.record(batch))
+            .buffer_unordered(WRITERS);
+        let mut written = std::pin::pin!(written);
+        let mut run = Run::default();
+        while let Some((batch, recorded)) = written.next().await {
+            match recorded {
+                Ok(recorded) => {
+                    batch.readings.iter().for_each(|reading| each(batch.block, reading));
+                    run.count(batch, recorded);
                 }
-                Err(error) => batch.fail(error, self.stop),
+                Err(error) => {
+                    // What is being stored beside it is waited for, and nothing more is begun.
+                    broken.cancel();
+                    run.error.get_or_insert(error);
+                }
             }
         }
-        batch
+        run
     }
 
-    async fn record(&self, run: &mut Run, batch: &Batch) -> anyhow::Result<()> {
-        let counts = &mut run.counts;
-        counts.requested += batch.requested;
-        if batch.readings.is_empty() {
-            return Ok(());
-        }
+    /// Shows progress.
+    fn tell(&self, chunk: &Chunk) {
+        let failed = chunk.readings.iter().filter(|(_, total)| total.is_err()).count();
+        self.progress.wallets(chunk.readings.len() as u64, failed as u64);
+    }
+
+    /// Stores a batch; gives it back with what came of it.
+    async fn record(&self, batch: Batch) -> (Batch, anyhow::Result<Recorded>) {
         let mut totals = Vec::with_capacity(batch.readings.len());
         let mut failures = Vec::new();
         for (wallet, outcome) in &batch.readings {
             match outcome {
                 Ok(total) => totals.push(read_at(batch.block, *wallet, *total)),
                 Err(reason) => {
-                    failures.push(Unreadable { wallet: *wallet, reason: reason.clone() })
+                    failures.push(Unreadable { wallet: *wallet, reason: reason.clone() });
                 }
             }
         }
-        let recorded =
-            self.ledger.record(&totals, &failures).await.context("a batch could not be stored")?;
-        counts.failed += failures.len() as u64;
+        let recorded = match batch.readings.is_empty() {
+            true => Ok(Recorded::default()),
+            false => self.ledger.record(&totals, &failures).await,
+        };
+        (batch, recorded.context("a batch could not be stored"))
+    }
+}
+
+impl Run {
+    /// Counts a batch that was stored.
+    fn count(&mut self, batch: Batch, recorded: Recorded) {
+        self.error = self.error.take().or(batch.error);
+        self.cut_short_by = self.cut_short_by.take().or(batch.cut_short_by);
+        let counts = &mut self.counts;
+        counts.requested += batch.requested;
         counts.updated += recorded.updated;
         counts.superseded += recorded.superseded;
-        counts.block = counts.block.max(Some(batch.block));
-        if run.first_failure.is_none() {
-            run.first_failure = failures.into_iter().next();
+        if !batch.readings.is_empty() {
+            counts.block = counts.block.max(Some(batch.block));
         }
-        Ok(())
+        for (wallet, outcome) in batch.readings {
+            if let Err(reason) = outcome {
+                counts.failed += 1;
+                self.first_failure.get_or_insert(Unreadable { wallet, reason });
+            }
+        }
     }
+}
+
+/// Sends on what comes until nobody takes it.
+async fn forward<T>(items: impl Stream<Item = T>, sender: mpsc::Sender<T>) {
+    let mut items = std::pin::pin!(items);
+    while let Some(item) = items.next().await {
+        if sender.send(item).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// What a channel gives.
+fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+    stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))
 }
 
 fn read_at(block: u64, wallet: Wallet, total: U256) -> TotalRead {

@@ -1,0 +1,330 @@
+//! How many wallets to ask for in one call: begins modest, doubles while calls succeed, and closes in
+//! on the limit once one was too much.
+//!
+//! Pure: what was tried and how it went in, what to try next out. Limits are not fixed: a call may be too
+//! much because of one of its wallets, or of a node's bad moment. So what failed is tried again, after
+//! more and more calls.
+
+use std::{fmt, num::NonZeroUsize, str::FromStr};
+
+use thiserror::Error;
+
+/// Where the search begins.
+const BEGIN: usize = 200;
+/// The search is over when what failed is larger than what succeeded by no more than this part.
+const PRECISION: usize = 16;
+/// After how many calls the size that failed is tried again, the first time.
+const PATIENCE: u32 = 16;
+
+/// How many wallets one call may be for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChunkLimit {
+    /// As many as the node takes, which is found out.
+    #[default]
+    Auto,
+    /// So many at most, fewer where the node takes fewer.
+    AtMost(NonZeroUsize),
+}
+
+/// A text that is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a chunk is auto or a number from 1 to {}", ChunkLimit::MOST)]
+pub struct ChunkLimitError;
+
+impl ChunkLimit {
+    /// The largest number that may be given.
+    const MOST: usize = 100_000;
+}
+
+impl FromStr for ChunkLimit {
+    type Err = ChunkLimitError;
+
+    fn from_str(text: &str) -> Result<Self, ChunkLimitError> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let number = text.parse().ok().filter(|number: &NonZeroUsize| number.get() <= Self::MOST);
+        number.map(Self::AtMost).ok_or(ChunkLimitError)
+    }
+}
+
+impl fmt::Display for ChunkLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::AtMost(number) => number.fmt(f),
+        }
+    }
+}
+
+/// What is known of the sizes that one endpoint takes.
+#[derive(Clone, Debug)]
+pub(super) struct Sizes {
+    /// The largest to try.
+    ceiling: usize,
+    /// The largest that succeeded, or that is taken on trust; 0 for none.
+    good: usize,
+    /// The smallest above it that failed.
+    bad: Option<usize>,
+    /// Whether a call of an untried size is under way.
+    trying: bool,
+    /// Calls until `bad` is tried again.
+    wait: u32,
+    /// What `wait` was set to.
+    patience: u32,
+}
+
+/// A size to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) wallets: usize,
+    /// Not known to succeed. One call at a time tries such a size.
+    pub(super) is_untried: bool,
+}
+
+impl Sizes {
+    /// No search goes above `ceiling`, and neither does a number that was asked for.
+    pub(super) fn new(limit: ChunkLimit, ceiling: usize) -> Self {
+        let (ceiling, good) = match limit {
+            ChunkLimit::Auto => (ceiling, 0),
+            ChunkLimit::AtMost(number) => (number.get(), number.get()),
+        };
+        Self { ceiling, good, bad: None, trying: false, wait: 0, patience: PATIENCE }
+    }
+
+    /// Whether it is not yet known how much is too much. Calls are few as long as they go one by one.
+    pub(super) fn is_doubling(&self) -> bool {
+        self.bad.is_none() && self.good < self.ceiling
+    }
+
+    /// The most that the next call may ask for.
+    pub(super) fn largest(&self) -> usize {
+        self.untried().unwrap_or(self.good).max(self.good)
+    }
+
+    /// What the next call is to ask for.
+    pub(super) fn next(&mut self) -> Size {
+        match self.untried() {
+            Some(wallets) if !self.trying => {
+                self.trying = true;
+                Size { wallets, is_untried: true }
+            }
+            untried => {
+                // While nothing is known, the half of what is tried is as good a guess as any.
+                let guess = untried.unwrap_or(self.ceiling) / 2;
+                let wallets = if self.good > 0 { self.good } else { guess.max(1) };
+                Size { wallets, is_untried: false }
+            }
+        }
+    }
+
+    fn untried(&self) -> Option<usize> {
+        match self.bad {
+            None if self.good >= self.ceiling => None,
+            None if self.good == 0 => Some(BEGIN.min(self.ceiling)),
+            None => Some(self.good.saturating_mul(2).min(self.ceiling)),
+            Some(bad) if bad - self.good > (self.good / PRECISION).max(1) => {
+                Some(self.good.midpoint(bad))
+            }
+            Some(bad) => (self.wait == 0).then_some(bad),
+        }
+    }
+
+    /// A call that [`Sizes::next`] gave is over, whatever became of it.
+    pub(super) fn over(&mut self, size: Size) {
+        self.trying &= !size.is_untried;
+    }
+
+    /// A call for so many succeeded.
+    pub(super) fn took(&mut self, wallets: usize) {
+        self.wait = self.wait.saturating_sub(1);
+        self.good = self.good.max(wallets.min(self.ceiling));
+        if self.bad.is_some_and(|bad| bad <= self.good) {
+            (self.bad, self.patience) = (None, PATIENCE);
+        }
+    }
+
+    /// A call for so many was too much.
+    pub(super) fn refused(&mut self, wallets: usize) {
+        if wallets <= 1 {
+            // It cannot be its size.
+            return;
+        }
+        if self.bad == Some(wallets) {
+            self.patience = self.patience.saturating_mul(2);
+        }
+        self.wait = self.patience;
+        if wallets <= self.good {
+            (self.good, self.bad) = (wallets / 2, Some(wallets));
+        } else if self.bad.is_none_or(|bad| wallets < bad) {
+            self.bad = Some(wallets);
+        }
+    }
+
+    /// How many calls `wallets` take on a node that takes `limit` in each.
+    pub(super) fn calls_for(mut self, mut wallets: u64, limit: usize) -> u64 {
+        let mut calls = 0;
+        while wallets > 0 {
+            let size = self.next();
+            let asked = wallets.min(size.wallets as u64);
+            let fits = asked <= limit as u64;
+            // What is too much is asked for again in halves.
+            calls += if fits { 1 } else { 3 };
+            match fits {
+                true => self.took(asked as usize),
+                false => self.refused(asked as usize),
+            }
+            self.over(size);
+            wallets -= asked;
+        }
+        calls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn auto(ceiling: usize) -> Sizes {
+        Sizes::new(ChunkLimit::Auto, ceiling)
+    }
+
+    /// Sizes asked for one after another on a node that takes `limit`, with how each went.
+    fn tries(sizes: &mut Sizes, limit: usize, calls: usize) -> Vec<(usize, bool)> {
+        (0..calls)
+            .map(|_| {
+                let size = sizes.next();
+                let fits = size.wallets <= limit;
+                if fits {
+                    sizes.took(size.wallets)
+                } else {
+                    sizes.refused(size.wallets)
+                }
+                sizes.over(size);
+                (size.wallets, fits)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_limit_is_closed_in_on() {
+        let tried = tries(&mut auto(60_000), 2_300, 9);
+        let expected = [
+            (200, true),
+            (400, true),
+            (800, true),
+            (1_600, true),
+            (3_200, false),
+            (2_400, false),
+            (2_000, true),
+            (2_200, true),
+            (2_300, true),
+        ];
+        assert_eq!(tried, expected);
+    }
+
+    #[test]
+    fn a_node_that_takes_fewer_than_the_first_try_is_found_out() {
+        let mut sizes = auto(60_000);
+        let tried = tries(&mut sizes, 100, 6);
+        assert_eq!(tried[0], (200, false));
+        assert_eq!(tried[1], (100, true));
+        assert!(tried[5].0 >= 94 && tried[5].0 <= 106, "{tried:?}");
+    }
+
+    #[test]
+    fn a_number_is_a_ceiling_from_the_start() {
+        let number = ChunkLimit::AtMost(NonZeroUsize::new(500).unwrap());
+        let mut sizes = Sizes::new(number, 60_000);
+        assert!(!sizes.is_doubling());
+        assert!(tries(&mut sizes, 10_000, 50).iter().all(|tried| *tried == (500, true)));
+        sizes.refused(500);
+        let tried = tries(&mut sizes, 10_000, 100);
+        assert_eq!(tried[0].0, 375);
+        assert!(tried.iter().all(|(wallets, _)| *wallets <= 500));
+        assert_eq!(tried.last(), Some(&(500, true)), "what failed once succeeds later");
+    }
+
+    #[test]
+    fn an_untried_size_is_tried_by_one_call_at_a_time() {
+        let mut sizes = auto(60_000);
+        tries(&mut sizes, 60_000, 1);
+        assert_eq!(sizes.next(), Size { wallets: 400, is_untried: true });
+        let meanwhile = sizes.next();
+        assert_eq!(meanwhile, Size { wallets: 200, is_untried: false });
+        sizes.over(meanwhile);
+        assert_eq!(sizes.next(), Size { wallets: 200, is_untried: false });
+        sizes.over(Size { wallets: 400, is_untried: true });
+        assert_eq!(sizes.next(), Size { wallets: 400, is_untried: true });
+    }
+
+    #[test]
+    fn one_poisoned_chunk_costs_a_few_smaller_calls_and_no_more() {
+        let mut sizes = auto(60_000);
+        let before = tries(&mut sizes, 5_000, 40).last().unwrap().0;
+        sizes.refused(before);
+        let after = tries(&mut sizes, 5_000, 60);
+        let lost: usize = after.iter().map(|(wallets, _)| before.saturating_sub(*wallets)).sum();
+        assert!(lost < 3 * before, "{lost} wallets, of {before} a call: {after:?}");
+        assert!(after.last().unwrap().0 >= before * 15 / 16);
+    }
+
+    #[test]
+    fn one_wallet_that_fails_alone_says_nothing_of_sizes() {
+        let mut sizes = auto(60_000);
+        sizes.refused(1);
+        assert_eq!(sizes.next().wallets, 200);
+    }
+
+    #[test]
+    fn the_plan_of_a_table_is_near_the_fewest_calls() {
+        // 50M gas at 9.8k and at 21k a wallet, and 2 MB at 1,344 bytes a wallet.
+        for (limit, most) in [(5_100, 700), (2_380, 1_450), (1_560, 2_300)] {
+            let calls = auto(60_000).calls_for(3_150_000, limit);
+            let fewest = 3_150_000_u64.div_ceil(limit as u64);
+            assert!(calls >= fewest && calls <= most, "{limit}: {calls} of {fewest}");
+        }
+        let number = ChunkLimit::AtMost(NonZeroUsize::new(200).unwrap());
+        assert_eq!(Sizes::new(number, 60_000).calls_for(1_001, 5_000), 6);
+        assert_eq!(auto(60_000).calls_for(3, 5_000), 1);
+        assert_eq!(auto(60_000).calls_for(0, 5_000), 0);
+    }
+
+    #[test]
+    fn limits_are_read_and_written() {
+        for text in ["auto", "1", "200", "100000"] {
+            assert_eq!(text.parse::<ChunkLimit>().unwrap().to_string(), text);
+        }
+        for text in ["", "0", "-1", "100001", "Auto", "1.5", "many"] {
+            assert_eq!(text.parse::<ChunkLimit>(), Err(ChunkLimitError), "{text}");
+        }
+    }
+
+    proptest! {
+        /// Whatever fails and succeeds, the next size is one that may be asked for.
+        #[test]
+        fn a_size_is_never_none_and_never_above_the_ceiling(
+            ceiling in 1_usize..5_000, outcomes in prop::collection::vec(any::<bool>(), 0..200),
+        ) {
+            let mut sizes = auto(ceiling);
+            for fits in outcomes {
+                let size = sizes.next();
+                prop_assert!((1..=ceiling).contains(&size.wallets));
+                if fits { sizes.took(size.wallets) } else { sizes.refused(size.wallets) }
+                sizes.over(size);
+            }
+        }
+
+        /// On a node with a fixed limit, 20 calls are enough to come near.
+        #[test]
+        fn a_fixed_limit_is_found(limit in 1_usize..50_000) {
+            let mut sizes = auto(60_000);
+            tries(&mut sizes, limit, 20);
+            let settled = tries(&mut sizes, limit, 12);
+            let best = settled.iter().filter(|(_, fits)| *fits).map(|(wallets, _)| *wallets).max();
+            prop_assert!(best.unwrap() * 18 >= limit * 16, "{limit}: {settled:?}");
+        }
+    }
+}
