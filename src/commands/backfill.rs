@@ -85,7 +85,7 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict
         }
     };
     if let Some(reader) = &reader {
-        note_budget(app, reader, &mut run);
+        note_budget(app, reader, &mut run, "run it again with --resume to go on");
     }
     let calls = reader.as_ref().map_or(0, |reader| reader.calls());
     let tallied = Tallied::new(app, &run.counts, calls, started);

@@ -93,9 +93,9 @@ impl Outcome for TallyOutcome {
 }
 
 /// Says so where `--max-calls` ended a run, which is then no failure of the node.
-pub(super) fn note_budget(app: &App, reader: &NodeReader, run: &mut Run) {
+pub(super) fn note_budget(app: &App, reader: &NodeReader, run: &mut Run, next: &str) {
     if reader.is_spent() {
-        app.report.note("--max-calls are spent; the next run goes on where this one ended");
+        app.report.note(&format!("--max-calls are spent; {next}"));
         run.cut_short_by = None;
     }
 }

@@ -62,7 +62,7 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> anyhow::Result<Verdict> {
         ));
         within(app, args.max_duration, tally.run(pages, |_, _| {})).await
     };
-    note_budget(app, &reader, &mut run);
+    note_budget(app, &reader, &mut run, "the next run goes on with the oldest rows");
     if run.counts.superseded > 0 && run.counts.updated == 0 {
         app.report.note(
             "the table holds newer reads than this run made; is the node behind, or --block old?",

@@ -27,17 +27,15 @@ use crate::harness::{Database, Ethtally, Running, ethtally, eventually, on_both_
 on_both_databases! {
     of_two_sweeps_at_once_one_works_and_the_other_says_so
     four_shards_at_once_read_every_wallet_once
-    a_sweep_killed_at_any_moment_leaves_whole_batches_and_no_lock
-    a_backfill_killed_at_any_moment_leaves_whole_batches_and_no_lock
+    a_sweep_killed_at_any_moment_leaves_whole_rows_and_no_lock
+    a_backfill_killed_at_any_moment_leaves_whole_rows_and_no_lock
     a_signal_stores_what_was_read_and_tells_so
     a_second_signal_ends_it_at_once
     a_lagging_node_makes_no_stored_total_older
 }
 
 /// More than one page, so that there is something between two batches.
-const TWO_PAGES: u64 = 6_000;
-/// Rows in the first of them.
-const FIRST_PAGE: u64 = 5_000;
+const WALLETS: u64 = 6_000;
 /// How often a process is killed.
 const KILLS: u32 = 20;
 
@@ -59,7 +57,8 @@ fn sweep(arguments: &[&str], node: &str, database: &Database) -> Ethtally {
 
 /// A sweep that gives a silent node up soon, and asks it again for long.
 fn patient_sweep(node: &str, database: &Database) -> Running {
-    sweep(&["--all", "--timeout", "2", "--retries", "100"], node, database).start()
+    let patience = ["--timeout", "2", "--retries", "100", "--chunk", "200"];
+    sweep(&[&["--all"], &patience[..]].concat(), node, database).start()
 }
 
 /// The table with so many wallets that were never read.
@@ -198,10 +197,10 @@ fn heard_of_the_end(database: &Database) {
     eventually("no session is left", || postgres::psql(&database.url, sessions).unwrap() == "0");
 }
 
-async fn a_sweep_killed_at_any_moment_leaves_whole_batches_and_no_lock(database: Database) {
-    let chain = Chain::builder().wallets(TWO_PAGES).start().await.unwrap();
-    placeholders(&database, TWO_PAGES);
-    expect_totals(&database, TWO_PAGES).await;
+async fn a_sweep_killed_at_any_moment_leaves_whole_rows_and_no_lock(database: Database) {
+    let chain = Chain::builder().wallets(WALLETS).start().await.unwrap();
+    placeholders(&database, WALLETS);
+    expect_totals(&database, WALLETS).await;
     let started = Instant::now();
     sweep(&["--all"], &chain.url(), &database).run().expect(0);
     let needs = started.elapsed();
@@ -217,18 +216,18 @@ async fn a_sweep_killed_at_any_moment_leaves_whole_batches_and_no_lock(database:
 
         heard_of_the_end(&database);
         let counts = database.value(&counts).await;
-        let whole =
-            [0, FIRST_PAGE, TWO_PAGES].map(|new| format!("{TWO_PAGES}|{new}|{}", TWO_PAGES - new));
-        assert!(whole.contains(&counts), "{counts}");
+        let numbers: Vec<u64> = counts.split('|').map(|count| count.parse().unwrap()).collect();
+        let [all, new, untouched] = numbers[..] else { panic!("{counts}") };
+        assert_eq!((all, new + untouched), (WALLETS, WALLETS), "a row is half written");
         let next = sweep(&["--batch", "100"], &chain.url(), &database).run().expect(0).json();
         assert_eq!((&next["skipped"], &next["updated"]), (&json!(false), &json!(100)));
     }
     sweep(&["--all"], &chain.url(), &database).run().expect(0);
-    assert_eq!(database.value(&counts).await, format!("{TWO_PAGES}|{TWO_PAGES}|0"));
+    assert_eq!(database.value(&counts).await, format!("{WALLETS}|{WALLETS}|0"));
 }
 
-async fn a_backfill_killed_at_any_moment_leaves_whole_batches_and_no_lock(database: Database) {
-    let chain = Chain::builder().wallets(TWO_PAGES).start().await.unwrap();
+async fn a_backfill_killed_at_any_moment_leaves_whole_rows_and_no_lock(database: Database) {
+    let chain = Chain::builder().wallets(WALLETS).start().await.unwrap();
     let temporary = tempfile::tempdir().unwrap();
     let backfill = |wallets: u64, arguments: &[&str]| {
         let arguments = [&["backfill", "--json", "--from-csv", "-"], arguments].concat();
@@ -240,29 +239,29 @@ async fn a_backfill_killed_at_any_moment_leaves_whole_batches_and_no_lock(databa
     };
     expect_totals_of_new_database(&database).await;
     let started = Instant::now();
-    backfill(TWO_PAGES, &[]).run().expect(0);
+    backfill(WALLETS, &[]).run().expect(0);
     let needs = started.elapsed();
     let counts = format!("select count(*), {NEW} from eth_wallet_balances");
     for round in 0..KILLS {
         database.sql("delete from eth_wallet_balances").await;
-        kill_somewhen(backfill(TWO_PAGES, &[]).start(), needs, round, &database);
+        kill_somewhen(backfill(WALLETS, &[]).start(), needs, round, &database);
 
         heard_of_the_end(&database);
         let counts = database.value(&counts).await;
-        let whole = [0, FIRST_PAGE, TWO_PAGES].map(|new| format!("{new}|{new}"));
-        assert!(whole.contains(&counts), "{counts}");
+        let (all, new) = counts.split_once('|').unwrap();
+        assert_eq!(all, new, "a row is half written");
         let next = backfill(100, &[]).run().expect(0).json();
         assert_eq!(next["updated"], 100);
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "files are left behind");
     }
-    let last = backfill(TWO_PAGES, &["--resume"]).run().expect(0).json();
-    assert_eq!(last["wallets"], TWO_PAGES);
-    assert_eq!(database.value(&counts).await, format!("{TWO_PAGES}|{TWO_PAGES}"));
+    let last = backfill(WALLETS, &["--resume"]).run().expect(0).json();
+    assert_eq!(last["wallets"], WALLETS);
+    assert_eq!(database.value(&counts).await, format!("{WALLETS}|{WALLETS}"));
 }
 
 async fn expect_totals_of_new_database(database: &Database) {
     ethtally(["migrate"]).database(database).run().expect(0);
-    expect_totals(database, TWO_PAGES).await;
+    expect_totals(database, WALLETS).await;
 }
 
 async fn a_signal_stores_what_was_read_and_tells_so(database: Database) {
@@ -362,17 +361,18 @@ async fn a_lagging_node_makes_no_stored_total_older(database: Database) {
 async fn a_server_that_goes_away_ends_the_sweep_and_the_next_one_completes() {
     let cluster = Cluster::start().unwrap();
     let database = Database::at(cluster.create_database("gone").unwrap());
-    let chain = Chain::builder().wallets(TWO_PAGES).start().await.unwrap();
+    let chain = Chain::builder().wallets(WALLETS).start().await.unwrap();
     let stub = Stub::in_front_of(&chain.url()).unwrap();
-    placeholders(&database, TWO_PAGES);
-    expect_totals(&database, TWO_PAGES).await;
-    // Rows of one age go by their wallets: the last one is on the second page.
-    let last = (0..TWO_PAGES).map(hex).max().unwrap();
+    placeholders(&database, WALLETS);
+    expect_totals(&database, WALLETS).await;
+    // Rows of one age go by their wallets: the last one is in the last chunk.
+    let last = (0..WALLETS).map(hex).max().unwrap();
     stub.fault(Fault::Hang, When::method("eth_call").mentioning(&last));
     let running = patient_sweep(&stub.url(), &database);
     let read = "select count(*) from eth_wallet_balances where read_block = 0";
-    eventually("the first page is stored", || {
-        postgres::psql(&database.url, read).unwrap() == FIRST_PAGE.to_string()
+    let stored = WALLETS - 200;
+    eventually("all other chunks are stored", || {
+        postgres::psql(&database.url, read).unwrap() == stored.to_string()
     });
     cluster.stop().unwrap();
     stub.clear();
@@ -383,14 +383,14 @@ async fn a_server_that_goes_away_ends_the_sweep_and_the_next_one_completes() {
     }
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     let outcome = ran.json();
-    assert_eq!((&outcome["updated"], &outcome["interrupted"]), (&json!(FIRST_PAGE), &json!(false)));
+    assert_eq!((&outcome["updated"], &outcome["interrupted"]), (&json!(stored), &json!(false)));
 
     cluster.restart().unwrap();
     let counts = format!("select count(*), {NEW} from eth_wallet_balances");
-    assert_eq!(database.value(&counts).await, format!("{TWO_PAGES}|{FIRST_PAGE}"));
+    assert_eq!(database.value(&counts).await, format!("{WALLETS}|{stored}"));
     let next = sweep(&["--all"], &chain.url(), &database).run().expect(0).json();
-    assert_eq!((&next["skipped"], &next["updated"]), (&json!(false), &json!(TWO_PAGES)));
-    assert_eq!(database.value(&counts).await, format!("{TWO_PAGES}|{TWO_PAGES}"));
+    assert_eq!((&next["skipped"], &next["updated"]), (&json!(false), &json!(WALLETS)));
+    assert_eq!(database.value(&counts).await, format!("{WALLETS}|{WALLETS}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

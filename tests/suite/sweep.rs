@@ -80,8 +80,11 @@ async fn all_reads_every_row_older_than_the_start_once_and_in_batches(database: 
     store_unread(&database, 0..5002);
     date_rows(&database, &[(7, "2999-01-01 00:00:00")]).await;
 
-    let swept =
-        ethtally(["sweep", "--all", "--json"]).node(stub.url()).database(&database).run().expect(0);
+    let swept = ethtally(["sweep", "--all", "--chunk", "200", "--json"])
+        .node(stub.url())
+        .database(&database)
+        .run()
+        .expect(0);
 
     assert_eq!(swept.json()["requested"], 5001);
     assert_eq!(swept.json()["updated"], 5001);
@@ -89,7 +92,7 @@ async fn all_reads_every_row_older_than_the_start_once_and_in_batches(database: 
     let expected = addresses((0..5002).filter(|n| *n != 7));
     assert_eq!(wallets_read_through(&stub), expected.iter().cloned().collect::<Vec<_>>());
     assert_eq!(read_wallets(&database).await, expected);
-    assert_eq!(stub.count("eth_blockNumber"), 2, "each batch resolves its own block");
+    assert!((1..10).contains(&stub.count("eth_blockNumber")), "the block is resolved by time");
 }
 
 async fn older_than_leaves_younger_rows_alone(database: Database) {
@@ -148,11 +151,11 @@ async fn a_dry_run_says_what_it_would_cost_and_touches_nothing(database: Databas
 
     assert_eq!(
         dry(&["--all"]),
-        json!({"command": "sweep", "dry_run": true, "wallets": 500, "calls": 3, "compute_units": 78, "seconds_at_rps": null})
+        json!({"command": "sweep", "dry_run": true, "wallets": 500, "calls": 2, "compute_units": 52, "seconds_at_rps": null, "seconds_at_cups": null})
     );
     assert_eq!(
         dry(&["--all", "--chunk", "10", "--rps", "20"]),
-        json!({"command": "sweep", "dry_run": true, "wallets": 500, "calls": 50, "compute_units": 1300, "seconds_at_rps": 3})
+        json!({"command": "sweep", "dry_run": true, "wallets": 500, "calls": 50, "compute_units": 1300, "seconds_at_rps": 3, "seconds_at_cups": null})
     );
     assert_eq!(dry(&["--batch", "450"])["wallets"], 450);
     assert_eq!(dry(&[])["wallets"], 500);
@@ -161,7 +164,7 @@ async fn a_dry_run_says_what_it_would_cost_and_touches_nothing(database: Databas
     let text = ethtally(["sweep", "--all", "--dry-run", "--rps", "1"]).database(&database).run();
     assert_eq!(
         text.expect(0).stdout,
-        "sweep would read wallets:500 calls:3 compute_units:78; 3s at --rps\n"
+        "sweep would read wallets:500 calls:2 compute_units:52; 2s at --rps; as for a node that allows 50M gas and 2 MB in a call\n"
     );
     assert_eq!(dump(&database).await, before);
 }
