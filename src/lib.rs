@@ -128,11 +128,11 @@ impl App {
         let node = &self.settings.node;
         let urls = self.rpc_urls().into_iter().enumerate().map(|(index, text)| {
             url_of(text, &["http", "https"]).with_context(|| {
-                format!(
-                    "--rpc-url number {} is not a URL of http or https; percent-encode special characters \
-                     in it",
-                    index + 1
-                )
+                let remedy = match url_of(text, &["ws", "wss"]) {
+                    Some(_) => "give it as --ws-url, and one of http or https here",
+                    None => "percent-encode special characters in it",
+                };
+                format!("--rpc-url number {} is not a URL of http or https; {remedy}", index + 1)
             })
         });
         let urls = urls.collect::<anyhow::Result<Vec<_>>>()?;

@@ -215,9 +215,16 @@ impl<'de> Deserialize<'de> for ViewOfAddress {
 impl<'de> Deserialize<'de> for Signature {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        AbiEvent::parse(&text)
-            .map(Self)
-            .map_err(|error| D::Error::custom(format!("event {text:?} is no signature: {error}")))
+        let event = AbiEvent::parse(&text).map_err(|error| {
+            D::Error::custom(format!("event {text:?} is no signature: {error}"))
+        })?;
+        if event.anonymous {
+            // Nothing in its logs says which event it is.
+            return Err(D::Error::custom(format!(
+                "event {text:?} is anonymous, and its logs cannot be found"
+            )));
+        }
+        Ok(Self(event))
     }
 }
 
@@ -369,6 +376,11 @@ mod tests {
                 "of = \"claimer\"",
                 "of = \"rewards\"",
                 "event Claim has no address parameter \"rewards\"",
+            ),
+            (
+                "uint256 value)\"",
+                "uint256 value) anonymous\"",
+                "profile p.toml, line 27: event \"Transfer(address indexed from, address indexed to, uint256 value) anonymous\" is anonymous",
             ),
             ("wallets = [\"user\"]", "wallets = []", "line 33: wallets names no parameter"),
         ];

@@ -82,7 +82,7 @@ fn each_mistake_on_the_command_line_is_told_in_one_line() {
         ("--rpc-url http://127.0.0.1:1 --ws-url ws:127.0.0.1", no_ws),
         (
             "--rpc-url ws://127.0.0.1:1",
-            "--rpc-url number 1 is not a URL of http or https; percent-encode special characters in it",
+            "--rpc-url number 1 is not a URL of http or https; give it as --ws-url, and one of http or https here",
         ),
         (
             "--rpc-url http://127.0.0.1:1 --block 5",
