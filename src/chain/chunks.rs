@@ -15,10 +15,11 @@ use tracing::{info, warn};
 use super::{
     Action, Class, Failure, MULTICALL3,
     block::At,
-    client::Call,
+    call::Call,
+    method::{Method, Packing},
     multicall::{Answers, Question, word},
     packed,
-    reader::{Method, NodeReader, Packing},
+    reader::NodeReader,
 };
 use crate::tally::{Reading, Wallet};
 

@@ -5,42 +5,33 @@
 //! recovered. It knows nothing of wallets.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use alloy::{
-    primitives::{Address, Bytes},
-    rpc::{
-        client::RpcClient,
-        json_rpc::{RpcRecv, RpcSend},
-    },
+    primitives::Bytes,
+    rpc::json_rpc::{RpcRecv, RpcSend},
 };
 use anyhow::Context;
 use itertools::Itertools;
-use serde::{Serialize, Serializer};
-use tokio::{sync::OnceCell, time::Instant};
-use tracing::{debug, info, warn};
+use tokio::time::Instant;
+use tracing::{debug, info};
 use url::Url;
 
 use super::{
-    Action, BlockChoice, Class, Contracts, Failure, PaceSettings, Proof, block::At, http::HttpPost,
-    lanes::Lanes, pace::Pace, packed::Overrides, preflight::Expected,
+    Action, BlockChoice, Class, Contracts, Failure, PaceSettings, Proof,
+    block::At,
+    call::{Call, CallParams},
+    endpoint::{Endpoint, State},
+    lanes::Lanes,
+    pace::Pace,
+    preflight::Expected,
 };
 use crate::{
     profile::Profile,
     tally::{Stop, Stopped},
 };
-
-/// The first pause after a failure; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause of our own.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The longest pause that a provider may ask for; with a longer one the endpoint counts as gone.
-const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(120);
 
 /// How to reach the chain.
 #[derive(Clone, Debug)]
@@ -87,26 +78,6 @@ pub struct Client {
     stop: Stop,
 }
 
-pub(super) struct Endpoint {
-    /// Scheme, host and port: all that may be shown of a URL.
-    pub(super) label: String,
-    rpc: RpcClient,
-    state: Mutex<State>,
-    checked: OnceCell<()>,
-    /// The highest block that it was seen to have.
-    pub(super) has_block: AtomicU64,
-    /// Whether it refuses to give the logs of a block that it does not have.
-    pub(super) refuses_unknown_hash: OnceCell<bool>,
-}
-
-#[derive(Clone)]
-enum State {
-    /// May be asked from then on.
-    RestingUntil(Instant),
-    /// Not asked again, and why.
-    Gone(String),
-}
-
 /// A request, and how it is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<P> {
@@ -118,30 +89,6 @@ pub struct Request<P> {
     pub retries: u32,
     /// When the answer counts.
     pub proof: Proof,
-}
-
-/// What is called, with what.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Call {
-    pub(super) to: Address,
-    pub(super) data: Bytes,
-    /// Code that is put somewhere for the time of the call.
-    #[serde(skip)]
-    pub(super) overrides: Option<Arc<Overrides>>,
-}
-
-/// The parameters of an `eth_call`: two, and a third where something is put somewhere.
-#[derive(Clone, Debug)]
-struct CallParams(Call, At);
-
-impl Serialize for CallParams {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(call, block) = self;
-        match &call.overrides {
-            None => (call, block).serialize(serializer),
-            Some(overrides) => (call, block, overrides.as_ref()).serialize(serializer),
-        }
-    }
 }
 
 impl Client {
@@ -157,14 +104,7 @@ impl Client {
             .user_agent(concat!("ethtally/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("the HTTP client cannot be made")?;
-        let endpoint = |url: Url| Endpoint {
-            label: url.origin().ascii_serialization(),
-            rpc: RpcClient::new(HttpPost::new(http.clone(), url), false),
-            state: Mutex::new(State::RestingUntil(Instant::now())),
-            checked: OnceCell::new(),
-            has_block: AtomicU64::new(0),
-            refuses_unknown_hash: OnceCell::new(),
-        };
+        let endpoint = |url| Endpoint::new(http.clone(), url);
         Ok(Self {
             endpoints: settings.urls.into_iter().map(endpoint).collect(),
             pace: Pace::new(settings.pace),
@@ -220,19 +160,17 @@ impl Client {
     /// The endpoint that would be asked now.
     pub(super) fn preferred(&self) -> &str {
         let now = Instant::now();
-        let rested = |endpoint: &&Endpoint| matches!(endpoint.state(), State::RestingUntil(then) if then <= now);
+        let rested = |endpoint: &&Endpoint| match endpoint.state() {
+            State::RestingUntil(then) => then <= now,
+            State::Gone(_) => false,
+        };
         let first = self.endpoints.iter().find(rested).or_else(|| self.endpoints.first());
         first.map_or("", |endpoint| &endpoint.label)
     }
 
     /// Gives endpoints that were given up another chance, for a process that outlives a quota.
     pub fn revive(&self) {
-        for endpoint in &self.endpoints {
-            let mut state = endpoint.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let State::Gone(_) = *state {
-                *state = State::RestingUntil(Instant::now());
-            }
-        }
+        self.endpoints.iter().for_each(Endpoint::revive);
     }
 
     /// An `eth_call` at this block, tried again `retries` times at most; `read` makes sense of the
@@ -319,7 +257,7 @@ impl Client {
             if action == Action::Split {
                 return Err(failure.into());
             }
-            self.let_rest(endpoint, &failure, attempt);
+            endpoint.let_rest(&failure, attempt, self.endpoints.len() == 1);
             last = Some(failure.into());
             if attempts_left == 0 || self.stop.is_asked() {
                 return Err(last.expect("just set"));
@@ -404,25 +342,6 @@ impl Client {
         counted
     }
 
-    /// Keeps requests away from an endpoint that failed, for a while or for good.
-    fn let_rest(&self, endpoint: &Endpoint, failure: &Failure, attempt: usize) {
-        let asked = failure.pause.unwrap_or_default();
-        let mut state = endpoint.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if failure.class.action() == Action::Stop || asked > LONGEST_ASKED_PAUSE {
-            if self.endpoints.len() > 1 {
-                warn!("{failure}; this endpoint is not asked again");
-            }
-            *state = State::Gone(failure.to_string());
-            return;
-        }
-        let exponent = u32::try_from(attempt).unwrap_or(u32::MAX).min(16);
-        let full = FIRST_PAUSE.saturating_mul(1 << exponent).min(LONGEST_PAUSE);
-        let pause = full.mul_f64(rand::random_range(0.5..=1.0)).max(asked);
-        if let State::RestingUntil(then) = &mut *state {
-            *then = (*then).max(Instant::now() + pause);
-        }
-    }
-
     /// Why there is no endpoint to ask.
     fn no_endpoint(&self) -> anyhow::Error {
         let reasons: Vec<_> = (self.endpoints.iter())
@@ -432,11 +351,5 @@ impl Client {
             })
             .collect();
         anyhow::anyhow!("no endpoint is left: {}", reasons.join("; "))
-    }
-}
-
-impl Endpoint {
-    fn state(&self) -> State {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -8,14 +8,17 @@
 //! [`crate::follow::Source`] beside it, and [`Heads`] tells when there is something new.
 
 mod block;
+mod call;
 mod chunks;
 mod classify;
 mod client;
+mod endpoint;
 mod events;
 mod heads;
 mod http;
 mod lanes;
 mod logs;
+mod method;
 mod multicall;
 mod pace;
 mod packed;
@@ -26,15 +29,17 @@ mod quirks;
 mod ranges;
 mod reader;
 mod sizes;
+mod supply;
 
 pub use block::{BlockChoice, BlockChoiceError};
 pub use classify::{Action, Class, Failure};
 pub use client::{Client, ClientSettings, Request, Traffic};
 pub use events::Events;
 pub use heads::Heads;
+pub use method::{MethodChoice, ReaderSettings};
 pub use multicall::MULTICALL3;
 pub use pace::{PaceSettings, UNITS_PER_CALL};
 pub use preflight::Contracts;
 pub use proof::Proof;
-pub use reader::{MethodChoice, NodeReader, ReaderSettings};
+pub use reader::NodeReader;
 pub use sizes::{ChunkLimit, ChunkLimitError};

@@ -7,7 +7,7 @@ use anyhow::bail;
 use futures_util::future::try_join_all;
 use tracing::info;
 
-use super::{BlockChoice, Client, client::Endpoint};
+use super::{BlockChoice, Client, endpoint::Endpoint};
 use crate::profile::Profile;
 
 /// The contracts of a profile that are looked for at each endpoint, Multicall3 beside them.

@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use tracing::info;
 
-use super::{Class, Client, Failure, client::Endpoint};
+use super::{Class, Client, Failure, endpoint::Endpoint};
 
 /// What shows that an endpoint did not answer for blocks that it does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

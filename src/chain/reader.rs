@@ -1,12 +1,11 @@
 //! Reads wallets' totals: takes them page by page, and asks for as many in one call, and in as many
 //! calls at once, as suits the node.
 //!
-//! What one call is made of and what becomes of it is in `chunks`; how many wallets it is for, in
-//! `sizes`; at which block, in `pin`.
+//! By what is in `method`; what one call is made of and what becomes of it, in `chunks`; how many
+//! wallets it is for, in `sizes`; at which block, in `pin`.
 
 use std::{
     collections::{HashMap, HashSet},
-    num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -15,117 +14,33 @@ use std::{
 
 use alloy::primitives::{Address, B256, U64, U256};
 use anyhow::bail;
-use clap::ValueEnum;
 use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
 
 use super::{
-    BlockChoice, ChunkLimit, Class, Client, Failure,
+    BlockChoice, Class, Client, Failure, MethodChoice, ReaderSettings,
     block::At,
     lanes::{Gate, Inside},
-    multicall::{self, Answers, List, Parts},
-    packed::{self, Overrides, Program},
+    method::{Method, Packing},
+    multicall::{Answers, List, Parts},
+    packed::{Overrides, Program},
     pin::Pin,
     sizes::{Size, Sizes},
+    supply::Supply,
 };
 use crate::{
     profile::{Profile, View},
     tally::{Chunk, Pages, Reader, Reading, Stop, Stopped, Wallet},
 };
 
-/// Bytes of JSON that one call may take, there and back: a larger one is no longer any faster.
-const BYTES_IN_CALL: usize = 6_000_000;
 /// Bytes of JSON that all calls under way may take, so that memory is bounded.
 const BYTES_IN_FLIGHT: usize = 16_000_000;
 /// How often a chunk goes on at a newer block.
 const RENEWALS: usize = 3;
 /// Lists that are asked for in one call, at most: each may be long.
 const LISTS_IN_CALL: usize = 200;
-
-/// How wallets are read.
-#[derive(Clone, Copy, Debug)]
-pub struct ReaderSettings {
-    /// The block to read at.
-    pub block: BlockChoice,
-    /// Wallets in one `eth_call`.
-    pub chunk: ChunkLimit,
-    /// `eth_call`s in flight, at most; at least 1.
-    pub concurrency: NonZeroUsize,
-    /// By what.
-    pub method: MethodChoice,
-}
-
-/// By what totals are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum MethodChoice {
-    /// The contract Multicall3; every node can
-    #[default]
-    Multicall3,
-    /// A program given with each call, far cheaper; the node must take state overrides
-    Packed,
-    /// packed, once its first totals equal those of multicall3; else multicall3
-    Auto,
-}
-
-/// By what one chunk is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Method {
-    Multicall3,
-    Packed,
-}
-
-impl Method {
-    /// Bytes of JSON that a wallet takes, there and back.
-    fn bytes(self, parts: usize) -> usize {
-        let bytes = match self {
-            Self::Multicall3 => parts * (multicall::BYTES_ASKED + multicall::BYTES_RETURNED),
-            Self::Packed => packed::BYTES_ASKED + packed::BYTES_RETURNED,
-        };
-        2 * bytes
-    }
-
-    /// Wallets in one call of a node with the usual limits: 50M gas, and bodies of 2 MB.
-    fn usual(self, parts: usize) -> usize {
-        let (gas, bytes) = match self {
-            Self::Multicall3 => (7_000 * parts, parts * multicall::BYTES_ASKED),
-            Self::Packed => (3_300 * parts, packed::BYTES_ASKED),
-        };
-        (50_000_000 / gas).min(2_000_000 / (2 * bytes))
-    }
-
-    /// The most wallets in one call.
-    fn ceiling(self, parts: usize) -> usize {
-        BYTES_IN_CALL / self.bytes(parts)
-    }
-}
-
-impl ReaderSettings {
-    /// About how many `eth_call`s it takes to read so many wallets' totals, of so many parts, from a
-    /// node with the usual limits: 50M gas in a call, and bodies of 2 MB.
-    pub fn expected_calls(&self, parts: usize, wallets: u64) -> u64 {
-        let method = match self.method {
-            MethodChoice::Multicall3 => Method::Multicall3,
-            MethodChoice::Packed | MethodChoice::Auto => Method::Packed,
-        };
-        let sizes = Sizes::new(self.chunk, method.ceiling(parts));
-        // The first chunk is read both ways.
-        let twice = u64::from(self.method == MethodChoice::Auto && wallets > 0);
-        sizes.calls_for(wallets, method.usual(parts)) + twice
-    }
-}
-
-/// What is known of the packed reader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
-    /// It may do; the first chunk tells.
-    Untried,
-    /// It works with this node; where there is a choice, it was seen to give what Multicall3 gives.
-    Trusted,
-    /// It is not used.
-    Off,
-}
 
 /// Reads totals from a node.
 pub struct NodeReader {
@@ -168,32 +83,6 @@ enum Place {
     Chosen,
     /// This one.
     Fixed(At),
-}
-
-/// Wallets on their way, at hand in any number.
-struct Supply<'a> {
-    pages: Pages<'a>,
-    wallets: std::vec::IntoIter<Wallet>,
-    error: Option<anyhow::Error>,
-    is_over: bool,
-}
-
-impl Supply<'_> {
-    /// The next `count` wallets; fewer at the end, and before an error.
-    async fn take(&mut self, count: usize) -> Vec<Wallet> {
-        let mut taken: Vec<_> = self.wallets.by_ref().take(count).collect();
-        while taken.len() < count && !self.is_over {
-            match self.pages.next().await {
-                Some(Ok(page)) => {
-                    self.wallets = page.into_iter();
-                    taken.extend(self.wallets.by_ref().take(count - taken.len()));
-                }
-                Some(Err(error)) => (self.error, self.is_over) = (Some(error), true),
-                None => self.is_over = true,
-            }
-        }
-        taken
-    }
 }
 
 impl NodeReader {
@@ -378,7 +267,7 @@ impl NodeReader {
 
     /// Reads what `pages` gives, in chunks, several at once.
     fn read_pages<'a>(&'a self, pages: Pages<'a>, place: Place) -> BoxStream<'a, Chunk> {
-        let supply = Supply { pages, wallets: Vec::new().into_iter(), error: None, is_over: false };
+        let supply = Supply::new(pages);
         // A node that failed one chunk for good is not asked for the next.
         let gave_up = Arc::new(AtomicBool::new(false));
         let state = Some((supply, Arc::clone(&gave_up)));
