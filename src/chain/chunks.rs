@@ -91,7 +91,11 @@ impl NodeReader {
             return (readings, error);
         }
         let packed: HashMap<_, _> = unpacked.totals.into_iter().collect();
-        let differs = |(wallet, total): &&Reading| packed.get(wallet) != total.as_ref().ok();
+        // A wallet that is marked is read through Multicall3 in any case; when all are, packing is no help.
+        let differs = |(wallet, total): &&Reading| match packed.get(wallet) {
+            Some(by_it) => total.as_ref() != Ok(by_it),
+            None => packed.is_empty() && total.is_ok(),
+        };
         match readings.iter().find(differs) {
             None => {
                 info!(wallets = count, "the packed reader gives what multicall3 gives");
@@ -136,6 +140,9 @@ impl NodeReader {
     ) -> anyhow::Result<()> {
         let size = chunk.len();
         let mut open = vec![chunk];
+        // One wallet that fails alone before any was read may be to blame itself; two are not.
+        let mut has_answered = *self.packing() == Packing::Trusted;
+        let mut failed_alone = false;
         // One strange answer is put down to the moment.
         let mut may_be_strange = *self.packing() == Packing::Trusted;
         while let Some(wallets) = open.pop() {
@@ -160,6 +167,7 @@ impl NodeReader {
                         Err(why) => bail!(Unfit(format!("{endpoint}: {why}"))),
                     };
                     self.with_sizes(endpoint, Method::Packed, |sizes| sizes.took(wallets.len()));
+                    has_answered = true;
                     for (wallet, total) in totals {
                         match total {
                             Some(total) => unpacked.totals.push((wallet, total)),
@@ -174,9 +182,11 @@ impl NodeReader {
                     }
                     let reason = self.blame(error, &wallets, Method::Packed, size, block).await?;
                     match wallets.len() {
-                        // Not even one: it is not the wallet, or Multicall3 will tell.
-                        1 if *self.packing() == Packing::Untried => bail!(Unfit(reason)),
-                        1 => unpacked.left.extend(wallets),
+                        1 if !has_answered && (failed_alone || size == 1) => bail!(Unfit(reason)),
+                        1 => {
+                            failed_alone = true;
+                            unpacked.left.extend(wallets);
+                        }
                         _ => open.extend(halves(wallets)),
                     }
                 }
