@@ -233,21 +233,27 @@ impl NodeReader {
                 break;
             }
             match self.aggregate(question, self.client.retries(), &wallets, block).await {
-                Ok(answers) => {
-                    let (read, failed): (Vec<_>, Vec<_>) =
-                        answers.into_iter().partition(|(_, answer)| answer.is_ok());
-                    let none_read = read.is_empty() && !failed.is_empty();
-                    done.extend(read);
-                    if none_read && let Err(error) = self.require_sane(block).await {
+                Ok(mut answers) => {
+                    let first_failed = answers.iter().position(|(_, answer)| answer.is_err());
+                    let mut behind = answers.split_off(first_failed.unwrap_or(answers.len()));
+                    let none_read = answers.is_empty() && !behind.is_empty();
+                    done.extend(answers);
+                    let none_answered = behind.iter().all(|(_, answer)| answer.is_err());
+                    if none_read
+                        && none_answered
+                        && let Err(error) = self.require_sane(block).await
+                    {
                         return (done, Some(error));
                     }
                     if wallets.len() == 1 {
-                        done.extend(failed);
+                        done.extend(behind);
                         continue;
                     }
-                    // A sub-call that burns its gas fails its neighbours too: none of them is
-                    // called unreadable before it was read again in a smaller chunk.
-                    let again: Vec<_> = failed.into_iter().map(|(wallet, _)| wallet).collect();
+                    // A sub-call that burns its gas fails its neighbours too, and a contract that is left
+                    // with little may answer what it would not otherwise. So nothing behind a failure is
+                    // taken for true, nor called unreadable, before it was read again: first, or alone.
+                    behind.sort_by_key(|(_, answer)| answer.is_err());
+                    let again: Vec<_> = behind.into_iter().map(|(wallet, _)| wallet).collect();
                     match none_read {
                         true => open.extend(halves(again)),
                         false if again.is_empty() => {}
