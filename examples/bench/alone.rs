@@ -1,0 +1,146 @@
+//! Reading without writing, and writing without reading: each through the program's own way from
+//! pages to records, with nothing at the other end.
+
+use std::{sync::Arc, time::Instant};
+
+use alloy::primitives::{B256, U256};
+use anyhow::ensure;
+use async_trait::async_trait;
+use ethtally::{
+    chain::{
+        BlockChoice, ChunkLimit, Client, ClientSettings, Contracts, MethodChoice, NodeReader,
+        PaceSettings, ReaderSettings,
+    },
+    profile::Profile,
+    store::{self, Access},
+    tally::{
+        Chunk, Ledger, Pages, Progress, Reader, Recorded, Run, Stop, Tally, TotalRead, Unreadable,
+        Wallet,
+    },
+};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+
+use crate::{
+    Arguments, Method,
+    ground::{Ground, Table},
+    program::own_cpu,
+    report::{Row, What, say},
+};
+
+/// Wallets in a page, as the program has it.
+const PAGE: usize = 5_000;
+
+/// The reader that the program makes of the same settings.
+fn reader(url: &str, method: Method, arguments: &Arguments) -> anyhow::Result<NodeReader> {
+    let (profile, stop) = (Profile::audius(), Stop::default());
+    let settings = ClientSettings {
+        urls: vec![url.parse()?],
+        pace: PaceSettings::default(),
+        concurrency: arguments.concurrency as usize,
+        retries: 5,
+        timeout: std::time::Duration::from_secs(30),
+        block: BlockChoice::Latest,
+        contracts: Contracts::OfTotals,
+    };
+    let client = Arc::new(Client::new(settings, &profile, stop.clone())?);
+    let chunk = match arguments.chunk {
+        Some(wallets) => ChunkLimit::AtMost((wallets as usize).try_into()?),
+        None => ChunkLimit::Auto,
+    };
+    let settings = ReaderSettings {
+        block: BlockChoice::Latest,
+        chunk,
+        concurrency: (arguments.concurrency as usize).try_into()?,
+        method: match method {
+            Method::Multicall3 => MethodChoice::Multicall3,
+            Method::Packed => MethodChoice::Packed,
+        },
+    };
+    Ok(NodeReader::new(client, &profile, settings, stop))
+}
+
+/// Reads every wallet and stores nothing.
+pub(crate) async fn reading(
+    ground: &Ground,
+    method: Method,
+    arguments: &Arguments,
+) -> anyhow::Result<Row> {
+    let what = What::Reading(method);
+    say(format_args!("{what} …"));
+    let reader = reader(&ground.chain.url(), method, arguments)?;
+    let row = measured(what, ground, &reader, &Nowhere).await?;
+    Ok(Row { calls: Some(reader.calls()), ..row })
+}
+
+/// Writes a total for every wallet and reads nothing.
+pub(crate) async fn writing(ground: &Ground, table: &Table) -> anyhow::Result<Row> {
+    let what = What::Writing;
+    say(format_args!("{what} …"));
+    let store = store::open(&table.url, Access::Write).await?;
+    store.migrate().await?;
+    let row = measured(what, ground, &Known, store.as_ref()).await?;
+    store.close().await;
+    Ok(row)
+}
+
+/// All wallets from this reader to this ledger, in the order in which a sweep takes them.
+async fn measured(
+    what: What,
+    ground: &Ground,
+    reader: &dyn Reader,
+    ledger: &dyn Ledger,
+) -> anyhow::Result<Row> {
+    let count = ground.wallets.len() as u64;
+    let pages = stream::iter(ground.wallets.chunks(PAGE).map(|page| Ok(page.to_vec())));
+    let tally = Tally { reader, ledger, stop: &Stop::default(), progress: &Nobody };
+    let (started, cpu) = (Instant::now(), own_cpu()?);
+    let run = tally.run(pages, |_, _| {}).await;
+    let (time, cpu) = (started.elapsed(), own_cpu()?.saturating_sub(cpu));
+    let Run { counts, error, .. } = run;
+    error.map_or(Ok(()), Err)?;
+    ensure!(counts.updated == count, "of {count} wallets only {} were done", counts.updated);
+    Ok(Row { time, cpu: Some(cpu), ..Row::new(what, count) })
+}
+
+/// A node that knows every total at once, with as many digits as those of the chain.
+struct Known;
+
+impl Reader for Known {
+    fn read<'a>(&'a self, pages: Pages<'a>) -> BoxStream<'a, Chunk> {
+        let total = |wallet: &Wallet| U256::from_be_slice(&wallet.address()[..9]);
+        pages
+            .map(move |page| match page {
+                Ok(wallets) => Chunk {
+                    block: 1,
+                    requested: wallets.len() as u64,
+                    readings: wallets.iter().map(|wallet| (*wallet, Ok(total(wallet)))).collect(),
+                    error: None,
+                },
+                Err(error) => Chunk { error: Some(error), ..Chunk::default() },
+            })
+            .boxed()
+    }
+
+    fn read_block<'a>(&'a self, pages: Pages<'a>, _: u64, _: B256) -> BoxStream<'a, Chunk> {
+        self.read(pages)
+    }
+}
+
+/// A database that stores nothing.
+struct Nowhere;
+
+#[async_trait]
+impl Ledger for Nowhere {
+    async fn record(&self, totals: &[TotalRead], _: &[Unreadable]) -> anyhow::Result<Recorded> {
+        Ok(Recorded { updated: totals.len() as u64, superseded: 0 })
+    }
+}
+
+struct Nobody;
+
+impl Progress for Nobody {
+    fn wallets(&self, _: u64, _: u64) {}
+}

@@ -1,0 +1,158 @@
+//! The system that ethtally comes from, as it goes round its table: 50 wallets a tick, one `aggregate3`
+//! for them, 50 upserts, and the next tick; here without the pause of 30 s.
+
+use std::time::{Duration, Instant};
+
+use alloy::{
+    primitives::{Address, Bytes, U256},
+    providers::{
+        Provider, RootProvider,
+        bindings::IMulticall3::{Call3, aggregate3Call},
+    },
+    rpc::client::RpcClient,
+    sol_types::{SolCall, SolValue},
+    transports::http::{Http, reqwest},
+};
+use anyhow::{Context, ensure};
+use ethtally::{chain::MULTICALL3, profile::Profile};
+use serde_json::{Value, json};
+use sqlx::{PgConnection, SqliteConnection};
+
+use crate::{
+    ground::{Ground, Table, postgres, sqlite},
+    price::{self, Price},
+};
+
+/// Wallets in a tick, which are also those of one call: it could take 200.
+pub(crate) const WALLETS_A_TICK: u64 = 50;
+
+/// So many ticks, one after another.
+pub(crate) struct Sample {
+    pub(crate) time: Duration,
+}
+
+/// Its connection: one statement, one round trip, one transaction.
+enum Connection {
+    Postgres(PgConnection),
+    Sqlite(SqliteConnection),
+}
+
+pub(crate) async fn run(table: &Table, node: &str, ticks: u64) -> anyhow::Result<Sample> {
+    ensure!(ticks > 0, "not one tick to time");
+    let provider = provider(node)?;
+    let mut connection = Connection::open(table).await?;
+    let started = Instant::now();
+    for _ in 0..ticks {
+        let wallets = connection.oldest().await?;
+        ensure!(wallets.len() as u64 == WALLETS_A_TICK, "a tick of {} wallets", wallets.len());
+        let returned: Bytes =
+            provider.raw_request("eth_call".into(), call(&wallets, "latest")).await?;
+        for (wallet, total) in wallets.iter().zip(totals(&returned)?) {
+            connection.upsert(*wallet, total).await?;
+        }
+    }
+    Ok(Sample { time: started.elapsed() })
+}
+
+/// What one of its calls costs.
+pub(crate) async fn price(ground: &Ground) -> anyhow::Result<Price> {
+    let wallets: Vec<_> = ground
+        .wallets
+        .iter()
+        .take(WALLETS_A_TICK as usize)
+        .map(|wallet| wallet.address())
+        .collect();
+    price::of_call(&ground.chain, call(&wallets, "latest"), WALLETS_A_TICK).await
+}
+
+/// Keeps its connection open, as Go's client does.
+fn provider(node: &str) -> anyhow::Result<RootProvider> {
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let transport = Http::with_client(client, node.parse()?);
+    Ok(RootProvider::new(RpcClient::new(transport, true)))
+}
+
+fn call(wallets: &[Address], block: &str) -> Value {
+    let views = Profile::audius().reads;
+    let part = |wallet: &Address, view: &ethtally::profile::View| Call3 {
+        target: view.contract,
+        allowFailure: true,
+        callData: [view.function.selector().as_slice(), wallet.into_word().as_slice()]
+            .concat()
+            .into(),
+    };
+    let calls = wallets
+        .iter()
+        .flat_map(|wallet| views.iter().map(move |view| part(wallet, view)))
+        .collect();
+    let data: Bytes = aggregate3Call { calls }.abi_encode().into();
+    json!([{ "to": MULTICALL3, "data": data }, block])
+}
+
+fn totals(returned: &[u8]) -> anyhow::Result<Vec<U256>> {
+    let results = aggregate3Call::abi_decode_returns(returned)?;
+    let parts: Vec<U256> =
+        results.iter().map(|part| U256::abi_decode(&part.returnData)).collect::<Result<_, _>>()?;
+    let views = Profile::audius().reads.len();
+    Ok(parts.chunks(views).map(|parts| parts.iter().sum()).collect())
+}
+
+impl Connection {
+    async fn open(table: &Table) -> anyhow::Result<Self> {
+        // An index that the original's table does not have.
+        const DROP: &str = "drop index if exists eth_wallet_balances_sweep_idx";
+        Ok(if table.url.starts_with("sqlite:") {
+            let mut connection = sqlite(&table.url).await?;
+            sqlx::raw_sql(DROP).execute(&mut connection).await?;
+            Self::Sqlite(connection)
+        } else {
+            let mut connection = postgres(&table.url).await?;
+            sqlx::raw_sql(DROP).execute(&mut connection).await?;
+            Self::Postgres(connection)
+        })
+    }
+
+    async fn oldest(&mut self) -> anyhow::Result<Vec<Address>> {
+        const OLDEST: &str = "select wallet from eth_wallet_balances order by updated_at limit 50";
+        let texts: Vec<String> = match self {
+            Self::Postgres(connection) => sqlx::query_scalar(OLDEST).fetch_all(connection).await?,
+            Self::Sqlite(connection) => sqlx::query_scalar(OLDEST).fetch_all(connection).await?,
+        };
+        texts.iter().map(|text| text.parse().context("a wallet that is none")).collect()
+    }
+
+    async fn upsert(&mut self, wallet: Address, total: U256) -> anyhow::Result<()> {
+        let (wallet, total) = (format!("{wallet:#x}"), total.to_string());
+        match self {
+            Self::Postgres(connection) => {
+                sqlx::query(
+                    "insert into eth_wallet_balances as stored (wallet, balance, blocknumber, updated_at)
+                     values ($1, $2::numeric, null, now())
+                     on conflict (wallet) do update set
+                         balance = excluded.balance,
+                         blocknumber = greatest(stored.blocknumber, excluded.blocknumber),
+                         updated_at = excluded.updated_at",
+                )
+                .bind(wallet)
+                .bind(total)
+                .execute(connection)
+                .await?;
+            }
+            Self::Sqlite(connection) => {
+                sqlx::query(
+                    "insert into eth_wallet_balances as stored
+                         (wallet, balance, blocknumber, updated_at, created_at)
+                     values ($1, $2, null, datetime('now'), datetime('now'))
+                     on conflict (wallet) do update set
+                         balance = excluded.balance,
+                         updated_at = excluded.updated_at",
+                )
+                .bind(wallet)
+                .bind(total)
+                .execute(connection)
+                .await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! What a wallet costs at the node and on the line: gas, and bytes of request and answer.
+
+use alloy::{primitives::Bytes, providers::Provider};
+use alloy::{providers::bindings::IMulticall3::aggregate3Call, sol_types::SolCall};
+use anyhow::Context;
+use ethtally::profile::Profile;
+use ethtally_testbed::{
+    Chain,
+    stub::{Seen, Stub},
+};
+use serde_json::{Value, json};
+
+/// Enough wallets for a chunk to find its size.
+pub(crate) const SAMPLE: u64 = 60_000;
+
+/// For one wallet, in a large call of the program's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Price {
+    /// What the call used, its own 21,000 and its data included.
+    pub(crate) gas: f64,
+    /// Bodies of request and answer as JSON.
+    pub(crate) bytes: f64,
+    /// Wallets in that call.
+    pub(crate) wallets: u64,
+}
+
+/// Writes down what the program sends.
+pub(crate) struct Journal(Stub);
+
+impl Journal {
+    pub(crate) fn of(chain: &Chain) -> anyhow::Result<Self> {
+        Ok(Self(Stub::in_front_of(&chain.url())?))
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.0.url()
+    }
+
+    /// The price in the largest call that the node took.
+    pub(crate) async fn price(&self, chain: &Chain) -> anyhow::Result<Price> {
+        let mut calls = self.0.requests();
+        calls.retain(|seen| seen.method == "eth_call");
+        calls.sort_by_key(|seen| std::cmp::Reverse(seen.bytes));
+        let mut refused = None;
+        for Seen { params, .. } in calls {
+            let Some(wallets) = wallets_in(&params) else { continue };
+            match of_call(chain, params, wallets).await {
+                Ok(price) => return Ok(price),
+                // What was too much is there, too.
+                Err(error) => drop(refused.get_or_insert(error)),
+            }
+        }
+        Err(refused.context("the program sent no eth_call")?)
+    }
+}
+
+/// The price of an `eth_call` for so many wallets.
+pub(crate) async fn of_call(chain: &Chain, params: Value, wallets: u64) -> anyhow::Result<Price> {
+    let request = json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": params });
+    let returned: Bytes = chain.provider().raw_request("eth_call".into(), &params).await?;
+    let answer = json!({ "jsonrpc": "2.0", "id": 1, "result": returned });
+    // A trace says what was used; an estimate is what would have sufficed, which is less where parts may
+    // fail, and more where each must find its stipend.
+    let tracer = json!({
+        "tracer": "callTracer",
+        "tracerConfig": { "onlyTopCall": true },
+        "stateOverrides": params[2],
+    });
+    let trace = json!([params[0], params[1], tracer]);
+    let trace: Value = chain.provider().raw_request("debug_traceCall".into(), trace).await?;
+    let gas = trace["gasUsed"].as_str().context("a trace without gasUsed")?;
+    let gas = u64::from_str_radix(gas.trim_start_matches("0x"), 16)?;
+    let of_each = |sum: usize| sum as f64 / wallets as f64;
+    Ok(Price {
+        gas: gas as f64 / wallets as f64,
+        bytes: of_each(request.to_string().len() + answer.to_string().len()),
+        wallets,
+    })
+}
+
+/// How many wallets these parameters of an `eth_call` are for: parts of each by Multicall3, or packed.
+fn wallets_in(params: &Value) -> Option<u64> {
+    let data: Bytes = params[0]["data"].as_str()?.parse().ok()?;
+    let count = match aggregate3Call::abi_decode(&data) {
+        Ok(call) => call.calls.len() / Profile::audius().reads.len(),
+        Err(_) => data.len() / 20,
+    };
+    (count > 0).then_some(count as u64)
+}

@@ -1,0 +1,300 @@
+//! What was found, as a table and as ratios; and on stderr what is being done.
+
+use std::{
+    fmt, fs,
+    io::{self, Write},
+    sync::LazyLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use alloy::providers::Provider;
+use chrono::Utc;
+
+use crate::{Method, SHARDS, ground::Ground, price::Price, program::Ran};
+
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Tells what is being done, and since when.
+pub(crate) fn say(what: impl fmt::Display) {
+    let since = STARTED.elapsed().as_secs_f64();
+    // Nobody may be listening.
+    let _ = writeln!(io::stderr(), "{since:>7.1} s  {what}");
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Reading(Method),
+    Writing,
+    Sweep(Method),
+    Backfill(Method),
+    /// Several processes, with as many calls in flight as the one sweep.
+    Shards(Method),
+    Original,
+    FarOriginal,
+    FarSweep(Method),
+    /// One process with one call in flight.
+    FarOne(Method),
+    /// Several processes with one call in flight each.
+    FarShards(Method),
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reading(method) => write!(f, "reading alone, {method}"),
+            Self::Writing => f.write_str("writing alone"),
+            Self::Sweep(method) => write!(f, "sweep --all, {method}"),
+            Self::Backfill(method) => write!(f, "backfill of a CSV, {method}"),
+            Self::Shards(method) => write!(f, "{SHARDS} shards at once, {method}"),
+            Self::Original => f.write_str("the original's way"),
+            Self::FarOriginal => f.write_str("far node: the original's way"),
+            Self::FarSweep(method) => write!(f, "far node: sweep --all, {method}"),
+            Self::FarOne(method) => write!(f, "far node: --concurrency 1, {method}"),
+            Self::FarShards(method) => {
+                write!(f, "far node: {SHARDS} shards, --concurrency 1, {method}")
+            }
+        }
+    }
+}
+
+impl What {
+    fn is_far(self) -> bool {
+        matches!(self, Self::FarOriginal | Self::FarSweep(_) | Self::FarOne(_) | Self::FarShards(_))
+    }
+
+    /// How it reads; `None` for the original, which has its own price.
+    fn method(self) -> Option<Option<Method>> {
+        match self {
+            Self::Writing => None,
+            Self::Original | Self::FarOriginal => Some(None),
+            Self::Reading(method)
+            | Self::Sweep(method)
+            | Self::Backfill(method)
+            | Self::Shards(method)
+            | Self::FarSweep(method)
+            | Self::FarOne(method)
+            | Self::FarShards(method) => Some(Some(method)),
+        }
+    }
+}
+
+/// One line of the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) what: What,
+    pub(crate) wallets: u64,
+    /// For all wallets.
+    pub(crate) time: Duration,
+    pub(crate) calls: Option<u64>,
+    pub(crate) cpu: Option<Duration>,
+    pub(crate) peak_kib: Option<u64>,
+    /// The time is that of so many ticks of the original, reckoned up to all.
+    pub(crate) sample: Option<u64>,
+}
+
+impl Row {
+    pub(crate) fn new(what: What, wallets: u64) -> Self {
+        let time = Duration::ZERO;
+        Self { what, wallets, time, calls: None, cpu: None, peak_kib: None, sample: None }
+    }
+
+    pub(crate) fn of_program(what: What, wallets: u64, ran: &Ran) -> Self {
+        Self {
+            time: ran.time,
+            calls: Some(ran.calls),
+            cpu: Some(ran.cpu),
+            peak_kib: ran.peak_kib,
+            ..Self::new(what, wallets)
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.time.as_secs_f64()
+    }
+}
+
+/// All that was found.
+pub(crate) struct Report {
+    title: String,
+    round_trip: u64,
+    pub(crate) rows: Vec<Row>,
+    /// By method; `None` is the original.
+    pub(crate) prices: Vec<(Option<Method>, Price)>,
+}
+
+const HEAD: [&str; 8] = [
+    "",
+    "seconds",
+    "wallets/s",
+    "eth_calls",
+    "gas a wallet",
+    "bytes a wallet",
+    "CPU-s a million",
+    "peak MiB",
+];
+
+impl Report {
+    pub(crate) async fn new(ground: &Ground, round_trip: u64) -> anyhow::Result<Self> {
+        let node = ground.chain.provider().get_client_version().await?;
+        let title = format!(
+            "{} wallets, {}, {}, {}, {}",
+            grouped(ground.wallets.len() as f64),
+            Utc::now().format("%Y-%m-%d"),
+            ground.database_version().await?,
+            node.split('-').next().unwrap_or(&node),
+            machine()
+        );
+        Ok(Self { title, round_trip, rows: Vec::new(), prices: Vec::new() })
+    }
+
+    /// Prints the table to stdout, and below it what follows from it.
+    pub(crate) fn print(&self, markdown: bool) -> io::Result<()> {
+        let mut lines = vec![HEAD.map(str::to_owned)];
+        lines.extend(self.rows.iter().map(|row| self.cells(row)));
+        let mut out = io::stdout().lock();
+        writeln!(out, "{}\n", self.title)?;
+        if markdown {
+            lines.insert(
+                1,
+                HEAD.map(|name| if name.is_empty() { "---" } else { "---:" }.to_owned()),
+            );
+            for line in lines {
+                writeln!(out, "| {} |", line.join(" | "))?;
+            }
+        } else {
+            let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
+            let widths =
+                std::array::from_fn::<_, { HEAD.len() }, _>(|column| width(column).unwrap_or(0));
+            for line in &lines {
+                write!(out, "{:<1$}", line[0], widths[0])?;
+                for (cell, width) in line.iter().zip(widths).skip(1) {
+                    write!(out, "  {cell:>width$}")?;
+                }
+                writeln!(out)?;
+            }
+        }
+        writeln!(out)?;
+        for conclusion in self.conclusions() {
+            writeln!(out, "{}{conclusion}", if markdown { "- " } else { "" })?;
+        }
+        Ok(())
+    }
+
+    fn cells(&self, row: &Row) -> [String; HEAD.len()] {
+        let none = || "–".to_owned();
+        let price = row.what.method().and_then(|method| {
+            self.prices.iter().find(|(of, _)| *of == method).map(|(_, price)| *price)
+        });
+        let about = if row.sample.is_some() { "≈ " } else { "" };
+        let millions = row.wallets as f64 / 1e6;
+        [
+            row.what.to_string(),
+            format!("{about}{}", seconds(row.time)),
+            grouped(row.wallets as f64 / row.seconds()),
+            row.calls.map_or_else(none, |calls| grouped(calls as f64)),
+            price.map_or_else(none, |price| grouped(price.gas)),
+            price.map_or_else(none, |price| grouped(price.bytes)),
+            row.cpu.map_or_else(none, |cpu| format!("{:.1}", cpu.as_secs_f64() / millions)),
+            row.peak_kib.map_or_else(none, |kib| grouped(kib as f64 / 1024.0)),
+        ]
+    }
+
+    fn row(&self, what: What) -> Option<&Row> {
+        self.rows.iter().find(|row| row.what == what)
+    }
+
+    /// What follows, as far as it was measured.
+    fn conclusions(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for method in [Method::Multicall3, Method::Packed] {
+            lines.extend(self.against_floor(method));
+            lines.extend(self.against(What::Original, What::Sweep(method)));
+            lines.extend(self.against(What::FarOriginal, What::FarSweep(method)));
+            for (what, of) in [
+                (What::Backfill(method), What::Sweep(method)),
+                (What::Shards(method), What::Sweep(method)),
+                (What::FarShards(method), What::FarOne(method)),
+            ] {
+                lines.extend(self.row(what).zip(self.row(of)).map(|(row, of)| {
+                    format!(
+                        "{what}: {:.2} times as fast as {of_what}",
+                        of.seconds() / row.seconds(),
+                        of_what = of.what
+                    )
+                }));
+            }
+        }
+        for (method, price) in &self.prices {
+            let of = method.map_or_else(|| "the original".to_owned(), |method| method.to_string());
+            lines.push(format!(
+                "{of}: gas and bytes are those of a call for {} wallets",
+                grouped(price.wallets as f64)
+            ));
+        }
+        if let Some(ticks) = self.rows.iter().find_map(|row| row.sample) {
+            lines.push(format!(
+                "≈: reckoned from {ticks} ticks of 50 wallets, without the pause between them"
+            ));
+        }
+        if self.rows.iter().any(|row| row.what.is_far()) {
+            lines.push(format!(
+                "far node: {} ms there and back between program and node",
+                self.round_trip
+            ));
+        }
+        lines
+    }
+
+    /// The floor is what reading and then writing would take.
+    fn against_floor(&self, method: Method) -> Option<String> {
+        let sweep = self.row(What::Sweep(method))?;
+        let (reading, writing) = (self.row(What::Reading(method))?, self.row(What::Writing)?);
+        let floor = reading.seconds() + writing.seconds();
+        Some(format!(
+            "{}: {:.2} of the speed 1/(1/reading + 1/writing), by which it would take {floor:.1} s",
+            sweep.what,
+            floor / sweep.seconds()
+        ))
+    }
+
+    fn against(&self, original: What, sweep: What) -> Option<String> {
+        let (original, sweep) = (self.row(original)?, self.row(sweep)?);
+        Some(format!(
+            "{}: {:.1} times faster than the original's way, with {:.0} times fewer eth_calls",
+            sweep.what,
+            original.seconds() / sweep.seconds(),
+            original.calls? as f64 / sweep.calls? as f64
+        ))
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 100.0 { format!("{seconds:.1}") } else { grouped(seconds) }
+}
+
+/// A number without decimals, its thousands set apart.
+fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Processors, and their model where the system says.
+fn machine() -> String {
+    let count = thread::available_parallelism().map_or(1, usize::from);
+    let model = fs::read_to_string("/proc/cpuinfo").ok().and_then(|info| {
+        let line = info.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    let model = model.map(|model| format!(" ({model})")).unwrap_or_default();
+    format!("{count} processors{model} for node, database and program together")
+}
