@@ -92,7 +92,11 @@ impl NodeReader {
             return (readings, error);
         }
         let packed: HashMap<_, _> = unpacked.totals.into_iter().collect();
-        let differs = |(wallet, total): &&Reading| packed.get(wallet) != total.as_ref().ok();
+        // A wallet that is marked is read through Multicall3 in any case; when all are, packing is no help.
+        let differs = |(wallet, total): &&Reading| match packed.get(wallet) {
+            Some(by_it) => total.as_ref() != Ok(by_it),
+            None => packed.is_empty() && total.is_ok(),
+        };
         match readings.iter().find(differs) {
             None => {
                 info!(wallets = count, "the packed reader gives what multicall3 gives");
@@ -137,6 +141,9 @@ impl NodeReader {
     ) -> anyhow::Result<()> {
         let size = chunk.len();
         let mut open = vec![chunk];
+        // One wallet that fails alone before any was read may be to blame itself; two are not.
+        let mut has_answered = *self.packing() == Packing::Trusted;
+        let mut failed_alone = false;
         // One strange answer is put down to the moment.
         let mut may_be_strange = *self.packing() == Packing::Trusted;
         while let Some(wallets) = open.pop() {
@@ -161,6 +168,7 @@ impl NodeReader {
                         Err(why) => bail!(Unfit(format!("{endpoint}: {why}"))),
                     };
                     self.with_sizes(endpoint, Method::Packed, |sizes| sizes.took(wallets.len()));
+                    has_answered = true;
                     for (wallet, total) in totals {
                         match total {
                             Some(total) => unpacked.totals.push((wallet, total)),
@@ -175,9 +183,11 @@ impl NodeReader {
                     }
                     let reason = self.blame(error, &wallets, Method::Packed, size, block).await?;
                     match wallets.len() {
-                        // Not even one: it is not the wallet, or Multicall3 will tell.
-                        1 if *self.packing() == Packing::Untried => bail!(Unfit(reason)),
-                        1 => unpacked.left.extend(wallets),
+                        1 if !has_answered && (failed_alone || size == 1) => bail!(Unfit(reason)),
+                        1 => {
+                            failed_alone = true;
+                            unpacked.left.extend(wallets);
+                        }
                         _ => open.extend(halves(wallets)),
                     }
                 }
@@ -224,21 +234,27 @@ impl NodeReader {
                 break;
             }
             match self.aggregate(question, self.client.retries(), &wallets, block).await {
-                Ok(answers) => {
-                    let (read, failed): (Vec<_>, Vec<_>) =
-                        answers.into_iter().partition(|(_, answer)| answer.is_ok());
-                    let none_read = read.is_empty() && !failed.is_empty();
-                    done.extend(read);
-                    if none_read && let Err(error) = self.require_sane(block).await {
+                Ok(mut answers) => {
+                    let first_failed = answers.iter().position(|(_, answer)| answer.is_err());
+                    let mut behind = answers.split_off(first_failed.unwrap_or(answers.len()));
+                    let none_read = answers.is_empty() && !behind.is_empty();
+                    done.extend(answers);
+                    let none_answered = behind.iter().all(|(_, answer)| answer.is_err());
+                    if none_read
+                        && none_answered
+                        && let Err(error) = self.require_sane(block).await
+                    {
                         return (done, Some(error));
                     }
                     if wallets.len() == 1 {
-                        done.extend(failed);
+                        done.extend(behind);
                         continue;
                     }
-                    // A sub-call that burns its gas fails its neighbours too: none of them is
-                    // called unreadable before it was read again in a smaller chunk.
-                    let again: Vec<_> = failed.into_iter().map(|(wallet, _)| wallet).collect();
+                    // A sub-call that burns its gas fails its neighbours too, and a contract that is left
+                    // with little may answer what it would not otherwise. So nothing behind a failure is
+                    // taken for true, nor called unreadable, before it was read again: first, or alone.
+                    behind.sort_by_key(|(_, answer)| answer.is_err());
+                    let again: Vec<_> = behind.into_iter().map(|(wallet, _)| wallet).collect();
                     match none_read {
                         true => open.extend(halves(again)),
                         false if again.is_empty() => {}

@@ -1,8 +1,13 @@
 //! The real program against a real node and real databases, as a user would run it.
 
 mod backfill;
+mod chunks;
 mod faults;
 mod harness;
+mod pace;
+mod packed;
+mod packed_words;
+mod price;
 mod profile;
 mod refresh;
 mod scale;

@@ -113,6 +113,11 @@ impl Artifact {
         Self::parse(include_str!("../contracts/artifacts/DelegateManager.json"))
     }
 
+    /// The part of a total that does what a wallet's bytes say.
+    pub fn freak() -> Result<Self> {
+        Self::parse(include_str!("../contracts/artifacts/Freak.json"))
+    }
+
     fn parse(json: &str) -> Result<Self> {
         Ok(Self { json: serde_json::from_str(json)? })
     }

@@ -17,6 +17,7 @@ use crate::contracts::{
     IMPLEMENTATION_SLOT, MULTICALL3, STAKING, STAKING_IMPLEMENTATION, array_slot, mapping_slot,
     multicall3_code,
 };
+use crate::freak::FREAKS;
 
 /// Wallets in a group; genesis always holds whole groups.
 pub const GROUP: u64 = 1_000;
@@ -117,6 +118,10 @@ impl Genesis {
                 r#""{implementation}":{{"balance":"0x0","code":"{}"}},"#,
                 artifact.runtime_code()?
             )?;
+        }
+        let freak = Artifact::freak()?.runtime_code()?;
+        for address in FREAKS {
+            write!(out, r#""{address}":{{"balance":"0x0","code":"{freak}"}},"#)?;
         }
         write!(out, r#""{MULTICALL3}":{{"balance":"0x0","code":"{}"}},"#, multicall3_code())?;
         let proxy = Artifact::proxy()?.runtime_code()?;

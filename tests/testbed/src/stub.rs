@@ -2,12 +2,14 @@
 //! local node never does. It keeps a journal of all that it was asked.
 //!
 //! - `fault`: what can go wrong; `when`: to which requests. Neither knows of HTTP servers.
-//! - `aggregate3`: the one contract call whose answers are tampered with.
+//! - `aggregate3` and `packed`: the calls whose wallets are counted and whose answers are tampered with; `blocks`: of which block.
 //! - `proxy`: a request's way from rule to answer; `line`: connections that can be broken.
 
 mod aggregate3;
+mod blocks;
 mod fault;
 mod line;
+mod packed;
 mod proxy;
 mod when;
 
@@ -18,10 +20,11 @@ use std::{
 };
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
 pub use fault::Fault;
+pub use packed::Lie;
 pub use when::When;
 
 use crate::server::Server;
@@ -38,8 +41,26 @@ pub struct Seen {
     pub params: Value,
     /// The size of the HTTP body that it came in.
     pub bytes: usize,
+    /// How many HTTP requests were on hand when it arrived, its own among them.
+    pub on_hand: usize,
     /// `passed`, or the name of the fault it met: see [`Fault::name`].
     pub answered: String,
+}
+
+impl Seen {
+    /// How many wallets it asks about, if it is a packed call or an `aggregate3` with so many parts a wallet.
+    pub fn wallets(&self, parts: usize) -> Option<usize> {
+        fault::wallets_of(&self.request(), parts)
+    }
+
+    /// Whether it is a call that brings the code along which answers it.
+    pub fn is_packed(&self) -> bool {
+        packed::wallets(&self.request()).is_some()
+    }
+
+    fn request(&self) -> Value {
+        json!({ "method": self.method, "params": self.params })
+    }
 }
 
 /// A node with faults. It serves HTTP on any path of a port of its own until it is dropped.

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::aggregate3;
+use super::{
+    aggregate3, blocks,
+    packed::{self, Lie},
+    when::Moment,
+};
 
 /// One way in which a node fails.
 ///
@@ -53,10 +57,34 @@ pub enum Fault {
     Garbage,
     /// The answer to an `aggregate3` with all elements, each of which succeeded and returned random bytes.
     GarbageReturns,
-    /// An `aggregate3` with more than this many calls (not wallets, which may take several) answers "out of gas", -32000.
+    /// An `aggregate3` with more than this many calls (not wallets, which may take several), or a packed call with more than
+    /// this many wallets, answers "out of gas", -32000.
     OutOfGasAbove(usize),
-    /// An `aggregate3` with more than this many calls answers "response too large", -32003, as geth does.
+    /// An `aggregate3` with more than this many calls, or a packed call with more than this many wallets, answers "response too
+    /// large", -32003, as geth does.
     ResponseTooLargeAbove(usize),
+    /// A call about more wallets than this, be it packed or an `aggregate3` with so many parts a wallet, answers "out of gas",
+    /// -32000.
+    WalletsAbove {
+        /// How many wallets one call may be about.
+        wallets: usize,
+        /// How many calls an `aggregate3` has for each.
+        parts: usize,
+    },
+    /// An `eth_call` with a third parameter answers "too many arguments, want at most 2", -32602, as geth does of one too many.
+    RefusesOverrides,
+    /// An `eth_call` loses its third parameter on the way.
+    IgnoresOverrides,
+    /// The true answer to a packed call, made wrong in this way.
+    Packed(Lie),
+    /// With more than this many requests on hand, HTTP 429. See [`super::Seen::on_hand`].
+    TooManyAtOnce(usize),
+    /// HTTP 429 for what goes beyond so many compute units in any second: 26 for an `eth_call`, 10 for anything else, and what
+    /// is refused costs nothing.
+    ComputeUnits(u64),
+    /// What needs the state of a block, given by its number, that is more than this many blocks behind the newest answers
+    /// "missing trie node", -32000.
+    StateDroppedAfter(u64),
     /// An `eth_getLogs` over more than this many blocks answers -32602 with this text, in which providers hide how many they
     /// allow. A range that ends at a tag other than `earliest` passes, and so does a single block by its hash.
     LogsWiderThan(u64, String),
@@ -142,6 +170,13 @@ impl Fault {
             Self::GarbageReturns => "garbage returns",
             Self::OutOfGasAbove(_) => "out of gas",
             Self::ResponseTooLargeAbove(_) => "response too large",
+            Self::WalletsAbove { .. } => "too many wallets",
+            Self::RefusesOverrides => "refuses overrides",
+            Self::IgnoresOverrides => "ignores overrides",
+            Self::Packed(_) => "lie",
+            Self::TooManyAtOnce(_) => "too many at once",
+            Self::ComputeUnits(_) => "compute units",
+            Self::StateDroppedAfter(_) => "state dropped",
             Self::LogsWiderThan(..) => "logs wider than",
             Self::Lagging(_) => "lagging",
             Self::ChainId(_) => "chain id",
@@ -151,22 +186,35 @@ impl Fault {
     }
 
     /// Whether it would make a difference to this request.
-    pub(super) fn concerns(&self, request: &Value) -> bool {
+    pub(super) fn concerns(&self, request: &Value, moment: &Moment) -> bool {
         let method = request["method"].as_str().unwrap_or_default();
         match self {
             Self::OutOfGasAbove(limit) | Self::ResponseTooLargeAbove(limit) => {
-                aggregate3::calls(request).is_some_and(|calls| calls > *limit)
+                aggregate3::calls(request)
+                    .or_else(|| packed::wallets(request))
+                    .is_some_and(|count| count > *limit)
             }
+            Self::WalletsAbove { wallets, parts } => {
+                wallets_of(request, *parts).is_some_and(|count| count > *wallets)
+            }
+            Self::RefusesOverrides | Self::IgnoresOverrides => {
+                method == "eth_call" && !request["params"][2].is_null()
+            }
+            Self::Packed(_) => packed::wallets(request).is_some(),
+            Self::TooManyAtOnce(limit) => moment.on_hand > *limit,
+            Self::StateDroppedAfter(blocks) => moment.head.is_some_and(|head| {
+                blocks::needs_state_before(request, head.saturating_sub(*blocks))
+            }),
             Self::Short | Self::Garbage | Self::GarbageReturns => {
                 aggregate3::calls(request).is_some()
             }
             Self::LogsWiderThan(limit, _) => {
                 method == "eth_getLogs"
-                    && blocks(&request["params"][0]).is_some_and(|blocks| blocks > *limit)
+                    && blocks::spanned(&request["params"][0]).is_some_and(|blocks| blocks > *limit)
             }
             Self::Lagging(_) => {
                 matches!(method, "eth_blockNumber" | "eth_getLogs")
-                    || block_parameter(method).is_some()
+                    || blocks::parameter(method).is_some()
             }
             Self::ChainId(_) => matches!(method, "eth_chainId" | "net_version"),
             Self::NoCode => method == "eth_getCode",
@@ -185,7 +233,17 @@ impl Fault {
                 ("error", error)
             }
             Self::Answer(value) => ("result", value.clone()),
-            Self::OutOfGasAbove(_) => ("error", json!({ "code": -32000, "message": "out of gas" })),
+            Self::OutOfGasAbove(_) | Self::WalletsAbove { .. } => {
+                ("error", json!({ "code": -32000, "message": "out of gas" }))
+            }
+            Self::RefusesOverrides => (
+                "error",
+                json!({ "code": -32602, "message": "too many arguments, want at most 2" }),
+            ),
+            Self::StateDroppedAfter(_) => {
+                let lost = "missing trie node 1f2e3d4c5b6a79880716253443526170 (path ) state is not available";
+                ("error", json!({ "code": -32000, "message": lost }))
+            }
             Self::ResponseTooLargeAbove(_) => {
                 ("error", json!({ "code": -32003, "message": "response too large" }))
             }
@@ -201,9 +259,21 @@ impl Fault {
         })
     }
 
+    /// The same as an HTTP status, if that is how it shows.
+    pub(super) fn as_status(&self) -> Option<Self> {
+        match self {
+            Self::Status { .. } => Some(self.clone()),
+            Self::TooManyAtOnce(_) => Some(Self::status(429)),
+            Self::ComputeUnits(_) => Some(Self::status(429).with_body(
+                r#"{"jsonrpc":"2.0","error":{"code":429,"message":"Your app has exceeded its compute units per second capacity."}}"#,
+            )),
+            _ => None,
+        }
+    }
+
     /// Whether it is done to the node's answer, which then has to be understood.
     pub(super) fn tampers(&self) -> bool {
-        matches!(self, Self::Short | Self::Garbage | Self::GarbageReturns)
+        matches!(self, Self::Short | Self::Garbage | Self::GarbageReturns | Self::Packed(_))
     }
 
     /// Does it. An error of the node's stays as it is.
@@ -215,6 +285,7 @@ impl Fault {
             Self::Short => aggregate3::shortened(answer),
             Self::Garbage => Some(aggregate3::garbage(answer)),
             Self::GarbageReturns => aggregate3::with_garbage_returns(answer),
+            Self::Packed(lie) => lie.told_for(answer),
             _ => None,
         };
         if let Some(tampered) = tampered {
@@ -223,99 +294,8 @@ impl Fault {
     }
 }
 
-/// What a node whose last block is `head` does with a request: it may turn `latest` into that block, or answer by itself.
-pub(super) fn lag(request: &mut Value, head: u64) -> Option<(&'static str, Value)> {
-    let method = request["method"].as_str().unwrap_or_default().to_owned();
-    match (method.as_str(), block_parameter(&method)) {
-        ("eth_blockNumber", _) => Some(("result", json!(format!("{head:#x}")))),
-        ("eth_getLogs", _) => lag_logs(request["params"].get_mut(0)?.as_object_mut()?, head),
-        (_, Some(position)) => {
-            let params = request["params"].as_array_mut()?;
-            if params.len() == position {
-                params.push("latest".into());
-            }
-            match asked(params.get(position)?, head) {
-                Asked::Latest => params[position] = json!(format!("{head:#x}")),
-                Asked::Later => {
-                    return Some((
-                        "error",
-                        json!({ "code": -32000, "message": "header not found" }),
-                    ));
-                }
-                Asked::Earlier => {}
-            }
-            None
-        }
-        _ => None,
-    }
-}
-
-fn lag_logs(
-    filter: &mut serde_json::Map<String, Value>,
-    head: u64,
-) -> Option<(&'static str, Value)> {
-    if filter.contains_key("blockHash") {
-        return None;
-    }
-    for bound in ["fromBlock", "toBlock"] {
-        match asked(filter.get(bound).unwrap_or(&Value::Null), head) {
-            Asked::Later if bound == "fromBlock" => return Some(("result", json!([]))),
-            Asked::Later | Asked::Latest => {
-                filter.insert(bound.to_owned(), json!(format!("{head:#x}")));
-            }
-            Asked::Earlier => {}
-        }
-    }
-    None
-}
-
-enum Asked {
-    Latest,
-    Later,
-    /// Or at the head itself, or by hash, or by a tag that is never the head.
-    Earlier,
-}
-
-fn asked(block: &Value, head: u64) -> Asked {
-    let number = match block {
-        Value::Null => return Asked::Latest,
-        Value::Object(fields) => fields.get("blockNumber").and_then(Value::as_str),
-        other => other.as_str(),
-    };
-    match number {
-        Some("latest" | "pending") => Asked::Latest,
-        Some(number) => match hex(number) {
-            Some(number) if number > head => Asked::Later,
-            _ => Asked::Earlier,
-        },
-        None => Asked::Earlier,
-    }
-}
-
-/// How many blocks a filter of logs spans, if it says so in numbers.
-fn blocks(filter: &Value) -> Option<u64> {
-    let bound = |name| match filter[name].as_str()? {
-        "earliest" => Some(0),
-        number => hex(number),
-    };
-    let (from, to) = (bound("fromBlock")?, bound("toBlock")?);
-    Some(to.checked_sub(from)?.saturating_add(1))
-}
-
-fn hex(number: &str) -> Option<u64> {
-    u64::from_str_radix(number.trim_start_matches("0x"), 16).ok()
-}
-
-/// Where a method's block is among its parameters.
-fn block_parameter(method: &str) -> Option<usize> {
-    match method {
-        "eth_getBlockByNumber" | "eth_getBlockReceipts" => Some(0),
-        "eth_call"
-        | "eth_estimateGas"
-        | "eth_getBalance"
-        | "eth_getCode"
-        | "eth_getTransactionCount" => Some(1),
-        "eth_getProof" | "eth_getStorageAt" => Some(2),
-        _ => None,
-    }
+/// How many wallets a call is about, if it is packed or an `aggregate3` with so many calls for each.
+pub(super) fn wallets_of(request: &Value, parts: usize) -> Option<usize> {
+    let called = || aggregate3::calls(request).map(|calls| calls.div_ceil(parts));
+    packed::wallets(request).or_else(called)
 }

@@ -24,9 +24,10 @@ use serde_json::{Value, json};
 
 use super::{
     Seen,
-    fault::{Fault, lag},
+    blocks::lag,
+    fault::Fault,
     line::{Line, Lines},
-    when::Rule,
+    when::{Moment, Rule},
 };
 
 const HTML: &str = "<!DOCTYPE html><html><body><h1>We'll be right back</h1></body></html>\n";
@@ -94,8 +95,8 @@ pub(super) async fn serve(listener: tokio::net::TcpListener, proxy: Arc<Proxy>) 
             async |State(proxy): State<Arc<Proxy>>,
                    ConnectInfo(line): ConnectInfo<Line>,
                    body: Bytes| {
-                let _on_hand = OnHand::new(&proxy);
-                proxy.answer(&line, body).await
+                let on_hand = OnHand::new(&proxy);
+                proxy.answer(&line, body, on_hand.count).await
             },
         )
         // A limit is the node's affair, or a fault's.
@@ -143,14 +144,17 @@ impl Proxy {
         self.without_params.store(!keep, Ordering::Release);
     }
 
-    async fn answer(&self, line: &Line, body: Bytes) -> Response {
+    async fn answer(&self, line: &Line, body: Bytes, on_hand: usize) -> Response {
         let (mut requests, is_batch) = match serde_json::from_slice(&body) {
             Ok(Value::Array(requests)) => (requests, true),
             Ok(request) => (vec![request], false),
             // The rules are asked all the same: a fault of the whole answer needs no JSON-RPC.
             Err(_) => (vec![Value::Null], false),
         };
-        let (faults, delay) = self.meet(&requests, body.len());
+        let needs_head = lock(&self.rules).iter().any(Rule::needs_head);
+        let head = if needs_head { self.upstream.head().await } else { None };
+        let moment = Moment { at: Instant::now(), bytes: body.len(), on_hand, head };
+        let (faults, delay) = self.meet(&requests, moment);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
@@ -168,6 +172,13 @@ impl Proxy {
                         .head()
                         .await
                         .and_then(|head| lag(request, head.saturating_sub(*blocks)))
+                }
+                Fault::IgnoresOverrides => {
+                    changed = true;
+                    if let Some(params) = request["params"].as_array_mut() {
+                        params.truncate(2);
+                    }
+                    None
                 }
                 fault => fault.own_answer(request),
             };
@@ -197,8 +208,7 @@ impl Proxy {
     }
 
     /// Asks the rules and writes the journal. Returns each request's fault, and how long all of them are held up.
-    fn meet(&self, requests: &[Value], bytes: usize) -> (Vec<Fault>, Duration) {
-        let at = Instant::now();
+    fn meet(&self, requests: &[Value], moment: Moment) -> (Vec<Fault>, Duration) {
         let mut longest = Duration::ZERO;
         let mut faults = Vec::with_capacity(requests.len());
         let mut seen = Vec::with_capacity(requests.len());
@@ -207,7 +217,7 @@ impl Proxy {
             let mut delay = None;
             let mut met = Fault::Pass;
             for rule in rules.iter_mut() {
-                match rule.meet(request, bytes) {
+                match rule.meet(request, &moment) {
                     None => {}
                     Some(Fault::Delay(time)) => delay = Some(delay.unwrap_or_default() + time),
                     Some(fault) => {
@@ -222,10 +232,11 @@ impl Proxy {
             };
             let keep = !self.without_params.load(Ordering::Acquire);
             seen.push(Seen {
-                at,
+                at: moment.at,
                 method: request["method"].as_str().unwrap_or_default().to_owned(),
                 params: if keep { request["params"].clone() } else { Value::Null },
-                bytes,
+                bytes: moment.bytes,
+                on_hand: moment.on_hand,
                 answered,
             });
             longest = longest.max(delay.unwrap_or_default());
@@ -274,25 +285,24 @@ impl Proxy {
 /// The answer that hits all requests alike, if one of the faults is of that kind.
 async fn whole_answer(faults: &[Fault], line: &Line) -> Option<Response> {
     for fault in faults {
-        match fault {
-            Fault::Status { status, headers, body } => {
-                let content_type = match body.as_bytes().first() {
-                    Some(b'<') => "text/html",
-                    Some(b'{') => "application/json",
-                    _ => "text/plain",
-                };
-                let mut response =
-                    Response::builder().status(*status).header(CONTENT_TYPE, content_type);
-                for (name, value) in headers {
-                    response = response.header(name, value);
-                }
-                let response = response.body(Body::from(body.clone()));
-                return Some(response.unwrap_or_else(|error| {
-                    // A test asked for a status or header that HTTP doesn't have: it will read this.
-                    (StatusCode::INTERNAL_SERVER_ERROR, format!("{fault:?}: {error}"))
-                        .into_response()
-                }));
+        if let Some(Fault::Status { status, headers, body }) = fault.as_status() {
+            let content_type = match body.as_bytes().first() {
+                Some(b'<') => "text/html",
+                Some(b'{') => "application/json",
+                _ => "text/plain",
+            };
+            let mut response =
+                Response::builder().status(status).header(CONTENT_TYPE, content_type);
+            for (name, value) in headers {
+                response = response.header(name, value);
             }
+            let response = response.body(Body::from(body));
+            return Some(response.unwrap_or_else(|error| {
+                // A test asked for a status or header that HTTP doesn't have: it will read this.
+                (StatusCode::INTERNAL_SERVER_ERROR, format!("{fault:?}: {error}")).into_response()
+            }));
+        }
+        match fault {
             Fault::NotJson => return Some(([(CONTENT_TYPE, "text/html")], HTML).into_response()),
             Fault::Hang => std::future::pending().await,
             Fault::Reset => {
@@ -338,19 +348,23 @@ fn put_together(
 }
 
 /// Counts a request while it is on hand, even if its client goes away.
-struct OnHand<'a>(&'a Proxy);
+struct OnHand<'a> {
+    proxy: &'a Proxy,
+    /// How many there are, this one among them.
+    count: usize,
+}
 
 impl<'a> OnHand<'a> {
     fn new(proxy: &'a Proxy) -> Self {
-        let now = proxy.at_once.fetch_add(1, Ordering::AcqRel) + 1;
-        proxy.most_at_once.fetch_max(now, Ordering::AcqRel);
-        Self(proxy)
+        let count = proxy.at_once.fetch_add(1, Ordering::AcqRel) + 1;
+        proxy.most_at_once.fetch_max(count, Ordering::AcqRel);
+        Self { proxy, count }
     }
 }
 
 impl Drop for OnHand<'_> {
     fn drop(&mut self) {
-        self.0.at_once.fetch_sub(1, Ordering::AcqRel);
+        self.proxy.at_once.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -21,10 +21,13 @@ use super::{
     *,
 };
 
+mod packed;
+
 const HEAD: u64 = 100;
 const WALLET: Address = address!("00000000000000000000000000000000000A11CE");
 
-/// A node of chain 1 at block 100, whose `aggregate3` returns to each call its own call data.
+/// A node of chain 1 at block 100, whose `aggregate3` returns to each call its own call data, and whose packed calls each wallet as
+/// its total.
 async fn node() -> String {
     async fn all(Json(body): Json<Value>) -> Json<Value> {
         Json(match &body {
@@ -39,6 +42,7 @@ async fn node() -> String {
             "eth_blockNumber" => json!(format!("{HEAD:#x}")),
             "eth_chainId" => json!("0x1"),
             "eth_getCode" => json!("0x6001"),
+            "eth_call" if params[0]["data"].is_string() => packed::answer(params),
             "eth_call" => match hex::decode(params[0]["input"].as_str().unwrap_or_default()) {
                 Ok(data) if !data.is_empty() => json!(hex::encode_prefixed(aggregate3(&data))),
                 _ => params.clone(),

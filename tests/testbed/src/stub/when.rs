@@ -1,6 +1,11 @@
 //! To which requests a fault happens.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -104,9 +109,9 @@ impl When {
         Rule::new(self, Faults::Script(faults))
     }
 
-    fn holds(&self, request: &Value, bytes: usize) -> bool {
+    fn holds(&self, request: &Value, moment: &Moment) -> bool {
         self.method.as_ref().is_none_or(|method| request["method"] == method.as_str())
-            && self.larger_than.is_none_or(|limit| bytes > limit)
+            && self.larger_than.is_none_or(|limit| moment.bytes > limit)
             && self.conditions.iter().all(|condition| condition(request))
     }
 }
@@ -120,6 +125,19 @@ fn mentions(value: &Value, text: &str) -> bool {
     }
 }
 
+/// What is known of a request beside itself.
+#[derive(Debug)]
+pub(super) struct Moment {
+    /// When it arrived.
+    pub(super) at: Instant,
+    /// The size of the HTTP body that it came in.
+    pub(super) bytes: usize,
+    /// How many HTTP requests are on hand, this one among them.
+    pub(super) on_hand: usize,
+    /// The node's newest block, where a rule has to know.
+    pub(super) head: Option<u64>,
+}
+
 /// A condition, what happens when it holds, and how often it held and it happened.
 #[derive(Debug)]
 pub(super) struct Rule {
@@ -127,6 +145,7 @@ pub(super) struct Rule {
     faults: Faults,
     held: usize,
     happened: usize,
+    meter: Meter,
 }
 
 #[derive(Debug)]
@@ -137,11 +156,20 @@ enum Faults {
 
 impl Rule {
     fn new(when: When, faults: Faults) -> Self {
-        Self { when, faults, held: 0, happened: 0 }
+        Self { when, faults, held: 0, happened: 0, meter: Meter::default() }
+    }
+
+    /// Whether its fault depends on the node's newest block.
+    pub(super) fn needs_head(&self) -> bool {
+        let drops = |fault: &Fault| matches!(fault, Fault::StateDroppedAfter(_));
+        match &self.faults {
+            Faults::Same(fault) => drops(fault),
+            Faults::Script(faults) => faults.iter().any(drops),
+        }
     }
 
     /// The fault for this request, if it gets one. A request that the fault has no bearing on is not counted.
-    pub(super) fn meet(&mut self, request: &Value, bytes: usize) -> Option<Fault> {
+    pub(super) fn meet(&mut self, request: &Value, moment: &Moment) -> Option<Fault> {
         if self.when.times.is_some_and(|times| self.happened >= times) {
             return None;
         }
@@ -149,7 +177,12 @@ impl Rule {
             Faults::Same(fault) => fault,
             Faults::Script(faults) => faults.get(self.happened)?,
         };
-        if !self.when.holds(request, bytes) || !fault.concerns(request) {
+        if !self.when.holds(request, moment) || !fault.concerns(request, moment) {
+            return None;
+        }
+        if let Fault::ComputeUnits(budget) = fault
+            && self.meter.takes(request, moment.at, *budget)
+        {
             return None;
         }
         self.held += 1;
@@ -159,5 +192,25 @@ impl Rule {
         }
         self.happened += 1;
         Some(fault.clone())
+    }
+}
+
+/// Compute units of the last second.
+#[derive(Debug, Default)]
+struct Meter(VecDeque<(Instant, u64)>);
+
+impl Meter {
+    /// Charges for a request if the budget of a second has room for it.
+    fn takes(&mut self, request: &Value, at: Instant, budget: u64) -> bool {
+        while self.0.front().is_some_and(|(then, _)| *then + Duration::from_secs(1) <= at) {
+            self.0.pop_front();
+        }
+        let price = if request["method"] == "eth_call" { 26 } else { 10 };
+        let spent: u64 = self.0.iter().map(|(_, price)| price).sum();
+        let fits = spent + price <= budget;
+        if fits {
+            self.0.push_back((at, price));
+        }
+        fits
     }
 }

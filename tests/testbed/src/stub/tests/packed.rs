@@ -1,0 +1,168 @@
+//! Packed calls, nodes that do not take them, and limits that both kinds of calls run into.
+
+use super::*;
+
+const PACKED: &str = "0x00000000000000000000000000000000000Acced";
+
+/// What the node of canned answers says to a call that brings its code along, and what to one that does not.
+pub(super) fn answer(params: &Value) -> Value {
+    if params[2].is_null() {
+        return json!("0x");
+    }
+    let wallets = hex::decode(params[0]["data"].as_str().unwrap()).unwrap();
+    let words = wallets.chunks(20).map(|wallet| U256::from_be_slice(wallet));
+    let words = [U256::from(HEAD)].into_iter().chain(words);
+    json!(hex::encode_prefixed(words.flat_map(|word| word.to_be_bytes::<32>()).collect::<Vec<_>>()))
+}
+
+/// A packed call about so many wallets.
+fn packed(wallets: usize) -> Value {
+    let wallets: Vec<u8> = (0..wallets).flat_map(|n| WALLET.create(n as u64).0.0).collect();
+    let call = json!({ "to": PACKED, "data": hex::encode_prefixed(wallets) });
+    // Some write addresses in lower case here and not there.
+    let code = json!({ PACKED.to_lowercase(): { "code": "0x5f" } });
+    request("eth_call", json!([call, "0x64", code]))
+}
+
+/// The words of an answer, and the bytes that are left over.
+async fn words(stub: &Stub, wallets: usize) -> (Vec<U256>, usize) {
+    let answer = ask(stub, &packed(wallets)).await;
+    let bytes = hex::decode(answer["result"].as_str().unwrap()).unwrap();
+    let words = bytes.chunks_exact(32).map(U256::from_be_slice).collect();
+    (words, bytes.len() % 32)
+}
+
+#[tokio::test]
+async fn too_many_wallets() {
+    let stub = stub().await;
+    stub.fault(Fault::WalletsAbove { wallets: 3, parts: 2 }, When::first(2));
+    for (call, fits) in [(calls(6), true), (calls(7), false), (packed(4), false)] {
+        assert_eq!(ask(&stub, &call).await["error"].is_null(), fits);
+    }
+    stub.fault(Fault::ResponseTooLargeAbove(2), When::first(1));
+    stub.fault(Fault::OutOfGasAbove(1), When::always());
+    for wallets in [3, 2, 1] {
+        ask(&stub, &packed(wallets)).await;
+    }
+    let names = [
+        "passed",
+        "too many wallets",
+        "too many wallets",
+        "response too large",
+        "out of gas",
+        "passed",
+    ];
+    assert_eq!(answered(&stub), names);
+    // The journal knows how many there were.
+    let seen = stub.requests();
+    let wallets: Vec<_> = seen.iter().map(|seen| seen.wallets(2)).collect();
+    assert_eq!(wallets, [3, 4, 4, 3, 2, 1].map(Some));
+    assert_eq!(seen.iter().filter(|seen| seen.is_packed()).count(), 4);
+    ask(&stub, &request("eth_call", json!([{ "data": "0x1234" }, "latest"]))).await;
+    assert_eq!(stub.requests()[6].wallets(1), None);
+}
+
+#[tokio::test]
+async fn nodes_without_overrides() {
+    let stub = stub().await;
+    assert_eq!(words(&stub, 2).await.0.len(), 3);
+    stub.fault(Fault::RefusesOverrides, When::first(1));
+    stub.fault(Fault::IgnoresOverrides, When::always());
+    let refused = json!({ "code": -32602, "message": "too many arguments, want at most 2" });
+    assert_eq!(ask(&stub, &packed(2)).await["error"], refused);
+    assert_eq!(ask(&stub, &packed(2)).await["result"], "0x");
+    assert_eq!(returned(&stub, 2).await, true_returns(2));
+    assert_eq!(answered(&stub), ["passed", "refuses overrides", "ignores overrides", "passed"]);
+}
+
+#[tokio::test]
+async fn lies() {
+    let stub = stub().await;
+    let (truth, _) = words(&stub, 3).await;
+    for lie in Lie::ALL {
+        stub.clear();
+        stub.fault(Fault::Packed(lie), When::always());
+        let (told, rest) = words(&stub, 3).await;
+        match lie {
+            Lie::Total => assert!(told[..3] == truth[..3] && told[3] != truth[3]),
+            Lie::Block => assert!(told[1..] == truth[1..] && told[0] != truth[0]),
+            Lie::Short => assert_eq!(told, truth[..3]),
+            Lie::Long => assert_eq!((&told[..4], told.len()), (&truth[..], 5)),
+            Lie::Ragged => assert_eq!((told.len(), rest), (3, 31)),
+            Lie::Empty => assert_eq!((told.len(), rest), (0, 0)),
+        }
+        // Nobody else's business.
+        assert_eq!(returned(&stub, 2).await, true_returns(2));
+        assert_eq!(answered(&stub)[stub.requests().len() - 2..], ["lie", "passed"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_at_once() {
+    let stub = stub().await;
+    stub.fault(Fault::Hang, When::method("hangs"));
+    stub.fault(Fault::TooManyAtOnce(2), When::always());
+    let url = stub.url();
+    let hang = || {
+        let url = url.clone();
+        tokio::spawn(async move { post_to(&url, &request("hangs", json!([]))).await.map(|_| ()) })
+    };
+    let status = async || post_to(&url, &calls(1)).await.unwrap().status.as_u16();
+    let hanging = [hang(), hang()];
+    while stub.requests().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(status().await, 429);
+    hanging[0].abort();
+    while status().await == 429 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for seen in stub.requests() {
+        assert_eq!(seen.answered == "too many at once", seen.on_hand > 2, "{seen:?}");
+    }
+    hanging[1].abort();
+}
+
+#[tokio::test]
+async fn compute_units() {
+    let stub = stub().await;
+    // Two calls and one of something else fit into a second.
+    stub.fault(Fault::ComputeUnits(65), When::always());
+    let begun = Instant::now();
+    ask(&stub, &packed(1)).await;
+    ask(&stub, &request("eth_chainId", json!([]))).await;
+    ask(&stub, &calls(1)).await;
+    let refused = post_to(&stub.url(), &calls(1)).await.unwrap();
+    assert_eq!(refused.status, 429);
+    assert!(refused.body.windows(13).any(|words| words == b"compute units"));
+    // What is refused costs nothing: as soon as the first is a second old, there is room again.
+    while post_to(&stub.url(), &calls(1)).await.unwrap().status == 429 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn state_dropped() {
+    let stub = stub().await;
+    stub.fault(Fault::StateDroppedAfter(10), When::always());
+    for (request, is_there) in [
+        (request("eth_call", json!([{}, "0x5a"])), true),
+        (request("eth_call", json!([{}, "0x59"])), false),
+        (request("eth_call", json!([{}, { "blockNumber": "0x59" }])), false),
+        (request("eth_call", json!([{}, "latest"])), true),
+        (request("eth_call", json!([{}])), true),
+        (request("eth_getCode", json!([WALLET, "0x1"])), false),
+        // A block without its state is there.
+        (request("eth_getBlockByNumber", json!(["0x1", false])), true),
+        (request("eth_getLogs", json!([{ "fromBlock": "0x1" }])), true),
+    ] {
+        let error = &ask(&stub, &request).await["error"];
+        assert_eq!(error.is_null(), is_there, "{request}: {error}");
+        if !is_there {
+            assert_eq!(error["code"], -32000);
+            assert!(error["message"].as_str().unwrap().starts_with("missing trie node"));
+        }
+    }
+    assert_eq!(answered(&stub).iter().filter(|name| *name == "state dropped").count(), 3);
+}
