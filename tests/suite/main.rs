@@ -3,8 +3,10 @@
 mod backfill;
 mod faults;
 mod harness;
+mod plans;
 mod profile;
 mod refresh;
+mod sampling;
 mod scale;
 mod secrets;
 mod sharing;
