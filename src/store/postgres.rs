@@ -3,6 +3,7 @@
 //! Bulk statements take whole columns through `unnest`, so no batch meets a bind limit.
 
 mod journal;
+mod upgrade;
 
 use std::{collections::HashSet, str::FromStr, time::Duration};
 
@@ -217,8 +218,11 @@ fn may_be_repeated(error: &sqlx::Error) -> bool {
 impl Store for PostgresStore {
     async fn migrate(&self) -> anyhow::Result<Vec<String>> {
         let applied = async {
-            let mut connection = self.pool.acquire().await?;
-            schema::apply(&schema::postgres(), &mut *connection).await
+            let lacking = {
+                let mut connection = self.pool.acquire().await?;
+                schema::lacking(&schema::postgres(), &mut *connection).await?
+            };
+            if lacking.is_empty() { Ok(lacking) } else { upgrade::run(&self.options).await }
         };
         applied.await.with_context(|| self.label.clone())
     }

@@ -16,6 +16,7 @@ mod sweep;
 mod takeover;
 mod traffic;
 mod unreadable;
+mod upgrade;
 mod verify;
 mod watch;
 mod watch_faults;
