@@ -3,6 +3,7 @@
 //! Bulk statements take whole columns through `unnest`, so no batch meets a bind limit.
 
 mod journal;
+mod upgrade;
 
 use std::{collections::HashSet, str::FromStr, time::Duration};
 
@@ -10,7 +11,7 @@ use anyhow::{Context, anyhow};
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use sqlx::{
-    Connection, Either, PgConnection, PgPool,
+    Connection, Either, PgConnection, PgPool, Postgres, Transaction,
     postgres::{PgAdvisoryLock, PgConnectOptions, PgPoolOptions},
 };
 
@@ -78,6 +79,40 @@ impl PostgresStore {
             }
         }
         cause.context(self.label.clone())
+    }
+
+    /// Rows drawn from random pages of the table: so many pages for each row, and some for good
+    /// measure. A small table is drawn from as a whole.
+    async fn draw(&self, count: u32, pages: i32) -> anyhow::Result<Vec<RawRow>> {
+        sqlx::query_as(
+            "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
+             from eth_wallet_balances tablesample system (
+                 least(100, 100.0 * $2 * ($1::bigint + 10) * current_setting('block_size')::bigint
+                     / greatest(1, pg_relation_size('eth_wallet_balances'))))
+             order by random() limit $1",
+        )
+        .bind(i64::from(count))
+        .bind(pages)
+        .fetch_all(&self.pool)
+        .await
+        .with_context(|| self.label.clone())
+    }
+
+    /// A transaction whose statements take rows as an index gives them.
+    ///
+    /// Without statistics, or with a generic plan, the planner would rather sort all rows of one
+    /// age, for every page again, or read the whole table where an index holds all that is asked.
+    /// It is there to be read in: to drop it ends it.
+    async fn by_index(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
+        // What is off counts as very dear where it cannot be avoided; to compile a plan for that
+        // would take longer than to run it.
+        let begin = "begin;
+             set local enable_seqscan = off;
+             set local enable_bitmapscan = off;
+             set local enable_sort = off;
+             set local enable_incremental_sort = off;
+             set local jit = off";
+        self.pool.begin_with(begin).await
     }
 
     async fn record_once(&self, columns: &Columns, failures: &[Unreadable]) -> sqlx::Result<u64> {
@@ -183,8 +218,11 @@ fn may_be_repeated(error: &sqlx::Error) -> bool {
 impl Store for PostgresStore {
     async fn migrate(&self) -> anyhow::Result<Vec<String>> {
         let applied = async {
-            let mut connection = self.pool.acquire().await?;
-            schema::apply(&schema::postgres(), &mut *connection).await
+            let lacking = {
+                let mut connection = self.pool.acquire().await?;
+                schema::lacking(&schema::postgres(), &mut *connection).await?
+            };
+            if lacking.is_empty() { Ok(lacking) } else { upgrade::run(&self.options).await }
         };
         applied.await.with_context(|| self.label.clone())
     }
@@ -214,18 +252,10 @@ impl Store for PostgresStore {
         let (age, wallet) = after
             .map_or(("-infinity", ""), |after| (after.updated_at.as_str(), after.wallet.as_str()));
         let (first, behind) = stale.shard.bounds();
-        let page = async {
-            let mut transaction = self.pool.begin().await?;
-            // The sweep index gives rows in this order. Without statistics, or with a generic
-            // plan, the planner would rather sort all rows of one age, for every page again. (Without
-            // `stored.` the order would be that of the text in the result.)
-            sqlx::query(
-                "select set_config('enable_sort', 'off', true),
-                     set_config('enable_incremental_sort', 'off', true)",
-            )
-            .execute(&mut *transaction)
-            .await?;
-            let rows = sqlx::query_as(
+        let found = async {
+            let mut by_index = self.by_index().await?;
+            // Without `stored.` the order would be that of the text in the result.
+            sqlx::query_as(
                 "select wallet, updated_at::text from eth_wallet_balances stored
              where updated_at < $1 and (updated_at, wallet) > ($2::text::timestamp, $3)
                  and wallet >= $4 and ($5::text is null or wallet < $5)
@@ -242,12 +272,10 @@ impl Store for PostgresStore {
             .bind(first.to_string())
             .bind(behind.map(|wallet| wallet.to_string()))
             .bind(i64::from(limit))
-            .fetch_all(&mut *transaction)
-            .await?;
-            transaction.commit().await?;
-            Ok::<_, sqlx::Error>(rows)
+            .fetch_all(&mut *by_index)
+            .await
         };
-        let rows = page.await.with_context(|| self.label.clone())?;
+        let rows = found.await.with_context(|| self.label.clone())?;
         Ok(Page::of(rows, limit))
     }
 
@@ -273,21 +301,24 @@ impl Store for PostgresStore {
 
     async fn count_stale(&self, stale: &Stale) -> anyhow::Result<u64> {
         let (first, behind) = stale.shard.bounds();
-        let count: i64 = sqlx::query_scalar(
-            "select count(*) from eth_wallet_balances stored
+        let found = async {
+            let mut by_index = self.by_index().await?;
+            sqlx::query_scalar(
+                "select count(*) from eth_wallet_balances stored
              where updated_at < $1
                  and wallet >= $2 and ($3::text is null or wallet < $3)
                  and not exists (
                      select from eth_wallet_read_failures failed
                      where failed.wallet = stored.wallet
                          and failed.next_try_at > now() at time zone 'utc')",
-        )
-        .bind(stale.before.naive_utc())
-        .bind(first.to_string())
-        .bind(behind.map(|wallet| wallet.to_string()))
-        .fetch_one(&self.pool)
-        .await
-        .with_context(|| self.label.clone())?;
+            )
+            .bind(stale.before.naive_utc())
+            .bind(first.to_string())
+            .bind(behind.map(|wallet| wallet.to_string()))
+            .fetch_one(&mut *by_index)
+            .await
+        };
+        let count: i64 = found.await.with_context(|| self.label.clone())?;
         Ok(count.unsigned_abs())
     }
 
@@ -332,39 +363,43 @@ impl Store for PostgresStore {
     }
 
     async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>> {
-        let rows: Vec<RawRow> = sqlx::query_as(
-            "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
-             from eth_wallet_balances order by random() limit $1",
-        )
-        .bind(i64::from(count))
-        .fetch_all(&self.pool)
-        .await
-        .with_context(|| self.label.clone())?;
+        let mut rows = self.draw(count, 4).await?;
+        if rows.len() < count as usize {
+            // Its pages hold few rows, or there are not so many.
+            rows = self.draw(count, i32::MAX).await?;
+        }
         Ok(rows.into_iter().filter_map(Row::of).collect())
     }
 
     async fn counts(&self) -> anyhow::Result<TableCounts> {
-        let counts = sqlx::query_as(
-            "select
+        let found = async {
+            let mut by_index = self.by_index().await?;
+            sqlx::query_as(
+                "select
                  (select count(*) from eth_wallet_balances),
                  (select count(*) from eth_wallet_balances
                   where updated_at < timestamp '1970-01-02' and read_block is null),
                  (select count(*) from eth_wallet_read_failures)",
-        )
-        .fetch_one(&self.pool)
-        .await
-        .with_context(|| self.label.clone())?;
+            )
+            .fetch_one(&mut *by_index)
+            .await
+        };
+        let counts = found.await.with_context(|| self.label.clone())?;
         Ok(TableCounts::of(counts))
     }
 
     async fn nth_oldest(&self, n: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
-        let time: Option<NaiveDateTime> = sqlx::query_scalar(
-            "select updated_at from eth_wallet_balances order by updated_at limit 1 offset $1",
-        )
-        .bind(i64::try_from(n)?)
-        .fetch_optional(&self.pool)
-        .await
-        .with_context(|| self.label.clone())?;
+        let n = i64::try_from(n)?;
+        let found = async {
+            let mut by_index = self.by_index().await?;
+            sqlx::query_scalar(
+                "select updated_at from eth_wallet_balances order by updated_at limit 1 offset $1",
+            )
+            .bind(n)
+            .fetch_optional(&mut *by_index)
+            .await
+        };
+        let time: Option<NaiveDateTime> = found.await.with_context(|| self.label.clone())?;
         Ok(time.map(|time| time.and_utc()))
     }
 

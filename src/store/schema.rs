@@ -7,8 +7,15 @@ use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 /// database is shared with other programs.
 const TABLE: &str = "_ethtally_migrations";
 
+/// Why it failed, most likely.
+pub(super) const REFUSED: &str =
+    "the tables could not be upgraded; the database user needs the right to create tables";
+
+/// Does not lock by itself: that would wait without an end.
 pub(super) fn postgres() -> Migrator {
-    named(sqlx::migrate!("migrations/postgres"))
+    let mut migrator = named(sqlx::migrate!("migrations/postgres"));
+    migrator.set_locking(false);
+    migrator
 }
 
 pub(super) fn sqlite() -> Migrator {
@@ -25,14 +32,19 @@ pub(super) async fn apply<C: Migrate>(
     migrator: &Migrator,
     connection: &mut C,
 ) -> anyhow::Result<Vec<String>> {
-    let before = missing(migrator, &applied(connection).await?)?;
-    if before.is_empty() {
-        return Ok(before);
+    let before = lacking(migrator, connection).await?;
+    if !before.is_empty() {
+        migrator.run_direct(None, connection, false).await.context(REFUSED)?;
     }
-    migrator.run_direct(None, connection, false).await.context(
-        "the tables could not be upgraded; the database user needs the right to create tables",
-    )?;
     Ok(before)
+}
+
+/// The names of what [`apply`] would apply.
+pub(super) async fn lacking<C: Migrate>(
+    migrator: &Migrator,
+    connection: &mut C,
+) -> anyhow::Result<Vec<String>> {
+    missing(migrator, &applied(connection).await?)
 }
 
 /// Fails unless every migration was applied.
@@ -40,8 +52,7 @@ pub(super) async fn require<C: Migrate>(
     migrator: &Migrator,
     connection: &mut C,
 ) -> anyhow::Result<()> {
-    let missing = missing(migrator, &applied(connection).await?)?;
-    if !missing.is_empty() {
+    if !lacking(migrator, connection).await?.is_empty() {
         bail!(
             "its tables are missing or older than this version needs; run `ethtally migrate` first"
         );

@@ -103,6 +103,20 @@ impl SqliteStore {
         LockFile::beside(&self.path, purpose).with_context(|| self.label())
     }
 
+    /// Some of the rows with these numbers.
+    async fn draw(&self, count: u32, numbers: &[i64]) -> sqlx::Result<Vec<RawRow>> {
+        sqlx::query_as(
+            "select wallet, balance, read_block, blocknumber,
+                 strftime('%Y-%m-%d %H:%M:%f', updated_at)
+             from eth_wallet_balances where rowid in (select value from json_each($2))
+             order by random() limit $1",
+        )
+        .bind(count)
+        .bind(json!(numbers).to_string())
+        .fetch_all(&self.pool)
+        .await
+    }
+
     async fn record_once(&self, columns: &Columns, failures: &[Unreadable]) -> sqlx::Result<u64> {
         let now = now();
         // Taking the write lock at once: a transaction that reads first could fail when it writes.
@@ -342,15 +356,27 @@ impl Store for SqliteStore {
     }
 
     async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>> {
-        let rows: Vec<RawRow> = sqlx::query_as(
-            "select wallet, balance, read_block, blocknumber,
-                 strftime('%Y-%m-%d %H:%M:%f', updated_at)
-             from eth_wallet_balances order by random() limit $1",
-        )
-        .bind(count)
-        .fetch_all(&self.pool)
-        .await
-        .with_context(|| self.label())?;
+        let drawn = async {
+            let last: Option<i64> =
+                sqlx::query_scalar("select max(rowid) from eth_wallet_balances")
+                    .fetch_one(&self.pool)
+                    .await?;
+            let last = last.unwrap_or_default();
+            // Blindly: where few numbers have no row, more than enough of these have one.
+            if last / 4 > i64::from(count) {
+                let numbers: Vec<_> =
+                    (0..2 * count + 10).map(|_| rand::random_range(1..=last)).collect();
+                let rows = self.draw(count, &numbers).await?;
+                if rows.len() >= count as usize {
+                    return Ok(rows);
+                }
+            }
+            let any = "select rowid from eth_wallet_balances order by random() limit $1";
+            let numbers: Vec<i64> =
+                sqlx::query_scalar(any).bind(count).fetch_all(&self.pool).await?;
+            self.draw(count, &numbers).await
+        };
+        let rows = drawn.await.with_context(|| self.label())?;
         Ok(rows.into_iter().filter_map(Row::of).collect())
     }
 

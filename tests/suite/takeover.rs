@@ -318,7 +318,7 @@ async fn migrations_at_once_make_one_database(first: Database) {
         }
         assert_eq!(migrate(&database).expect(0).json()["applied"], json!([]));
         let versions = "select version from _ethtally_migrations order by version";
-        assert_eq!(database.sql(versions).await, ["1", "2", "3"]);
+        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4"]);
     }
 }
 

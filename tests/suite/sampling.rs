@@ -1,0 +1,64 @@
+//! Rows drawn at random: from everywhere, and as many as were asked for.
+
+use std::collections::HashSet;
+
+use ethtally::{
+    store::{Access, Store, open},
+    tally::Wallet,
+};
+use ethtally_testbed::wallet;
+
+use crate::harness::{Database, on_both_databases};
+
+on_both_databases! {
+    a_few_rows_are_drawn_from_everywhere_in_a_large_table
+    where_most_rows_are_gone_as_many_are_drawn_as_were_asked_for
+}
+
+/// So many that not all of its pages are looked at for a few rows.
+const ROWS: u64 = 30_000;
+
+async fn large_table(database: &Database) -> (Box<dyn Store>, Vec<Wallet>) {
+    let store = open(&database.url, Access::Write).await.unwrap();
+    store.migrate().await.unwrap();
+    let wallets: Vec<Wallet> = (0..ROWS).map(|n| wallet(n).into()).collect();
+    for page in wallets.chunks(5_000) {
+        store.insert_placeholders(page).await.unwrap();
+    }
+    (store, wallets)
+}
+
+async fn drawn(store: &dyn Store, count: u32) -> HashSet<Wallet> {
+    let rows = store.sample(count).await.unwrap();
+    let wallets: HashSet<_> = rows.iter().map(|row| row.wallet).collect();
+    assert_eq!((rows.len(), wallets.len()), (count as usize, count as usize));
+    wallets
+}
+
+async fn a_few_rows_are_drawn_from_everywhere_in_a_large_table(database: Database) {
+    let (store, wallets) = large_table(&database).await;
+    let mut all = HashSet::new();
+    for _ in 0..100 {
+        all.extend(drawn(store.as_ref(), 5).await);
+    }
+    // 500 of 30,000 hit the same row twice about four times.
+    assert!(all.len() > 470, "{}", all.len());
+    let tenths = wallets.chunks(ROWS as usize / 10);
+    let drawn: Vec<_> =
+        tenths.map(|tenth| tenth.iter().filter(|wallet| all.contains(wallet)).count()).collect();
+    // About 50 of each; fewer than 15 come once in millions of runs.
+    assert!(drawn.iter().all(|count| *count >= 15), "{drawn:?}");
+}
+
+async fn where_most_rows_are_gone_as_many_are_drawn_as_were_asked_for(database: Database) {
+    let (store, wallets) = large_table(&database).await;
+    let kept: HashSet<_> = wallets[14_000..14_040].iter().copied().collect();
+    let texts: Vec<_> = kept.iter().map(|wallet| format!("'{wallet}'")).collect();
+    let gone = format!("delete from eth_wallet_balances where wallet not in ({})", texts.join(","));
+    database.sql(&gone).await;
+    for count in [1, 5, 40] {
+        assert!(drawn(store.as_ref(), count).await.is_subset(&kept));
+    }
+    assert_eq!(store.sample(1_000).await.unwrap().len(), 40);
+    assert_eq!(store.sample(0).await.unwrap(), []);
+}
