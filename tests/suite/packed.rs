@@ -10,7 +10,7 @@ use alloy::{
 use ethtally_testbed::{
     Chain, Freak,
     freak::{self, FREAKS, FUNCTIONS},
-    stub::{Seen, Stub},
+    stub::{Fault as NodeFault, Seen, Stub, When},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::json;
@@ -271,6 +271,33 @@ async fn a_chunk_that_runs_short_of_gas_tells_no_lie() {
     }
     let asked = calls_of(&stub, true, 4).into_iter().map(|(_, wallets)| wallets);
     assert!(asked.max() > Some(200), "chunks that are too large are a part of the story");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_left_with_too_little_gas_is_not_called_at_all() {
+    let chain = freaky_chain().await;
+    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let wallets: Vec<_> = (0..3).map(|n| freak::wallet([Freak::LiesBelow30k; 4], n)).collect();
+    let expected = read_directly(chain, 4, &wallets).await;
+    let table = Table::of(4, &wallets);
+    let mut read = 0;
+    for gas in (25_000..325_000).step_by(6_000) {
+        stub.clear();
+        stub.fault(
+            NodeFault::GasCap(gas),
+            When::always().matching(|call| !call["params"][2].is_null()),
+        );
+        let ran = table.sweep(&stub.url(), &["--reader", "packed"]).run();
+        let stored = table.totals().await;
+        if ran.status == 0 {
+            read += 1;
+            table.holds(&expected, &ran).await;
+        } else {
+            assert!(ran.error().contains("--reader"), "{gas}: {ran:?}");
+            assert!(stored.iter().all(|(wallet, total)| expected[wallet] == Some(*total)), "{gas}");
+        }
+    }
+    assert!((5..45).contains(&read), "with little gas nobody is read, with much everybody: {read}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

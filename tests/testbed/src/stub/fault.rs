@@ -75,6 +75,8 @@ pub enum Fault {
     RefusesOverrides,
     /// An `eth_call` loses its third parameter on the way.
     IgnoresOverrides,
+    /// An `eth_call` gets so much gas, as nodes cap it without a word.
+    GasCap(u64),
     /// The true answer to a packed call, made wrong in this way.
     Packed(Lie),
     /// With more than this many requests on hand, HTTP 429. See [`super::Seen::on_hand`].
@@ -173,6 +175,7 @@ impl Fault {
             Self::WalletsAbove { .. } => "too many wallets",
             Self::RefusesOverrides => "refuses overrides",
             Self::IgnoresOverrides => "ignores overrides",
+            Self::GasCap(_) => "gas cap",
             Self::Packed(_) => "lie",
             Self::TooManyAtOnce(_) => "too many at once",
             Self::ComputeUnits(_) => "compute units",
@@ -200,6 +203,7 @@ impl Fault {
             Self::RefusesOverrides | Self::IgnoresOverrides => {
                 method == "eth_call" && !request["params"][2].is_null()
             }
+            Self::GasCap(_) => method == "eth_call",
             Self::Packed(_) => packed::wallets(request).is_some(),
             Self::TooManyAtOnce(limit) => moment.on_hand > *limit,
             Self::StateDroppedAfter(blocks) => moment.head.is_some_and(|head| {

@@ -180,6 +180,11 @@ impl Proxy {
                     }
                     None
                 }
+                Fault::GasCap(gas) => {
+                    changed = true;
+                    request["params"][0]["gas"] = json!(format!("{gas:#x}"));
+                    None
+                }
                 fault => fault.own_answer(request),
             };
             answers.push(own.map(|(field, value)| {

@@ -76,6 +76,17 @@ async fn nodes_without_overrides() {
 }
 
 #[tokio::test]
+async fn gas_cap() {
+    let stub = stub().await;
+    stub.fault(Fault::GasCap(0xabc), When::always());
+    let call = json!([{ "input": "0x" }, "latest"]);
+    let arrived = json!([{ "input": "0x", "gas": "0xabc" }, "latest"]);
+    assert_eq!(ask(&stub, &request("eth_call", call)).await["result"], arrived);
+    assert_eq!(ask(&stub, &request("eth_chainId", json!([]))).await["result"], "0x1");
+    assert_eq!(answered(&stub), ["gas cap", "passed"]);
+}
+
+#[tokio::test]
 async fn lies() {
     let stub = stub().await;
     let (truth, _) = words(&stub, 3).await;
