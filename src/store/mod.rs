@@ -288,7 +288,7 @@ fn hash_texts(hashes: &[B256]) -> Vec<String> {
 
 /// A wallet as it stands in the table; one that is not in lower case is not ours to touch.
 fn stored_wallet(text: &str) -> Option<Wallet> {
-    let wallet = text.parse().ok().filter(|wallet: &Wallet| wallet.to_string() == text);
+    let wallet = text.parse().ok().filter(|_| !text.bytes().any(|byte| byte.is_ascii_uppercase()));
     if wallet.is_none() {
         warn!("the table holds {text:?}, which is no wallet in lower case; it is passed over");
     }
@@ -314,25 +314,16 @@ impl Columns {
     }
 
     fn of(totals: &[TotalRead]) -> anyhow::Result<Self> {
-        let mut newest: BTreeMap<Wallet, TotalRead> = BTreeMap::new();
-        for read in totals {
-            newest
-                .entry(read.wallet)
-                .and_modify(|kept| {
-                    let event_block = kept.event_block.max(read.event_block);
-                    if read.read_block >= kept.read_block {
-                        *kept = *read;
-                    }
-                    kept.event_block = event_block;
-                })
-                .or_insert(*read);
-        }
+        let mut reads: Vec<&TotalRead> = totals.iter().collect();
+        reads.sort_by_key(|read| (read.wallet, read.read_block));
         let mut columns = Self::default();
-        for read in newest.values() {
-            columns.wallets.push(read.wallet.to_string());
-            columns.totals.push(read.total.to_string());
-            columns.read_blocks.push(read.read_block.try_into()?);
-            columns.event_blocks.push(read.event_block.map(TryInto::try_into).transpose()?);
+        for same in reads.chunk_by(|one, other| one.wallet == other.wallet) {
+            let Some(newest) = same.last() else { continue };
+            let event_block = same.iter().filter_map(|read| read.event_block).max();
+            columns.wallets.push(newest.wallet.to_string());
+            columns.totals.push(newest.total.to_string());
+            columns.read_blocks.push(newest.read_block.try_into()?);
+            columns.event_blocks.push(event_block.map(TryInto::try_into).transpose()?);
         }
         Ok(columns)
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use alloy::primitives::{Address, AddressError};
+use alloy::primitives::{Address, AddressError, hex};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
@@ -78,7 +78,8 @@ impl FromStr for Wallet {
 
 impl fmt::Display for Wallet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
+        // Millions are written in a sweep: quicker than by the formatter's own way.
+        f.pad(hex::Buffer::<20, true>::new().format(self.0.as_ref()))
     }
 }
 
