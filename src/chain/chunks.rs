@@ -66,9 +66,14 @@ impl NodeReader {
             None if is_untried && self.is_packing_optional() => {
                 return self.compare(wallets, block, unpacked).await;
             }
-            Some(error) if is_untried => return (Vec::new(), Some(error)),
+            // What was read so far was not compared with anything.
+            Some(error) if is_untried && self.is_packing_optional() => match is_refusal(&error) {
+                true => return self.try_without_packing(wallets, block, error).await,
+                false => return (Vec::new(), Some(error)),
+            },
             Some(error) => return (unpacked.readings(), Some(error)),
-            None => *self.packing() = Packing::Trusted,
+            None if is_untried => *self.packing() = Packing::Trusted,
+            None => {}
         }
         let left = std::mem::take(&mut unpacked.left);
         let mut readings = unpacked.readings();
@@ -98,6 +103,8 @@ impl NodeReader {
             None => packed.is_empty() && total.is_ok(),
         };
         match readings.iter().find(differs) {
+            // Not one total could be compared.
+            None if packed.is_empty() => {}
             None => {
                 info!(wallets = count, "the packed reader gives what multicall3 gives");
                 *self.packing() = Packing::Trusted;
@@ -115,6 +122,23 @@ impl NodeReader {
             }
         }
         (readings, error)
+    }
+
+    /// Reads through Multicall3 what the packed reader failed with; if that succeeds, it was the way
+    /// of asking that failed.
+    async fn try_without_packing(
+        &self,
+        wallets: Vec<Wallet>,
+        block: At,
+        error: anyhow::Error,
+    ) -> ChunkRead<U256> {
+        let count = wallets.len();
+        let (readings, second) = self.read_through_multicall3(wallets, block).await;
+        if second.is_none() && readings.len() == count {
+            self.do_without_packing(&error);
+            return (readings, None);
+        }
+        (readings, Some(error))
     }
 
     /// From now on all is read through Multicall3.
@@ -178,7 +202,7 @@ impl NodeReader {
                 }
                 Err(error) => {
                     let Some(failure) = error.downcast_ref::<Failure>() else { return Err(error) };
-                    if failure.class == Class::Unknown {
+                    if failure.class == Class::Unknown && !has_answered {
                         bail!(Unfit(failure.message.clone()));
                     }
                     let reason = self.blame(error, &wallets, Method::Packed, size, block).await?;
@@ -390,6 +414,13 @@ impl NodeReader {
         }
         Ok(())
     }
+}
+
+/// Whether the node answered, and may have meant the way of asking.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|failure| {
+        failure.cause.is_none() && matches!(failure.class, Class::Transport | Class::Refused)
+    })
 }
 
 /// The second half and the first, so that from a stack the first comes first.

@@ -11,7 +11,7 @@ use alloy::{
 use thiserror::Error;
 
 use super::{http::HttpFailure, quirks::Symptoms};
-use crate::redact;
+use crate::{redact, tally::Stopped};
 
 /// What kind of failure it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,11 @@ impl Failure {
         // Some nodes repeat the key, and a message is also stored and printed as a reason.
         let message = redact::clean(&message);
         Self { class, endpoint: endpoint.to_owned(), message, pause: None, cause: None }
+    }
+
+    /// Whether it is but a stop that was asked for.
+    pub fn is_stop(&self) -> bool {
+        self.cause.as_ref().is_some_and(|cause| cause.is::<Stopped>())
     }
 
     /// Classifies what alloy reports of a request to `endpoint`.

@@ -258,6 +258,10 @@ impl Client {
                 return Err(failure.into());
             }
             endpoint.let_rest(&failure, attempt, self.endpoints.len() == 1);
+            if failure.is_stop() && last.is_some() {
+                // What failed before says more than that nothing was sent any more.
+                return Err(last.expect("just looked"));
+            }
             last = Some(failure.into());
             if attempts_left == 0 || self.stop.is_asked() {
                 return Err(last.expect("just set"));
@@ -337,7 +341,7 @@ impl Client {
         let counted = self.eth_calls.fetch_update(Relaxed, Relaxed, one_more).is_ok();
         if !counted {
             self.is_spent.store(true, Relaxed);
-            self.stop.ask();
+            self.stop.wind_down();
         }
         counted
     }

@@ -15,6 +15,7 @@ use alloy::{
 };
 use reqwest::{Client, StatusCode, header};
 use thiserror::Error;
+use tokio_util::task::AbortOnDropHandle;
 use tower_service::Service;
 use url::Url;
 
@@ -125,7 +126,12 @@ impl Service<RequestPacket> for HttpPost {
     }
 
     fn call(&mut self, request: RequestPacket) -> Self::Future {
-        let post = self.clone().post(request);
-        Box::pin(async { post.await.map_err(TransportErrorKind::custom) })
+        // A task of its own: whoever waits for it may be held up meanwhile, by a database for one, and
+        // an answer that has come is not to be taken for a late one.
+        let post = AbortOnDropHandle::new(tokio::spawn(self.clone().post(request)));
+        Box::pin(async {
+            let posted = post.await.map_err(TransportErrorKind::custom)?;
+            posted.map_err(TransportErrorKind::custom)
+        })
     }
 }

@@ -70,14 +70,31 @@ impl ReaderSettings {
     /// About how many `eth_call`s it takes to read so many wallets' totals, of so many parts, from a
     /// node with the usual limits: 50M gas in a call, and bodies of 2 MB.
     pub fn expected_calls(&self, parts: usize, wallets: u64) -> u64 {
-        let method = match self.method {
-            MethodChoice::Multicall3 => Method::Multicall3,
-            MethodChoice::Packed | MethodChoice::Auto => Method::Packed,
+        let calls = |method: Method, wallets| {
+            let sizes = Sizes::new(self.chunk, method.ceiling(parts));
+            sizes.calls_for(wallets, method.usual(parts))
         };
-        let sizes = Sizes::new(self.chunk, method.ceiling(parts));
-        // The first chunk is read both ways.
-        let twice = u64::from(self.method == MethodChoice::Auto && wallets > 0);
-        sizes.calls_for(wallets, method.usual(parts)) + twice
+        let first = Sizes::new(self.chunk, Method::Packed.ceiling(parts)).next().wallets as u64;
+        match self.method {
+            MethodChoice::Multicall3 => calls(Method::Multicall3, wallets),
+            MethodChoice::Packed => calls(Method::Packed, wallets),
+            // The first chunk is read both ways.
+            MethodChoice::Auto => {
+                calls(Method::Packed, wallets) + calls(Method::Multicall3, first.min(wallets))
+            }
+        }
+    }
+
+    /// Whether that number depends on these limits.
+    pub fn depends_on_limits(&self, parts: usize) -> bool {
+        let usual = match self.method {
+            MethodChoice::Packed => Method::Packed.usual(parts),
+            MethodChoice::Multicall3 | MethodChoice::Auto => Method::Multicall3.usual(parts),
+        };
+        match self.chunk {
+            ChunkLimit::Auto => true,
+            ChunkLimit::AtMost(number) => number.get() > usual,
+        }
     }
 }
 

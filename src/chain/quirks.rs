@@ -58,6 +58,7 @@ const RULES: &[Rule] = &[
             "outofgas",
             "gas required exceeds",
             "execution timeout",
+            "execution aborted",
             "request timed out",
         ],
     ),
@@ -253,6 +254,11 @@ mod tests {
         ((None, Some(-32015), "VM execution error. \"Out of gas\""), Class::TooMuch, Action::Split),
         ((None, Some(-32003), "EVM error OutOfGas"), Class::TooMuch, Action::Split),
         ((None, Some(-32000), "execution timeout"), Class::TooMuch, Action::Split),
+        (
+            (None, Some(-32000), "execution aborted (timeout = 5s)"),
+            Class::TooMuch,
+            Action::Split,
+        ),
         ((None, Some(-32002), "request timed out"), Class::TooMuch, Action::Split),
         ((None, Some(-32002), ""), Class::TooMuch, Action::Split),
         (

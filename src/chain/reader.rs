@@ -287,7 +287,10 @@ impl NodeReader {
             .map(move |(turn, wallets, error)| {
                 let gave_up = Arc::clone(&gave_up);
                 async move {
-                    let mut chunks = self.read_chunk(turn, wallets, place).await;
+                    let mut chunks = match wallets.is_empty() {
+                        true => Vec::new(),
+                        false => self.read_chunk(turn, wallets, place).await,
+                    };
                     if let Some(error) = error {
                         chunks.push(Chunk { error: Some(error), ..Chunk::default() });
                     }

@@ -94,9 +94,10 @@ pub(super) struct Size {
 impl Sizes {
     /// No search goes above `ceiling`, and neither does a number that was asked for.
     pub(super) fn new(limit: ChunkLimit, ceiling: usize) -> Self {
-        let (ceiling, good, untried) = match limit {
-            ChunkLimit::Auto => (ceiling, 0, Some(BEGIN.min(ceiling))),
-            ChunkLimit::AtMost(number) => (number.get(), number.get(), None),
+        // A number is taken on trust; if it is too much, half of it is as likely as not.
+        let (ceiling, good, untried, down) = match limit {
+            ChunkLimit::Auto => (ceiling, 0, Some(BEGIN.min(ceiling)), SMALL_STEP),
+            ChunkLimit::AtMost(number) => (number.get(), number.get(), None, 1),
         };
         Self {
             ceiling,
@@ -105,7 +106,7 @@ impl Sizes {
             untried,
             trying: false,
             up: 0,
-            down: SMALL_STEP,
+            down,
             wait: 0,
             patience: PATIENCE,
         }
@@ -156,9 +157,8 @@ impl Sizes {
             self.untried = self.between().or_else(|| self.above());
         } else if self.untried.is_none() && self.bad.is_some() {
             self.wait = self.wait.saturating_sub(1);
-            if self.wait == 0 {
-                self.untried = self.bad;
-            }
+            let again = self.bad.filter(|_| self.wait == 0);
+            self.untried = again.or_else(|| self.between());
         }
     }
 
@@ -168,7 +168,9 @@ impl Sizes {
             // It cannot be its size.
             return;
         }
-        if self.bad.is_some_and(|bad| bad <= wallets) || wallets <= self.good {
+        let failed_again = self.bad == Some(wallets) && self.wait == 0;
+        let fell = wallets <= self.good && self.down == SMALL_STEP;
+        if failed_again || fell {
             self.patience = (2 * self.patience).min(LONGEST_PATIENCE);
         }
         self.wait = self.patience;
@@ -303,7 +305,7 @@ mod tests {
         tries(&mut sizes, 5_000, 30);
         let fallen = tries(&mut sizes, 500, 20);
         assert!(fallen.iter().filter(|(_, fits)| !fits).count() <= 10, "{fallen:?}");
-        assert!(fallen.last().unwrap().0 <= 500);
+        assert!((450..=500).contains(&fallen.last().unwrap().0), "{fallen:?}");
         let risen = tries(&mut sizes, 5_000, 2_000);
         assert!(risen.last().unwrap().0 >= 4_600, "{:?}", risen.last());
     }
@@ -341,6 +343,17 @@ mod tests {
         sizes.refused(before);
         let after = tries(&mut sizes, 5_000, 60);
         assert!(after.iter().all(|(wallets, _)| *wallets >= before * 15 / 16), "{after:?}");
+    }
+
+    #[test]
+    fn a_number_that_is_too_much_is_halved_and_the_limit_closed_in_on() {
+        for (number, limit) in [(5_000, 1_488), (20_000, 5_050), (2_000, 1_000)] {
+            let limit_asked = ChunkLimit::AtMost(NonZeroUsize::new(number).unwrap());
+            let sizes = Sizes::new(limit_asked, 60_000);
+            let calls = sizes.calls_for(1_000_000, limit);
+            let fewest = 1_000_000 / limit as u64;
+            assert!(calls <= fewest * 11 / 10 + 20, "{number}, {limit}: {calls} of {fewest}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     App,
-    chain::NodeReader,
+    chain::{Failure, NodeReader},
     report::{Outcome, Paint, Verdict},
     tally::{Counts, Run},
 };
@@ -23,7 +23,7 @@ pub(super) struct Tallied {
     elapsed_ms: u128,
     skipped: bool,
     interrupted: bool,
-    /// Ended early, by a signal or by `--max-duration`.
+    /// Ended early, by a signal, `--max-duration` or `--max-calls`.
     #[serde(skip)]
     stopped: bool,
 }
@@ -96,7 +96,10 @@ impl Outcome for TallyOutcome {
 pub(super) fn note_budget(app: &App, reader: &NodeReader, run: &mut Run, next: &str) {
     if reader.is_spent() {
         app.report.note(&format!("--max-calls are spent; {next}"));
-        run.cut_short_by = None;
+        let is_stop = |error: &anyhow::Error| {
+            error.downcast_ref::<Failure>().is_some_and(Failure::is_stop)
+        };
+        run.cut_short_by = run.cut_short_by.take().filter(|error| !is_stop(error));
     }
 }
 

@@ -13,7 +13,6 @@ use serde::Serialize;
 use super::outcome::{Tallied, TallyOutcome, note_budget, verdict};
 use crate::{
     App,
-    chain::ChunkLimit,
     cli::SweepArgs,
     report::{Outcome, Paint, Verdict},
     store::{Access, Stale, Store, Task},
@@ -181,7 +180,8 @@ async fn dry_run(app: &App, args: &SweepArgs) -> anyhow::Result<Verdict> {
     let stale = stale(store.as_ref(), args).await?;
     let wallets = count(store.as_ref(), &stale, limit(args)).await?;
     let node = &app.settings.node;
-    let needed = app.reader_settings().expected_calls(app.profile.reads.len(), wallets);
+    let (settings, parts) = (app.reader_settings(), app.profile.reads.len());
+    let needed = settings.expected_calls(parts, wallets);
     let budget = args.budget.max_calls.map_or(u64::MAX, NonZeroU64::get);
     let calls = needed.min(budget);
     let compute_units = calls * u64::from(node.cu_per_call.get());
@@ -196,10 +196,12 @@ async fn dry_run(app: &App, args: &SweepArgs) -> anyhow::Result<Verdict> {
         compute_units,
         seconds_at_rps: seconds(node.rps, calls),
         seconds_at_cups: seconds(node.cups, compute_units),
-        about: match node.chunk {
-            _ if needed > budget => "; --max-calls ends it before all are read",
-            ChunkLimit::Auto => "; as for a node that allows 50M gas and 2 MB in a call",
-            ChunkLimit::AtMost(_) => "",
+        about: if needed > budget {
+            "; --max-calls ends it before all are read"
+        } else if settings.depends_on_limits(parts) {
+            "; as for a node that allows 50M gas and 2 MB in a call"
+        } else {
+            ""
         },
     })?;
     Ok(Verdict::Well)

@@ -1,4 +1,4 @@
-//! The wish to stop: raised by a signal or by `--max-duration`, seen by everybody.
+//! The wish to stop: raised by a signal, by `--max-duration` or by `--max-calls`, seen by everybody.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -18,6 +18,8 @@ pub struct Stopped;
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     token: CancellationToken,
+    /// Raised with it where calls that are under way are not to take their time.
+    urgent: CancellationToken,
     signal: Arc<OnceLock<i32>>,
 }
 
@@ -28,12 +30,18 @@ impl Stop {
     /// Ends the run cleanly, for a reason that is no interruption.
     pub fn ask(&self) {
         self.token.cancel();
+        self.urgent.cancel();
+    }
+
+    /// The same, with all the time that calls under way may need.
+    pub fn wind_down(&self) {
+        self.token.cancel();
     }
 
     /// Ends the run cleanly because this signal came.
     pub fn interrupt(&self, signal: i32) {
         let _ = self.signal.set(signal);
-        self.token.cancel();
+        self.ask();
     }
 
     /// The signal that interrupted the run.
@@ -51,9 +59,9 @@ impl Stop {
         self.token.cancelled().await;
     }
 
-    /// Returns [`Stop::GRACE`] after a stop was asked for.
+    /// Returns [`Stop::GRACE`] after a stop was asked for that does not leave all the time.
     pub async fn overdue(&self) {
-        self.asked().await;
+        self.urgent.cancelled().await;
         tokio::time::sleep(Self::GRACE).await;
     }
 }
