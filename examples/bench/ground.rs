@@ -1,9 +1,10 @@
 //! What the measures stand on: the chain, and for each measure a table of its own that is like all others.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{BufWriter, Write},
     path::PathBuf,
+    process::Command,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::Instant,
 };
@@ -18,19 +19,21 @@ use ethtally_testbed::{Chain, genesis::holdings, postgres::Cluster, wallet};
 use sqlx::{ConnectOptions, PgConnection, SqliteConnection, postgres::PgConnectOptions};
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::{Backend, report::say};
+use crate::{Backend, Rows, report::say};
 
 /// A block that would be a small one on mainnet, and the most that an `eth_call` gets from many nodes.
 const GAS_LIMIT: u64 = 50_000_000;
 /// As a server runs in production, durable writes included.
 const DURABLE: [(&str, &str); 3] =
     [("fsync", "on"), ("synchronous_commit", "on"), ("full_page_writes", "on")];
+/// Wallets of one age: a tick of the original.
+const TICK: usize = 50;
 /// Wallets in one statement while the template is filled.
 const FILL: usize = 10_000;
 
 pub(crate) struct Ground {
     pub(crate) chain: Chain,
-    /// All wallets in the order in which a sweep takes rows of one age.
+    /// All wallets in the order in which a sweep takes them.
     pub(crate) wallets: Vec<Wallet>,
     /// What all of them hold together.
     sum: U256,
@@ -64,8 +67,8 @@ enum End {
 }
 
 impl Ground {
-    /// Starts the chain and the database, and fills a table with wallets that were never read.
-    pub(crate) async fn prepare(count: u64, backend: Backend) -> anyhow::Result<Self> {
+    /// Starts the chain and the database, and fills a table.
+    pub(crate) async fn prepare(count: u64, backend: Backend, rows: Rows) -> anyhow::Result<Self> {
         let started = Instant::now();
         say(format_args!("{count} wallets: starting the chain …"));
         let chain = Chain::builder().wallets(count).gas_limit(GAS_LIMIT).start().await?;
@@ -86,36 +89,43 @@ impl Ground {
                 Database::Sqlite { folder, template }
             }
         };
-        database.fill(&wallets).await?;
-        wallets.sort_unstable();
+        database.fill(&wallets, rows).await?;
+        // A sweep goes by age, and by wallet among rows of one age.
+        match rows {
+            Rows::Swept => wallets.chunks_mut(TICK).for_each(<[_]>::sort_unstable),
+            Rows::New => wallets.sort_unstable(),
+        }
+        settle();
         say(format_args!("ready after {:.0} s", started.elapsed().as_secs_f64()));
         Ok(Self { chain, wallets, sum, database, made: AtomicU32::new(0) })
     }
 
-    /// A table that holds every wallet, none of them read.
+    /// A table that holds every wallet, none of them read by ethtally.
     pub(crate) async fn table(&self) -> anyhow::Result<Table> {
-        say("copying the table …");
+        let table = self.copy().await?;
+        settle();
+        Ok(table)
+    }
+
+    async fn copy(&self) -> anyhow::Result<Table> {
         let number = self.made.fetch_add(1, Relaxed);
         match &self.database {
             Database::Postgres { template, admin, .. } => {
                 let name = format!("copy_{number}");
                 let template = name_of(template);
                 let mut connection = postgres(admin).await?;
-                // Quicker than through the log, where the server has the choice; the checkpoint is not the
-                // measure's to pay.
+                // Quicker than through the log, where the server has the choice.
                 let strategy = match connection.server_version_num() {
                     Some(150_000..) => "strategy file_copy",
                     _ => "",
                 };
                 let create = format!("create database {name} template {template} {strategy}");
                 run(&mut connection, &create).await?;
-                run(&mut connection, "checkpoint").await?;
                 Ok(Table::postgres(admin, &name))
             }
             Database::Sqlite { folder, template } => {
                 let path = folder.path().join(format!("copy-{number}"));
                 fs::copy(template, &path)?;
-                File::open(&path)?.sync_all()?;
                 Ok(Table::sqlite(path))
             }
         }
@@ -126,6 +136,7 @@ impl Ground {
         match &self.database {
             Database::Postgres { cluster, admin, .. } => {
                 let url = cluster.create_database("empty")?;
+                settle();
                 Ok(Table::postgres(admin, name_of(&url)))
             }
             Database::Sqlite { folder, .. } => {
@@ -169,17 +180,21 @@ impl Ground {
 }
 
 impl Database {
-    /// Fills the template, by the program's own means and in the order of the wallets' numbers: in the
-    /// table they lie at random, as rows of a long-lived table do.
-    async fn fill(&self, wallets: &[Wallet]) -> anyhow::Result<()> {
+    /// Fills the template.
+    async fn fill(&self, wallets: &[Wallet], rows: Rows) -> anyhow::Result<()> {
         let url = match self {
             Self::Postgres { template, .. } => template.clone(),
             Self::Sqlite { template, .. } => format!("sqlite:{}", template.display()),
         };
         let store = store::open(&url, Access::Write).await?;
         store.migrate().await?;
-        for page in wallets.chunks(FILL) {
-            store.insert_placeholders(page).await?;
+        match rows {
+            Rows::New => {
+                for page in wallets.chunks(FILL) {
+                    store.insert_placeholders(page).await?;
+                }
+            }
+            Rows::Swept => self.fill_swept(&url, wallets).await?,
         }
         // No database is copied that somebody is connected to.
         store.close().await;
@@ -195,6 +210,43 @@ impl Database {
                     sqlx::raw_sql(statement).execute(&mut connection).await?;
                 }
                 sqlx::Connection::close(connection).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of a round of the original.
+    async fn fill_swept(&self, url: &str, wallets: &[Wallet]) -> anyhow::Result<()> {
+        let mut ticks = (0_i64..).flat_map(|tick| [tick; TICK]);
+        for page in wallets.chunks(FILL) {
+            let texts: Vec<_> = page.iter().map(Wallet::to_string).collect();
+            let ticks: Vec<_> = ticks.by_ref().take(page.len()).collect();
+            match self {
+                Self::Postgres { .. } => {
+                    sqlx::query(
+                        "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
+                         select wallet, 1e21, timestamp '2020-01-01' + tick * interval '30 s',
+                             timestamp '2020-01-01'
+                         from unnest($1::text[], $2::bigint[]) as swept (wallet, tick)",
+                    )
+                    .bind(texts)
+                    .bind(ticks)
+                    .execute(&mut postgres(url).await?)
+                    .await?;
+                }
+                Self::Sqlite { .. } => {
+                    let rows: Vec<_> = texts.iter().zip(ticks).collect();
+                    sqlx::query(
+                        "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
+                         select value ->> 0, '1000000000000000000000',
+                             datetime('2020-01-01', ((value ->> 1) * 30) || ' seconds'),
+                             '2020-01-01 00:00:00'
+                         from json_each($1)",
+                    )
+                    .bind(serde_json::to_string(&rows)?)
+                    .execute(&mut sqlite(url).await?)
+                    .await?;
+                }
             }
         }
         Ok(())
@@ -248,6 +300,12 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// Lets the disk come to rest: what was written before a measure is not its to pay.
+fn settle() {
+    // Without that program the disk is busier, and the table is the same.
+    let _ = Command::new("sync").status();
 }
 
 /// The database of a URL.

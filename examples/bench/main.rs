@@ -38,6 +38,9 @@ struct Arguments {
     /// Where the table is
     #[arg(long, value_enum, default_value = "postgres")]
     database: Backend,
+    /// What its rows are before a measure
+    #[arg(long, value_enum, default_value = "swept")]
+    rows: Rows,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Measure::ALL)]
     only: Vec<Measure>,
@@ -65,6 +68,15 @@ struct Arguments {
 enum Backend {
     Postgres,
     Sqlite,
+}
+
+/// What a table holds before a measure. Either way the rows lie in no order of their keys.
+#[derive(Clone, Copy, ValueEnum)]
+enum Rows {
+    /// What the original leaves after a round: 50 rows of one age, half a minute between them
+    Swept,
+    /// Placeholders, all of one age, so that a sweep goes by key
+    New,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -121,7 +133,7 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = Arguments::parse();
     arguments.wallets = arguments.wallets.next_multiple_of(1_000);
     let program = Program::build()?;
-    let ground = Ground::prepare(arguments.wallets, arguments.database).await?;
+    let ground = Ground::prepare(arguments.wallets, arguments.database, arguments.rows).await?;
     let report = Report::new(&ground, arguments.round_trip).await?;
     let mut bench = Bench { arguments, program, ground, report, failures: 0 };
     for measure in bench.arguments.only.clone() {
@@ -292,13 +304,13 @@ impl Bench {
         say(format_args!("{what} …"));
         let node = way.map_or_else(|| self.ground.chain.url(), Delay::url);
         let ticks = self.arguments.ticks.min(self.arguments.wallets / original::WALLETS_A_TICK);
-        let sample = original::run(&table, &node, ticks).await?;
+        let (time, note) = original::run(&table, &node, ticks).await?;
         table.drop().await?;
         let all = self.arguments.wallets.div_ceil(original::WALLETS_A_TICK);
         Ok(Row {
-            time: sample.time.mul_f64(all as f64 / ticks as f64),
+            time: time.mul_f64(all as f64 / ticks as f64),
             calls: Some(all),
-            sample: Some(ticks),
+            note: Some(format!("{note}; reckoned from {ticks} of them, without a pause")),
             ..Row::new(what, self.arguments.wallets)
         })
     }

@@ -26,32 +26,46 @@ use crate::{
 /// Wallets in a tick, which are also those of one call: it could take 200.
 pub(crate) const WALLETS_A_TICK: u64 = 50;
 
-/// So many ticks, one after another.
-pub(crate) struct Sample {
-    pub(crate) time: Duration,
-}
-
-/// Its connection: one statement, one round trip, one transaction.
+/// Its connection. One statement, one round trip, one transaction.
 enum Connection {
     Postgres(PgConnection),
     Sqlite(SqliteConnection),
 }
 
-pub(crate) async fn run(table: &Table, node: &str, ticks: u64) -> anyhow::Result<Sample> {
+/// Goes on for so many ticks; returns how long they took, and where that time went.
+pub(crate) async fn run(
+    table: &Table,
+    node: &str,
+    ticks: u64,
+) -> anyhow::Result<(Duration, String)> {
     ensure!(ticks > 0, "not one tick to time");
     let provider = provider(node)?;
     let mut connection = Connection::open(table).await?;
+    let (mut selects, mut calls) = (Duration::ZERO, Duration::ZERO);
     let started = Instant::now();
     for _ in 0..ticks {
+        let begun = Instant::now();
         let wallets = connection.oldest().await?;
+        selects += begun.elapsed();
         ensure!(wallets.len() as u64 == WALLETS_A_TICK, "a tick of {} wallets", wallets.len());
+        let begun = Instant::now();
         let returned: Bytes =
             provider.raw_request("eth_call".into(), call(&wallets, "latest")).await?;
+        calls += begun.elapsed();
         for (wallet, total) in wallets.iter().zip(totals(&returned)?) {
             connection.upsert(*wallet, total).await?;
         }
     }
-    Ok(Sample { time: started.elapsed() })
+    let time = started.elapsed();
+    let of_each = |time: Duration| time.as_secs_f64() * 1e3 / ticks as f64;
+    let note = format!(
+        "a tick of {:.1} ms: select {:.1}, eth_call {:.1}, {WALLETS_A_TICK} upserts {:.1}",
+        of_each(time),
+        of_each(selects),
+        of_each(calls),
+        of_each(time - selects - calls)
+    );
+    Ok((time, note))
 }
 
 /// What one of its calls costs.

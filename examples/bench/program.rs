@@ -75,6 +75,13 @@ impl Program {
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }
+        // What `cargo run` tells this example of itself is news to build scripts, and they would start anew.
+        for (variable, _) in env::vars_os() {
+            let name = variable.to_string_lossy();
+            if ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|prefix| name.starts_with(prefix)) {
+                cargo.env_remove(&variable);
+            }
+        }
         let status = cargo.status().context("cannot run cargo")?;
         ensure!(status.success(), "ethtally was not built: cargo ended with {status}");
         Ok(Self { path: folder.join("ethtally") })

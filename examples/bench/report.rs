@@ -90,14 +90,14 @@ pub(crate) struct Row {
     pub(crate) calls: Option<u64>,
     pub(crate) cpu: Option<Duration>,
     pub(crate) peak_kib: Option<u64>,
-    /// The time is that of so many ticks of the original, reckoned up to all.
-    pub(crate) sample: Option<u64>,
+    /// How the time was reckoned, if it is not that of all wallets.
+    pub(crate) note: Option<String>,
 }
 
 impl Row {
     pub(crate) fn new(what: What, wallets: u64) -> Self {
         let time = Duration::ZERO;
-        Self { what, wallets, time, calls: None, cpu: None, peak_kib: None, sample: None }
+        Self { what, wallets, time, calls: None, cpu: None, peak_kib: None, note: None }
     }
 
     pub(crate) fn of_program(what: What, wallets: u64, ran: &Ran) -> Self {
@@ -187,7 +187,7 @@ impl Report {
         let price = row.what.method().and_then(|method| {
             self.prices.iter().find(|(of, _)| *of == method).map(|(_, price)| *price)
         });
-        let about = if row.sample.is_some() { "≈ " } else { "" };
+        let about = if row.note.is_some() { "≈ " } else { "" };
         let millions = row.wallets as f64 / 1e6;
         [
             row.what.to_string(),
@@ -233,10 +233,8 @@ impl Report {
                 grouped(price.wallets as f64)
             ));
         }
-        if let Some(ticks) = self.rows.iter().find_map(|row| row.sample) {
-            lines.push(format!(
-                "≈: reckoned from {ticks} ticks of 50 wallets, without the pause between them"
-            ));
+        for row in &self.rows {
+            lines.extend(row.note.as_ref().map(|note| format!("{}: {note}", row.what)));
         }
         if self.rows.iter().any(|row| row.what.is_far()) {
             lines.push(format!(
