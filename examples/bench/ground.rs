@@ -23,9 +23,15 @@ use crate::{Backend, Rows, report::say};
 
 /// A block that would be a small one on mainnet, and the most that an `eth_call` gets from many nodes.
 const GAS_LIMIT: u64 = 50_000_000;
-/// As a server runs in production, durable writes included.
-const DURABLE: [(&str, &str); 3] =
-    [("fsync", "on"), ("synchronous_commit", "on"), ("full_page_writes", "on")];
+/// As a server for such a table runs in production: durable, with the table in its memory, and without a
+/// checkpoint every few seconds.
+const SETTINGS: [(&str, &str); 5] = [
+    ("fsync", "on"),
+    ("synchronous_commit", "on"),
+    ("full_page_writes", "on"),
+    ("shared_buffers", "2GB"),
+    ("max_wal_size", "8GB"),
+];
 /// Wallets of one age: a tick of the original.
 const TICK: usize = 50;
 /// Wallets in one statement while the template is filled.
@@ -78,7 +84,7 @@ impl Ground {
         say("filling a table …");
         let database = match backend {
             Backend::Postgres => {
-                let cluster = Cluster::start_with(&DURABLE)?;
+                let cluster = Cluster::start_with(&SETTINGS)?;
                 let template = cluster.create_database("template")?;
                 let admin = cluster.create_database("admin")?;
                 Database::Postgres { cluster, template, admin }
