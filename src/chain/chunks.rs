@@ -165,8 +165,10 @@ impl NodeReader {
     ) -> anyhow::Result<()> {
         let size = chunk.len();
         let mut open = vec![chunk];
-        // One wallet that fails alone before any was read may be to blame itself; two are not.
+        // One wallet that fails alone before any was read may be to blame itself; two are not. A node that
+        // was seen to work may have stopped to, or another one answers.
         let mut has_answered = *self.packing() == Packing::Trusted;
+        let mut has_answered_now = false;
         let mut failed_alone = false;
         // One strange answer is put down to the moment.
         let mut may_be_strange = *self.packing() == Packing::Trusted;
@@ -192,7 +194,7 @@ impl NodeReader {
                         Err(why) => bail!(Unfit(format!("{endpoint}: {why}"))),
                     };
                     self.with_sizes(endpoint, Method::Packed, |sizes| sizes.took(wallets.len()));
-                    has_answered = true;
+                    (has_answered, has_answered_now) = (true, true);
                     for (wallet, total) in totals {
                         match total {
                             Some(total) => unpacked.totals.push((wallet, total)),
@@ -202,12 +204,14 @@ impl NodeReader {
                 }
                 Err(error) => {
                     let Some(failure) = error.downcast_ref::<Failure>() else { return Err(error) };
-                    if failure.class == Class::Unknown && !has_answered {
+                    let is_strange = failure.class == Class::Unknown;
+                    if is_strange && !has_answered {
                         bail!(Unfit(failure.message.clone()));
                     }
+                    let is_open = !has_answered || is_strange && !has_answered_now;
                     let reason = self.blame(error, &wallets, Method::Packed, size, block).await?;
                     match wallets.len() {
-                        1 if !has_answered && (failed_alone || size == 1) => bail!(Unfit(reason)),
+                        1 if is_open && (failed_alone || size == 1) => bail!(Unfit(reason)),
                         1 => {
                             failed_alone = true;
                             unpacked.left.extend(wallets);

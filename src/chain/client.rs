@@ -258,11 +258,11 @@ impl Client {
                 return Err(failure.into());
             }
             endpoint.let_rest(&failure, attempt, self.endpoints.len() == 1);
-            if failure.is_stop() && last.is_some() {
-                // What failed before says more than that nothing was sent any more.
-                return Err(last.expect("just looked"));
-            }
-            last = Some(failure.into());
+            last = match last {
+                // It says more than that nothing was sent any more.
+                Some(before) if failure.is_stop() => Some(before),
+                _ => Some(failure.into()),
+            };
             if attempts_left == 0 || self.stop.is_asked() {
                 return Err(last.expect("just set"));
             }

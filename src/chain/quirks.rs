@@ -254,11 +254,7 @@ mod tests {
         ((None, Some(-32015), "VM execution error. \"Out of gas\""), Class::TooMuch, Action::Split),
         ((None, Some(-32003), "EVM error OutOfGas"), Class::TooMuch, Action::Split),
         ((None, Some(-32000), "execution timeout"), Class::TooMuch, Action::Split),
-        (
-            (None, Some(-32000), "execution aborted (timeout = 5s)"),
-            Class::TooMuch,
-            Action::Split,
-        ),
+        ((None, Some(-32000), "execution aborted (timeout = 5s)"), Class::TooMuch, Action::Split),
         ((None, Some(-32002), "request timed out"), Class::TooMuch, Action::Split),
         ((None, Some(-32002), ""), Class::TooMuch, Action::Split),
         (

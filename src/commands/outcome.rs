@@ -92,15 +92,17 @@ impl Outcome for TallyOutcome {
     }
 }
 
-/// Says so where `--max-calls` ended a run, which is then no failure of the node.
+/// Says so where `--max-calls` ended a run, and what had failed until then: a budget that is spent is
+/// no failure.
 pub(super) fn note_budget(app: &App, reader: &NodeReader, run: &mut Run, next: &str) {
-    if reader.is_spent() {
-        app.report.note(&format!("--max-calls are spent; {next}"));
-        let is_stop = |error: &anyhow::Error| {
-            error.downcast_ref::<Failure>().is_some_and(Failure::is_stop)
-        };
-        run.cut_short_by = run.cut_short_by.take().filter(|error| !is_stop(error));
+    if !reader.is_spent() {
+        return;
     }
+    let is_stop =
+        |error: &anyhow::Error| error.downcast_ref::<Failure>().is_some_and(Failure::is_stop);
+    let failed = run.cut_short_by.take().filter(|error| !is_stop(error));
+    let failed = failed.map_or_else(String::new, |error| format!("; what failed last: {error}"));
+    app.report.note(&format!("--max-calls are spent; {next}{failed}"));
 }
 
 /// What a run that was reported means for the exit status.

@@ -215,3 +215,13 @@ async fn a_backfill_keeps_its_budget_too_and_resumes() {
     }
     holds_what_they_hold(&database, 500, &[]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_a_sick_node_used_up_is_told_with_what_the_node_said() {
+    let stub = Stub::in_front_of(&wide_chain().await.url()).unwrap();
+    stub.fault(Fault::status(503), calls());
+    let database = table(100);
+    let ran = sweep(&database, &stub.url(), &["--max-calls", "2"]).run().expect(0);
+    assert_eq!((&ran.json()["updated"], &ran.json()["calls"]), (&json!(0), &json!(2)));
+    assert!(ran.stderr.contains("--max-calls are spent") && ran.stderr.contains("503"), "{ran:?}");
+}
