@@ -9,6 +9,7 @@
 
 mod block;
 mod call;
+mod chunk_limit;
 mod chunks;
 mod classify;
 mod client;
@@ -30,8 +31,10 @@ mod ranges;
 mod reader;
 mod sizes;
 mod supply;
+mod totals;
 
 pub use block::{BlockChoice, BlockChoiceError};
+pub use chunk_limit::{ChunkLimit, ChunkLimitError};
 pub use classify::{Action, Class, Failure};
 pub use client::{Client, ClientSettings, Request, Traffic};
 pub use events::Events;
@@ -42,4 +45,3 @@ pub use pace::{PaceSettings, UNITS_PER_CALL};
 pub use preflight::Contracts;
 pub use proof::Proof;
 pub use reader::NodeReader;
-pub use sizes::{ChunkLimit, ChunkLimitError};

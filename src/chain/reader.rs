@@ -1,8 +1,8 @@
 //! Reads wallets' totals: takes them page by page, and asks for as many in one call, and in as many
 //! calls at once, as suits the node.
 //!
-//! By what is in `method`; what one call is made of and what becomes of it, in `chunks`; how many
-//! wallets it is for, in `sizes`; at which block, in `pin`.
+//! By what is in `method`; how one chunk is read, in `totals` and `chunks`; how many wallets it is for, in
+//! `sizes`; at which block, in `pin`.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -6,9 +6,7 @@
 //! succeeded and then failed is gone back from by a small step first, and what failed is tried again
 //! after more and more calls.
 
-use std::{fmt, num::NonZeroUsize, str::FromStr};
-
-use thiserror::Error;
+use super::ChunkLimit;
 
 /// Where the search begins.
 const BEGIN: usize = 200;
@@ -18,47 +16,6 @@ const SMALL_STEP: u32 = 5;
 const PATIENCE: u32 = 16;
 /// And at last.
 const LONGEST_PATIENCE: u32 = 256;
-
-/// How many wallets one call may be for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ChunkLimit {
-    /// As many as the node takes, which is found out.
-    #[default]
-    Auto,
-    /// So many at most, fewer where the node takes fewer.
-    AtMost(NonZeroUsize),
-}
-
-/// A text that is no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a chunk is auto or a number from 1 to {}", ChunkLimit::MOST)]
-pub struct ChunkLimitError;
-
-impl ChunkLimit {
-    /// The largest number that may be given.
-    const MOST: usize = 100_000;
-}
-
-impl FromStr for ChunkLimit {
-    type Err = ChunkLimitError;
-
-    fn from_str(text: &str) -> Result<Self, ChunkLimitError> {
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        let number = text.parse().ok().filter(|number: &NonZeroUsize| number.get() <= Self::MOST);
-        number.map(Self::AtMost).ok_or(ChunkLimitError)
-    }
-}
-
-impl fmt::Display for ChunkLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::AtMost(number) => number.fmt(f),
-        }
-    }
-}
 
 /// What is known of the sizes that one endpoint takes.
 #[derive(Clone, Debug)]
@@ -232,6 +189,8 @@ fn part(size: usize, n: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -375,16 +334,6 @@ mod tests {
         assert_eq!(Sizes::new(number, 60_000).calls_for(1_001, 5_000), 6);
         assert_eq!(auto(60_000).calls_for(3, 5_000), 1);
         assert_eq!(auto(60_000).calls_for(0, 5_000), 0);
-    }
-
-    #[test]
-    fn limits_are_read_and_written() {
-        for text in ["auto", "1", "200", "100000"] {
-            assert_eq!(text.parse::<ChunkLimit>().unwrap().to_string(), text);
-        }
-        for text in ["", "0", "-1", "100001", "Auto", "1.5", "many"] {
-            assert_eq!(text.parse::<ChunkLimit>(), Err(ChunkLimitError), "{text}");
-        }
     }
 
     proptest! {

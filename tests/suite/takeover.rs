@@ -19,7 +19,7 @@ on_both_databases! {
 }
 
 /// As the original makes it.
-const ORIGINAL: &str = "
+pub(crate) const ORIGINAL: &str = "
     CREATE TABLE eth_wallet_balances (
         wallet      TEXT PRIMARY KEY,
         balance     NUMERIC NOT NULL DEFAULT 0,

@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use crate::{
     harness::{Database, ethtally},
+    takeover::ORIGINAL,
     world::{address, store_unread},
 };
 
@@ -14,13 +15,7 @@ use crate::{
 fn original_database(rows: u64) -> Database {
     let database = Database::postgres();
     let sql = format!(
-        "CREATE TABLE eth_wallet_balances (
-            wallet      TEXT PRIMARY KEY,
-            balance     NUMERIC NOT NULL DEFAULT 0,
-            blocknumber BIGINT,
-            updated_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
-            created_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);
-         CREATE INDEX eth_wallet_balances_updated_at_idx ON eth_wallet_balances (updated_at);
+        "{ORIGINAL}
          INSERT INTO eth_wallet_balances (wallet, balance)
          SELECT '0x' || md5(n::text) || '00000000', n FROM generate_series(1, {rows}) AS n;"
     );
