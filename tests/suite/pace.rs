@@ -36,7 +36,7 @@ async fn a_node_that_takes_two_at_once_is_asked_for_about_two_and_more_when_it_t
     stub.fault(Fault::TooManyAtOnce(2), calls());
     stub.fault(WHILE, calls());
     let database = table(12_000);
-    let options = ["--chunk", "20", "--concurrency", "16", "--retries", "3"];
+    let options = ["--chunk", "20", "--concurrency", "16", "--retries", "5"];
     let running = sweep(&database, &stub.url(), &options).start();
 
     eventually("half of the sweep", || stub.count("eth_call") >= 300);
