@@ -1,6 +1,7 @@
-// Compiles the contracts of this folder into artifacts/, which are committed so that Rust needs no Solidity compiler.
+// Compiles the contracts of this folder into artifacts/, and ethtally's packed reader, src/read/packed.yul,
+// into packed.hex beside it. The results are committed so that Rust needs no Solidity compiler.
 //
-//   node compile.mjs           writes artifacts/<Name>.json
+//   node compile.mjs           writes artifacts/<Name>.json and packed.hex
 //   node compile.mjs --check   writes nothing; names what differs and exits 1
 //
 // The npm package `solc` is taken from the node_modules folder that TESTBED_NODE_MODULES names, or else from
@@ -9,12 +10,14 @@
 
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join, resolve } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const SOLC = "0.8.37";
 const here = dirname(fileURLToPath(import.meta.url));
-const folder = resolve(process.env.TESTBED_NODE_MODULES ?? join(here, "../../../target/testbed/solc/node_modules"));
+const workspace = resolve(here, "../../..");
+const installed = join(workspace, "target/testbed/solc/node_modules");
+const folder = resolve(process.env.TESTBED_NODE_MODULES ?? installed);
 
 function fail(message) {
   console.error(message);
@@ -23,32 +26,44 @@ function fail(message) {
 
 if (!existsSync(join(folder, "solc"))) fail("the npm package solc is missing: run contracts/check once, it installs it");
 const solc = createRequire(join(folder, "resolve-from-here.js"))("solc");
-if (!solc.version().startsWith(`${SOLC}+`)) fail(`these artifacts are made by solc ${SOLC}, not ${solc.version()}`);
+if (!solc.version().startsWith(`${SOLC}+`)) fail(`solc ${SOLC} makes the committed code, not ${solc.version()}`);
 
-const files = readdirSync(here).filter((file) => file.endsWith(".sol")).sort();
-const input = {
-  language: "Solidity",
-  sources: Object.fromEntries(files.map((file) => [file, { content: readFileSync(join(here, file), "utf8") }])),
-  settings: {
-    evmVersion: "shanghai",
-    optimizer: { enabled: true, runs: 200 },
-    // No hash of the sources in the code: a changed comment changes nothing.
-    metadata: { bytecodeHash: "none", appendCBOR: false },
-    outputSelection: { "*": { "*": ["abi", "evm.deployedBytecode.object", "storageLayout"] } },
-  },
-};
-const output = JSON.parse(solc.compile(JSON.stringify(input)));
-const complaints = (output.errors ?? []).filter(({ severity }) => severity !== "info");
-if (complaints.length > 0) fail(complaints.map(({ formattedMessage }) => formattedMessage).join("\n"));
-
-const artifacts = join(here, "artifacts");
 const check = process.argv.includes("--check");
 const differing = [];
+
+/// The compiled contracts of each file; any complaint of the compiler ends the script.
+function compile(language, sources, settings) {
+  const optimizer = { enabled: true, runs: 200 };
+  const input = { language, sources, settings: { optimizer, ...settings } };
+  const output = JSON.parse(solc.compile(JSON.stringify(input)));
+  const complaints = (output.errors ?? []).filter(({ severity }) => severity !== "info");
+  if (complaints.length > 0) fail(complaints.map(({ formattedMessage }) => formattedMessage).join("\n"));
+  return output.contracts;
+}
+
+/// Writes the file, or notes where it differs.
+function put(path, text) {
+  if (!check) writeFileSync(path, text);
+  else if (!existsSync(path) || readFileSync(path, "utf8") !== text) differing.push(relative(workspace, path));
+}
+
+const source = (path) => ({ content: readFileSync(path, "utf8") });
+
+const files = readdirSync(here).filter((file) => file.endsWith(".sol")).sort();
+const sources = Object.fromEntries(files.map((file) => [file, source(join(here, file))]));
+const contracts = compile("Solidity", sources, {
+  evmVersion: "shanghai",
+  // No hash of the sources in the code: a changed comment changes nothing.
+  metadata: { bytecodeHash: "none", appendCBOR: false },
+  outputSelection: { "*": { "*": ["abi", "evm.deployedBytecode.object", "storageLayout"] } },
+});
+
+const artifacts = join(here, "artifacts");
 const wanted = new Set();
 mkdirSync(artifacts, { recursive: true });
 for (const file of files) {
   const contract = file.replace(/\.sol$/, "");
-  const { abi, evm, storageLayout } = output.contracts[file][contract];
+  const { abi, evm, storageLayout } = contracts[file][contract];
   const text = `${JSON.stringify(
     {
       contract,
@@ -62,10 +77,20 @@ for (const file of files) {
     1,
   )}\n`;
   const name = `${contract}.json`;
-  const path = join(artifacts, name);
   wanted.add(name);
-  if (!check) writeFileSync(path, text);
-  else if (!existsSync(path) || readFileSync(path, "utf8") !== text) differing.push(`artifacts/${name}`);
+  put(join(artifacts, name), text);
 }
-for (const name of readdirSync(artifacts)) if (!wanted.has(name)) differing.push(`artifacts/${name} (no such contract)`);
-if (differing.length > 0) fail(`not what the sources compile to: ${differing.join(", ")}; run compile.mjs and commit`);
+for (const name of readdirSync(artifacts)) {
+  if (!wanted.has(name)) differing.push(`${relative(workspace, join(artifacts, name))} (no such contract)`);
+}
+
+// The object has no code that deploys it: its code is what runs.
+const reader = compile("Yul", { "packed.yul": source(join(workspace, "src/read/packed.yul")) }, {
+  evmVersion: "london",
+  outputSelection: { "*": { "*": ["evm.bytecode.object"] } },
+});
+put(join(workspace, "src/read/packed.hex"), `${reader["packed.yul"].packed.evm.bytecode.object}\n`);
+
+if (differing.length > 0) {
+  fail(`not what the sources compile to: ${differing.join(", ")}; run compile.mjs and commit`);
+}
