@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The benchmark: gets Anvil and PostgreSQL, builds for release, and runs examples/bench with these arguments.
+# The benchmark: installs Anvil and PostgreSQL if missing, makes a release build, and runs it with these arguments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tests/testbed/install-anvil

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The quick start: gets Anvil by npm, builds, and runs examples/quickstart.rs. Needs Rust and npm.
+# The quick start: installs Anvil with npm, builds, and runs examples/quickstart.rs. Needs Rust, npm and a C compiler.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tests/testbed/install-anvil
