@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ethtally::{
-    App,
+    app::App,
     cli::Cli,
     commands, redact,
     report::{self, Report, ReportSettings, Verdict},
-    tally::{Stop, Stopped},
+    tally::{RunError, Shutdown},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            report.error(&error.into());
+            report.error(&error);
             return report::exit_code(Err(()), None);
         }
     };
@@ -51,22 +51,22 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli, report: &Report) -> ExitCode {
-    let stop = Stop::default();
+    let shutdown = Shutdown::default();
     let work = async {
-        let app = App::new(cli.settings, report.clone(), stop.clone())?;
+        let app = App::new(cli.settings, report.clone(), shutdown.clone())?;
         let ended = commands::run(&app, cli.command).await;
         app.close().await;
         ended
     };
-    let ended: anyhow::Result<Verdict> = tokio::select! {
+    let ended: Result<Verdict, RunError> = tokio::select! {
         ended = work => ended,
         // The second signal ends it at once.
-        () = signals(&stop) => Ok(Verdict::Well),
+        () = signals(&shutdown) => Ok(Verdict::Pass),
     };
-    let signal = stop.signal();
+    let signal = shutdown.signal();
     let ended = ended.map_err(|error| {
         // That something was not done because of the signal is no news.
-        if signal.is_none() || !error.chain().any(|cause| cause.is::<Stopped>()) {
+        if signal.is_none() || !error.is_stopped() {
             report.error(&error);
         }
     });
@@ -74,7 +74,7 @@ async fn run(cli: Cli, report: &Report) -> ExitCode {
 }
 
 /// Asks for a stop at the first SIGINT or SIGTERM; returns at the second.
-async fn signals(stop: &Stop) {
+async fn signals(shutdown: &Shutdown) {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -86,6 +86,6 @@ async fn signals(stop: &Stop) {
             _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
         }
     };
-    stop.interrupt(next().await);
+    shutdown.interrupt(next().await);
     next().await;
 }

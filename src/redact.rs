@@ -3,7 +3,10 @@
 //! Of every URL in a text only scheme, host and port are left; and what was taken out of
 //! the URLs that the program was given is taken out wherever else it shows.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    error::Error,
+    sync::{Mutex, PoisonError},
+};
 
 use url::Url;
 
@@ -164,18 +167,21 @@ pub fn clean(text: &str) -> String {
 }
 
 /// An error and its causes as one line without secrets.
-pub fn clean_error(error: &anyhow::Error) -> String {
+pub fn clean_error(error: &(dyn Error + 'static)) -> String {
     clean(&with_causes(error))
 }
 
 /// An error and its causes, each once: some libraries' errors end with their cause's own words.
-fn with_causes(error: &anyhow::Error) -> String {
+fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.ends_with(&cause) {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.ends_with(&words) {
             text.push_str(": ");
-            text.push_str(&cause);
+            text.push_str(&words);
         }
+        next = cause.source();
     }
     text
 }
@@ -273,7 +279,7 @@ mod tests {
     fn an_error_tells_each_cause_once() {
         let refused = anyhow::anyhow!("refused");
         let error = refused.context("no connection: refused").context("http://host");
-        assert_eq!(clean_error(&error), "http://host: no connection: refused");
+        assert_eq!(clean_error(error.as_ref()), "http://host: no connection: refused");
     }
 
     #[test]

@@ -7,15 +7,13 @@ use alloy::primitives::{B256, U256};
 use anyhow::ensure;
 use async_trait::async_trait;
 use ethtally::{
-    chain::{
-        BlockChoice, ChunkLimit, Client, ClientSettings, Contracts, MethodChoice, NodeReader,
-        PaceSettings, ReaderSettings,
-    },
     profile::Profile,
+    read::{ChunkLimit, MethodChoice, NodeReader, ReaderSettings},
+    rpc::{BlockChoice, Client, ClientSettings, Contracts, RateLimits},
     store::{self, Access},
     tally::{
-        Chunk, Ledger, Pages, Progress, Reader, Recorded, Run, Stop, Tally, TotalRead, Unreadable,
-        Wallet,
+        Chunk, Ledger, Pages, Pipeline, Progress, Reader, Recorded, RunError, RunSummary, Shutdown,
+        TotalRead, Unreadable, Wallet,
     },
 };
 use futures_util::{
@@ -35,17 +33,17 @@ const PAGE: usize = 5_000;
 
 /// The reader that the program makes of the same settings.
 fn reader(url: &str, method: Method, arguments: &Arguments) -> anyhow::Result<NodeReader> {
-    let (profile, stop) = (Profile::audius(), Stop::default());
+    let (profile, shutdown) = (Profile::audius(), Shutdown::default());
     let settings = ClientSettings {
         urls: vec![url.parse()?],
-        pace: PaceSettings::default(),
+        rates: RateLimits::default(),
         concurrency: arguments.concurrency as usize,
         retries: 5,
         timeout: std::time::Duration::from_secs(30),
         block: BlockChoice::Latest,
         contracts: Contracts::OfTotals,
     };
-    let client = Arc::new(Client::new(settings, &profile, stop.clone())?);
+    let client = Arc::new(Client::new(settings, &profile, shutdown.clone())?);
     let chunk = match arguments.chunk {
         Some(wallets) => ChunkLimit::AtMost((wallets as usize).try_into()?),
         None => ChunkLimit::Auto,
@@ -53,13 +51,12 @@ fn reader(url: &str, method: Method, arguments: &Arguments) -> anyhow::Result<No
     let settings = ReaderSettings {
         block: BlockChoice::Latest,
         chunk,
-        concurrency: (arguments.concurrency as usize).try_into()?,
         method: match method {
             Method::Multicall3 => MethodChoice::Multicall3,
             Method::Packed => MethodChoice::Packed,
         },
     };
-    Ok(NodeReader::new(client, &profile, settings, stop))
+    Ok(NodeReader::new(client, &profile, settings, shutdown))
 }
 
 /// Reads every wallet and stores nothing.
@@ -95,11 +92,11 @@ async fn measured(
 ) -> anyhow::Result<Row> {
     let count = ground.wallets.len() as u64;
     let pages = stream::iter(ground.wallets.chunks(PAGE).map(|page| Ok(page.to_vec())));
-    let tally = Tally { reader, ledger, stop: &Stop::default(), progress: &Nobody };
+    let pipeline = Pipeline { reader, ledger, shutdown: &Shutdown::default(), progress: &Nobody };
     let (started, cpu) = (Instant::now(), own_cpu()?);
-    let run = tally.run(pages, |_, _| {}).await;
+    let run = pipeline.run(pages, |_, _| {}).await;
     let (time, cpu) = (started.elapsed(), own_cpu()?.saturating_sub(cpu));
-    let Run { counts, error, .. } = run;
+    let RunSummary { counts, error, .. } = run;
     error.map_or(Ok(()), Err)?;
     ensure!(counts.updated == count, "of {count} wallets only {} were done", counts.updated);
     Ok(Row { time, cpu: Some(cpu), ..Row::new(what, count) })
@@ -134,7 +131,7 @@ struct Nowhere;
 
 #[async_trait]
 impl Ledger for Nowhere {
-    async fn record(&self, totals: &[TotalRead], _: &[Unreadable]) -> anyhow::Result<Recorded> {
+    async fn record(&self, totals: &[TotalRead], _: &[Unreadable]) -> Result<Recorded, RunError> {
         Ok(Recorded { updated: totals.len() as u64, superseded: 0 })
     }
 }

@@ -14,7 +14,7 @@ use alloy::{
     transports::http::{Http, reqwest},
 };
 use anyhow::{Context, ensure};
-use ethtally::{chain::MULTICALL3, profile::Profile};
+use ethtally::{profile::Profile, rpc::MULTICALL3};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, SqliteConnection};
 

@@ -83,7 +83,8 @@ fn wallets_in(params: &Value) -> Option<u64> {
     let data: Bytes = params[0]["data"].as_str()?.parse().ok()?;
     let count = match aggregate3Call::abi_decode(&data) {
         Ok(call) => call.calls.len() / Profile::audius().reads.len(),
-        Err(_) => data.len() / 20,
+        // The table of parts comes first.
+        Err(_) => (data.len() - 8 - 24 * Profile::audius().reads.len()) / 20,
     };
     (count > 0).then_some(count as u64)
 }

@@ -5,8 +5,9 @@ use std::{num::NonZeroU32, path::PathBuf};
 use clap::{ArgAction, Args};
 
 use crate::{
-    chain::{BlockChoice, ChunkLimit, MethodChoice, UNITS_PER_CALL},
+    read::{ChunkLimit, MethodChoice},
     report::ColorChoice,
+    rpc::{BlockChoice, UNITS_PER_CALL},
 };
 
 /// Settings that every command shares.

@@ -5,22 +5,20 @@ use std::{
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use anyhow::Context;
 use futures_util::{Stream, TryStreamExt, stream};
-use itertools::Itertools;
 use serde::Serialize;
 
-use super::outcome::{Tallied, note_budget, verdict};
+use super::story::{RunCounts, Story, verdict};
 use crate::{
-    App,
+    app::{App, PAGE},
     cli::BackfillArgs,
     intake::{self, Intake, Reject},
-    report::{Outcome, Paint, Report, Verdict},
-    store::{Access, Store},
-    tally::{Run, Tally, Wallet},
+    report::{CommandOutput, Report, Styler, Verdict},
+    store::Store,
+    tally::{RunError, RunSummary, Wallet},
 };
 
 /// How many bad rows are shown; all of them go to `--rejects`.
@@ -36,22 +34,20 @@ struct Backfilled {
     /// Wallets that the table had already: a read total with `--resume`, any row with `--placeholders`.
     kept: u64,
     #[serde(flatten)]
-    tallied: Tallied,
-    #[serde(skip)]
-    ending: &'static str,
+    counts: RunCounts,
 }
 
-impl Outcome for Backfilled {
-    fn text(&self, _: &Paint) -> String {
+impl CommandOutput for Backfilled {
+    fn text(&self, _: &Styler) -> String {
         format!(
             "backfill {} rows:{} wallets:{} duplicates:{} rejected:{} kept:{} {}",
-            self.ending,
+            self.counts.ending,
             self.rows,
             self.wallets,
             self.duplicates,
             self.rejected,
             self.kept,
-            self.tallied.text()
+            self.counts.text()
         )
     }
 }
@@ -63,53 +59,39 @@ struct Seen {
     kept: u64,
 }
 
-pub(super) async fn run(app: &App, args: BackfillArgs) -> anyhow::Result<Verdict> {
-    let started = Instant::now();
-    // What can be wrong with the settings is said before a long file is read.
+pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunError> {
+    // Mistakes in the settings are found before a long file is read.
     let reader = if args.placeholders { None } else { Some(app.reader(args.budget.max_calls)?) };
     let input = open(&args.from_csv)?;
-    let store = app.store(Access::Write).await?;
+    let story = Story::open(app, "backfill", reader).await?;
+    let store = story.store.as_ref();
     let Intake { rows, rejected, wallets } = take_in(app, &args, input).await?;
     let mut seen = Seen::default();
-    let page_size = app.page_size() as usize;
-    let mut run = match &reader {
-        None => {
-            let pages = pages(wallets, page_size);
-            store_placeholders(app, store.as_ref(), pages, &mut seen).await
-        }
-        Some(reader) => {
-            let bar = app.report.bar("backfill", rows - rejected);
-            let tally = Tally { reader, ledger: store.as_ref(), stop: &app.stop, progress: &bar };
-            let pages = wanted_pages(store.as_ref(), wallets, page_size, args.resume, &mut seen);
-            tally.run(pages, |_, _| {}).await
+    let mut run = match args.placeholders {
+        true => store_placeholders(app, store, pages(wallets), &mut seen).await,
+        false => {
+            let pages = wanted_pages(store, wallets, args.resume, &mut seen);
+            story.run(rows - rejected, pages, |_, _| {}).await
         }
     };
-    if let Some(reader) = &reader {
-        note_budget(app, reader, &mut run, "run it again with --resume to go on");
-    }
-    let calls = reader.as_ref().map_or(0, |reader| reader.calls());
-    let tallied = Tallied::new(app, &run.counts, calls, started);
+    story.note_budget(&mut run, "run it again with --resume to continue");
+    let counts = story.counts(&run);
     app.report.result(&Backfilled {
         command: "backfill",
         rows,
         wallets: seen.wallets,
-        // What a run that ended early did not come to may hold more.
-        duplicates: if tallied.ending(&run) == "complete" {
-            rows - rejected - seen.wallets
-        } else {
-            0
-        },
+        // The rows that a run cut short did not reach may hold more.
+        duplicates: if counts.ending == "complete" { rows - rejected - seen.wallets } else { 0 },
         rejected,
         kept: seen.kept,
-        tallied,
-        ending: tallied.ending(&run),
+        counts,
     })?;
     if rows > 0 && rejected == rows {
-        anyhow::bail!(
-            "{}: not one of {rows} rows holds a wallet; name the column by --column, \
+        return Err(RunError::settings(format!(
+            "{}: none of the {rows} rows holds a wallet address; name the column with --column, \
              and separate columns by commas",
             name_of(&args.from_csv)
-        );
+        )));
     }
     verdict(run, args.strict.strict)
 }
@@ -119,27 +101,31 @@ async fn take_in(
     app: &App,
     args: &BackfillArgs,
     input: Box<dyn Read + Send>,
-) -> anyhow::Result<Intake> {
+) -> Result<Intake, RunError> {
     let name = name_of(&args.from_csv);
     if let Some(rejects) = &args.rejects
         && is_same_file(rejects, &args.from_csv)
     {
-        anyhow::bail!("{name}: --rejects would overwrite it; give another file");
+        return Err(RunError::settings(format!(
+            "{name}: --rejects would overwrite it; give another file"
+        )));
     }
     let mut rejects = Rejects::new(app.report.clone(), args.rejects.as_deref())?;
-    let (column, stop) = (args.column.clone(), app.stop.clone());
+    let (column, shutdown) = (args.column.clone(), app.shutdown.clone());
     let reading = tokio::task::spawn_blocking(move || {
-        let intake = intake::read(input, column.as_deref(), &stop, |reject| rejects.take(&reject))?;
+        let intake =
+            intake::read(input, column.as_deref(), &shutdown, |reject| rejects.take(&reject))?;
         rejects.finish()?;
         anyhow::Ok(intake)
     });
     tokio::select! {
-        read = reading => match read? {
-            Err(_) if app.stop.is_asked() => Ok(Intake::default()),
-            read => read.with_context(|| name),
+        read = reading => match read {
+            Ok(Err(_)) if app.shutdown.is_requested() => Ok(Intake::default()),
+            Ok(read) => Ok(read.with_context(|| name)?),
+            Err(panicked) => Err(RunError::settings(panicked)),
         },
         // Standard input may never end.
-        () = app.stop.asked() => Ok(Intake::default()),
+        () = app.shutdown.requested() => Ok(Intake::default()),
     }
 }
 
@@ -171,10 +157,10 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 /// The wallets in pages.
 fn pages(
     wallets: Box<dyn Iterator<Item = io::Result<Wallet>> + Send>,
-    size: usize,
-) -> impl Stream<Item = anyhow::Result<Vec<Wallet>>> + Send {
+) -> impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send {
     stream::try_unfold(wallets, move |mut wallets| async move {
-        let page: Vec<Wallet> = wallets.by_ref().take(size).try_collect()?;
+        let page: Result<Vec<Wallet>, io::Error> = wallets.by_ref().take(PAGE as usize).collect();
+        let page = page.context("the temporary file cannot be read")?;
         Ok((!page.is_empty()).then_some((page, wallets)))
     })
 }
@@ -183,11 +169,10 @@ fn pages(
 fn wanted_pages<'a>(
     store: &'a dyn Store,
     wallets: Box<dyn Iterator<Item = io::Result<Wallet>> + Send>,
-    size: usize,
     resume: bool,
     seen: &'a mut Seen,
-) -> impl Stream<Item = anyhow::Result<Vec<Wallet>>> + Send + 'a {
-    let start = (Box::pin(pages(wallets, size)), seen);
+) -> impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send + 'a {
+    let start = (Box::pin(pages(wallets)), seen);
     stream::try_unfold(start, move |(mut pages, seen)| async move {
         let Some(mut page) = pages.try_next().await? else { return Ok(None) };
         seen.wallets += page.len() as u64;
@@ -204,15 +189,15 @@ fn wanted_pages<'a>(
 async fn store_placeholders(
     app: &App,
     store: &dyn Store,
-    pages: impl Stream<Item = anyhow::Result<Vec<Wallet>>>,
+    pages: impl Stream<Item = Result<Vec<Wallet>, RunError>>,
     seen: &mut Seen,
-) -> Run {
-    let mut run = Run::default();
+) -> RunSummary {
+    let mut run = RunSummary::default();
     let mut pages = std::pin::pin!(pages);
-    while !app.stop.is_asked() {
+    while !app.shutdown.is_requested() {
         let stored = async {
             let Some(page) = pages.try_next().await? else { return Ok(None) };
-            anyhow::Ok(Some((page.len() as u64, store.insert_placeholders(&page).await?)))
+            Ok::<_, RunError>(Some((page.len() as u64, store.insert_placeholders(&page).await?)))
         };
         match stored.await {
             Ok(Some((wallets, new))) => {

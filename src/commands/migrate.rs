@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use crate::{
-    App,
-    report::{Outcome, Paint, Verdict},
+    app::App,
+    report::{CommandOutput, Styler, Verdict},
     store::{self, Access},
+    tally::RunError,
 };
 
 #[derive(Serialize)]
@@ -14,8 +15,8 @@ struct Migrated {
     applied: Vec<String>,
 }
 
-impl Outcome for Migrated {
-    fn text(&self, _: &Paint) -> String {
+impl CommandOutput for Migrated {
+    fn text(&self, _: &Styler) -> String {
         match self.applied.as_slice() {
             [] => "migrate complete: the tables were up to date".into(),
             applied => format!("migrate complete applied: {}", applied.join(", ")),
@@ -23,11 +24,11 @@ impl Outcome for Migrated {
     }
 }
 
-pub(super) async fn run(app: &App) -> anyhow::Result<Verdict> {
+pub(super) async fn run(app: &App) -> Result<Verdict, RunError> {
     let store = store::open(app.database_url(), Access::Write).await?;
     let applied = store.migrate().await;
     store.close().await;
     let applied = applied?;
     app.report.result(&Migrated { command: "migrate", applied })?;
-    Ok(Verdict::Well)
+    Ok(Verdict::Pass)
 }

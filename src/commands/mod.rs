@@ -1,23 +1,23 @@
-//! One file a subcommand, each a short story. Only here do chain, store and report meet.
+//! One file a subcommand, each a short story. Only here do node, database and printer meet.
 
 mod backfill;
 mod migrate;
-mod outcome;
 mod packaging;
 mod profile;
 mod refresh;
 mod status;
+mod story;
 mod sweep;
 mod verify;
 mod watch;
 
-use crate::{App, cli::Command, report::Verdict};
+use crate::{app::App, cli::Command, report::Verdict, tally::RunError};
 
 /// Does what was asked for.
 ///
 /// # Errors
 /// When it could not be done; what was done before is stored and reported.
-pub async fn run(app: &App, command: Command) -> anyhow::Result<Verdict> {
+pub async fn run(app: &App, command: Command) -> Result<Verdict, RunError> {
     match command {
         Command::Migrate => migrate::run(app).await,
         Command::Sweep(args) => sweep::run(app, args).await,

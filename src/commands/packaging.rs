@@ -5,16 +5,16 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::{App, cli::Cli, report::Verdict};
+use crate::{app::App, cli::Cli, report::Verdict, tally::RunError};
 
-pub(super) fn completions(app: &App, shell: Shell) -> anyhow::Result<Verdict> {
+pub(super) fn completions(app: &App, shell: Shell) -> Result<Verdict, RunError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "ethtally", &mut script);
-    app.report.text(&String::from_utf8(script)?)?;
-    Ok(Verdict::Well)
+    app.report.text(&String::from_utf8_lossy(&script))?;
+    Ok(Verdict::Pass)
 }
 
-pub(super) fn man(app: &App, subcommand: Option<&str>) -> anyhow::Result<Verdict> {
+pub(super) fn man(app: &App, subcommand: Option<&str>) -> Result<Verdict, RunError> {
     let mut command = Cli::command();
     command.build();
     let command = match subcommand {
@@ -25,7 +25,7 @@ pub(super) fn man(app: &App, subcommand: Option<&str>) -> anyhow::Result<Verdict
             .clone(),
     };
     let mut page = Vec::new();
-    Man::new(command).render(&mut page)?;
-    app.report.text(&String::from_utf8(page)?)?;
-    Ok(Verdict::Well)
+    Man::new(command).render(&mut page).context("the page cannot be rendered")?;
+    app.report.text(&String::from_utf8_lossy(&page))?;
+    Ok(Verdict::Pass)
 }

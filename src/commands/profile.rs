@@ -5,8 +5,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    App,
-    report::{Outcome, Paint, Verdict},
+    app::App,
+    report::{CommandOutput, Styler, Verdict},
+    tally::RunError,
 };
 
 /// The profile: as TOML for people, its tables as JSON for scripts.
@@ -19,15 +20,15 @@ struct Shown<'a> {
     source: &'a str,
 }
 
-impl Outcome for Shown<'_> {
-    fn text(&self, _: &Paint) -> String {
+impl CommandOutput for Shown<'_> {
+    fn text(&self, _: &Styler) -> String {
         self.source.to_owned()
     }
 }
 
-pub(super) fn run(app: &App) -> anyhow::Result<Verdict> {
+pub(super) fn run(app: &App) -> Result<Verdict, RunError> {
     let source = &app.profile.source;
     let tables = toml::from_str(source).context("the profile cannot be shown as JSON")?;
     app.report.result(&Shown { command: "profile", tables, source })?;
-    Ok(Verdict::Well)
+    Ok(Verdict::Pass)
 }

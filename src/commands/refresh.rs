@@ -1,23 +1,22 @@
 //! `refresh`: re-read these wallets now.
 
-use std::{collections::HashMap, time::Instant};
+use std::collections::HashMap;
 
 use itertools::Itertools;
 use serde::Serialize;
 
-use super::outcome::{Tallied, TallyOutcome, verdict};
+use super::story::{RunOutput, Story, verdict};
 use crate::{
-    App,
+    app::{App, PAGE},
     cli::RefreshArgs,
-    report::{BAD, Outcome, Paint, Verdict},
-    store::Access,
-    tally::{Tally, Wallet, pages_of},
+    report::{BAD, CommandOutput, Styler, Verdict},
+    tally::{Reading, RunError, Wallet, pages_of},
 };
 
 #[derive(Serialize)]
 struct Refreshed {
     #[serde(flatten)]
-    summary: TallyOutcome,
+    summary: RunOutput,
     wallets: Vec<RefreshedWallet>,
 }
 
@@ -32,38 +31,26 @@ struct RefreshedWallet {
     text: String,
 }
 
-impl Outcome for Refreshed {
-    fn text(&self, paint: &Paint) -> String {
+impl CommandOutput for Refreshed {
+    fn text(&self, styler: &Styler) -> String {
         let line = |read: &RefreshedWallet| match read.total {
             Some(_) => format!("{}  {}", read.wallet, read.text),
-            None => format!("{}  {}", read.wallet, paint.style(BAD, &read.text)),
+            None => format!("{}  {}", read.wallet, styler.style(BAD, &read.text)),
         };
         self.wallets.iter().map(line).join("\n")
     }
 }
 
-pub(super) async fn run(app: &App, args: RefreshArgs) -> anyhow::Result<Verdict> {
-    let started = Instant::now();
-    let reader = app.reader(None)?;
-    let store = app.store(Access::Write).await?;
+pub(super) async fn run(app: &App, args: RefreshArgs) -> Result<Verdict, RunError> {
+    let story = Story::open(app, "refresh", Some(app.reader(None)?)).await?;
     let wallets: Vec<Wallet> = args.wallets.into_iter().unique().collect();
+    let requested = wallets.len() as u64;
     let mut read = HashMap::new();
-    let run = {
-        let bar = app.report.bar("refresh", wallets.len() as u64);
-        let tally =
-            Tally { reader: &reader, ledger: store.as_ref(), stop: &app.stop, progress: &bar };
-        let pages = pages_of(wallets.clone(), app.page_size() as usize);
-        tally
-            .run(pages, |block, (wallet, total)| drop(read.insert(*wallet, (block, total.clone()))))
-            .await
-    };
-    let tallied = Tallied::new(app, &run.counts, reader.calls(), started);
-    let summary = TallyOutcome {
-        command: "refresh",
-        requested: wallets.len() as u64,
-        tallied,
-        ending: tallied.ending(&run),
-    };
+    let pages = pages_of(wallets.clone(), PAGE as usize);
+    let keep =
+        |block, (wallet, total): &Reading| drop(read.insert(*wallet, (block, total.clone())));
+    let run = story.run(requested, pages, keep).await;
+    let summary = RunOutput { command: "refresh", requested, counts: story.counts(&run) };
     let wallet = |wallet: Wallet| {
         let (total, read_block, text) = match read.get(&wallet) {
             Some((block, Ok(total))) => {
@@ -75,7 +62,7 @@ pub(super) async fn run(app: &App, args: RefreshArgs) -> anyhow::Result<Verdict>
         RefreshedWallet { wallet, total, read_block, text }
     };
     let wallets = wallets.into_iter().map(wallet).collect();
-    app.report.note(&summary.text(&Paint::default()));
+    app.report.note(&summary.text(&Styler::default()));
     app.report.result(&Refreshed { summary, wallets })?;
     verdict(run, args.strict.strict)
 }

@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use super::verify::rfc3339;
 use crate::{
-    App,
+    app::App,
     cli::StatusArgs,
-    report::{BAD, GOOD, Outcome, Paint, Verdict},
+    report::{BAD, CommandOutput, GOOD, Styler, Verdict},
     store::{Access, Checkpoint},
+    tally::RunError,
 };
 
 #[derive(Serialize)]
@@ -53,8 +54,8 @@ impl From<Checkpoint> for CheckpointStatus {
     }
 }
 
-impl Outcome for Status {
-    fn text(&self, paint: &Paint) -> String {
+impl CommandOutput for Status {
+    fn text(&self, styler: &Styler) -> String {
         let age = |seconds| humantime::format_duration(Duration::from_secs(seconds)).to_string();
         let mut text = format!(
             "wallets     {}\nnever read  {}\nunreadable  {}",
@@ -62,7 +63,7 @@ impl Outcome for Status {
         );
         if let (Some(oldest), Some(ages)) = (&self.oldest_updated_at, self.age_seconds) {
             let max = age(ages.max);
-            let max = if self.stale { paint.style(BAD, &max) } else { paint.style(GOOD, &max) };
+            let max = if self.stale { styler.style(BAD, &max) } else { styler.style(GOOD, &max) };
             text.push_str(&format!(
                 "\noldest      {oldest}\n\
                  age         half within {}, nine tenths within {}, all within {max}",
@@ -79,7 +80,7 @@ impl Outcome for Status {
     }
 }
 
-pub(super) async fn run(app: &App, args: StatusArgs) -> anyhow::Result<Verdict> {
+pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError> {
     let store = app.store(Access::Read).await?;
     let counts = store.counts().await?;
     let now = store.now().await?;
@@ -107,5 +108,5 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> anyhow::Result<Verdict> 
         checkpoint: store.checkpoint(&app.profile.checkpoint).await?.map(Into::into),
         stale,
     })?;
-    Ok(if stale { Verdict::No } else { Verdict::Well })
+    Ok(if stale { Verdict::Fail } else { Verdict::Pass })
 }

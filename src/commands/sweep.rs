@@ -2,7 +2,7 @@
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use chrono::TimeDelta;
@@ -10,70 +10,52 @@ use futures_util::{Stream, StreamExt, stream};
 use itertools::Itertools;
 use serde::Serialize;
 
-use super::outcome::{Tallied, TallyOutcome, note_budget, verdict};
+use super::story::{RunOutput, Story, verdict};
 use crate::{
-    App,
+    app::{App, PAGE},
     cli::SweepArgs,
-    report::{Outcome, Paint, Verdict},
-    store::{Access, Stale, Store, Task},
-    tally::{Counts, Run, Shard, Tally, Wallet, pages_of},
+    report::{CommandOutput, Styler, Verdict},
+    store::{Access, LockKey, Stale, Store},
+    tally::{RunError, RunSummary, Shard, Wallet, pages_of},
 };
 
-pub(super) async fn run(app: &App, args: SweepArgs) -> anyhow::Result<Verdict> {
+/// What comes after a run that ended early.
+const CONTINUES: &str = "the next run continues with the oldest rows";
+
+pub(super) async fn run(app: &App, args: SweepArgs) -> Result<Verdict, RunError> {
     if args.dry_run {
         return dry_run(app, &args).await;
     }
-    let started = Instant::now();
     let reader = app.reader(args.budget.max_calls)?;
-    let store = app.store(Access::Write).await?;
+    let story = Story::open(app, "sweep", Some(reader)).await?;
+    let store = story.store.as_ref();
     let shard = args.shard.unwrap_or(Shard::ALL);
-    let Some(_lock) = store.lock(Task::Sweep(shard)).await? else {
+    let Some(_lock) = store.lock(LockKey::Sweep(shard)).await? else {
         app.report.note(&format!(
-            "another sweep of shard {shard} of this database is running; this one leaves \
-             the work to it"
+            "another sweep of shard {shard} of this database is running; nothing done"
         ));
-        let tallied = Tallied::new(app, &Counts::default(), 0, started).skipped();
-        app.report.result(&TallyOutcome {
-            command: "sweep",
-            requested: 0,
-            tallied,
-            ending: "skipped",
-        })?;
-        return Ok(Verdict::Well);
+        let counts = story.counts(&RunSummary::default()).skipped();
+        app.report.result(&RunOutput { command: "sweep", requested: 0, counts })?;
+        return Ok(Verdict::Pass);
     };
-    let stale = stale(store.as_ref(), &args).await?;
+    let stale = stale(store, &args).await?;
     let limit = limit(&args);
     let expected = match app.report.shows_bars() {
-        true => count(store.as_ref(), &stale, limit).await?,
+        true => count(store, &stale, limit).await?,
         false => 0,
     };
-    let mut run = {
-        let bar = app.report.bar("sweep", expected);
-        let tally =
-            Tally { reader: &reader, ledger: store.as_ref(), stop: &app.stop, progress: &bar };
-        let due = due_without_row(store.as_ref(), shard, limit).await?;
-        let left = limit - due.len() as u64;
-        let pages = pages_of(due, app.page_size() as usize).chain(stale_pages(
-            store.as_ref(),
-            stale,
-            left,
-            app.page_size(),
-        ));
-        within(app, args.max_duration, tally.run(pages, |_, _| {})).await
-    };
-    note_budget(app, &reader, &mut run, "the next run goes on with the oldest rows");
+    let due = due_without_row(store, shard, limit).await?;
+    let left = limit - due.len() as u64;
+    let pages = pages_of(due, PAGE as usize).chain(stale_pages(store, stale, left));
+    let mut run = within(app, args.max_duration, story.run(expected, pages, |_, _| {})).await;
+    story.note_budget(&mut run, CONTINUES);
     if run.counts.superseded > 0 && run.counts.updated == 0 {
         app.report.note(
             "the table holds newer reads than this run made; is the node behind, or --block old?",
         );
     }
-    let tallied = Tallied::new(app, &run.counts, reader.calls(), started);
-    app.report.result(&TallyOutcome {
-        command: "sweep",
-        requested: run.counts.requested,
-        tallied,
-        ending: tallied.ending(&run),
-    })?;
+    let counts = story.counts(&run);
+    app.report.result(&RunOutput { command: "sweep", requested: run.counts.requested, counts })?;
     verdict(run, args.strict.strict)
 }
 
@@ -83,12 +65,12 @@ fn limit(args: &SweepArgs) -> u64 {
 }
 
 /// Which rows count as stale: those before now, or before `--older-than`.
-async fn stale(store: &dyn Store, args: &SweepArgs) -> anyhow::Result<Stale> {
+async fn stale(store: &dyn Store, args: &SweepArgs) -> Result<Stale, RunError> {
     let now = store.now().await?;
-    let age = TimeDelta::from_std(args.older_than.unwrap_or_default())?;
-    let before = now
-        .checked_sub_signed(age)
-        .ok_or_else(|| anyhow::anyhow!("--older-than reaches back beyond the calendar"))?;
+    let age = TimeDelta::from_std(args.older_than.unwrap_or_default()).ok();
+    let before = age
+        .and_then(|age| now.checked_sub_signed(age))
+        .ok_or_else(|| RunError::settings("--older-than reaches back beyond the calendar"))?;
     Ok(Stale { before, shard: args.shard.unwrap_or(Shard::ALL) })
 }
 
@@ -97,14 +79,14 @@ async fn due_without_row(
     store: &dyn Store,
     shard: Shard,
     limit: u64,
-) -> anyhow::Result<Vec<Wallet>> {
+) -> Result<Vec<Wallet>, RunError> {
     /// More of them wait for the next sweep.
     const AT_ONCE: u32 = 100_000;
     store.due_without_row(shard, u32::try_from(limit).unwrap_or(AT_ONCE).min(AT_ONCE)).await
 }
 
 /// How many wallets a sweep is for.
-async fn count(store: &dyn Store, stale: &Stale, limit: u64) -> anyhow::Result<u64> {
+async fn count(store: &dyn Store, stale: &Stale, limit: u64) -> Result<u64, RunError> {
     let due = due_without_row(store, stale.shard, limit).await?.len() as u64;
     Ok((due + store.count_stale(stale).await?).min(limit))
 }
@@ -114,12 +96,11 @@ fn stale_pages(
     store: &dyn Store,
     stale: Stale,
     limit: u64,
-    page_size: u32,
-) -> impl Stream<Item = anyhow::Result<Vec<Wallet>>> + Send {
+) -> impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send {
     let start = Some((None, limit));
     stream::try_unfold(start, move |state| async move {
         let Some((after, left)) = state else { return Ok(None) };
-        let size = u32::try_from(left).unwrap_or(u32::MAX).min(page_size);
+        let size = u32::try_from(left).unwrap_or(u32::MAX).min(PAGE);
         let page = store.stale_page(&stale, after.as_ref(), size).await?;
         // Rows that hold no wallet do not count: else they would fill every batch for ever.
         let left = left - page.wallets.len() as u64;
@@ -129,15 +110,19 @@ fn stale_pages(
 }
 
 /// Runs `work`, asking it to stop cleanly when `limit` is over.
-async fn within(app: &App, limit: Option<Duration>, work: impl Future<Output = Run>) -> Run {
+async fn within(
+    app: &App,
+    limit: Option<Duration>,
+    work: impl Future<Output = RunSummary>,
+) -> RunSummary {
     let Some(limit) = limit else { return work.await };
     let mut work = std::pin::pin!(work);
     tokio::select! {
         run = &mut work => run,
         () = tokio::time::sleep(limit) => {
-            app.stop.ask();
+            app.shutdown.request();
             let run = work.await;
-            app.report.note("--max-duration is over; the next run goes on with the oldest rows");
+            app.report.note(&format!("--max-duration reached; {CONTINUES}"));
             run
         }
     }
@@ -158,8 +143,8 @@ struct Plan {
     about: &'static str,
 }
 
-impl Outcome for Plan {
-    fn text(&self, _: &Paint) -> String {
+impl CommandOutput for Plan {
+    fn text(&self, _: &Styler) -> String {
         let at = |seconds: Option<u64>, limit: &str| {
             let time = Duration::from_secs(seconds?);
             Some(format!("{} at {limit}", humantime::format_duration(time)))
@@ -175,7 +160,7 @@ impl Outcome for Plan {
     }
 }
 
-async fn dry_run(app: &App, args: &SweepArgs) -> anyhow::Result<Verdict> {
+async fn dry_run(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let store = app.store(Access::Read).await?;
     let stale = stale(store.as_ref(), args).await?;
     let wallets = count(store.as_ref(), &stale, limit(args)).await?;
@@ -204,5 +189,5 @@ async fn dry_run(app: &App, args: &SweepArgs) -> anyhow::Result<Verdict> {
             ""
         },
     })?;
-    Ok(Verdict::Well)
+    Ok(Verdict::Pass)
 }

@@ -3,21 +3,20 @@
 use std::collections::HashMap;
 
 use alloy::primitives::U256;
-use anyhow::Context;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    App,
-    chain::NodeReader,
+    app::App,
     cli::VerifyArgs,
-    report::{BAD, GOOD, Outcome, Paint, Verdict},
+    read::NodeReader,
+    report::{BAD, CommandOutput, GOOD, Styler, Verdict},
     store::{Access, Row, Store},
-    tally::{Stopped, TotalRead, Wallet},
+    tally::{RunError, TotalRead, Wallet},
 };
 
-pub(super) async fn run(app: &App, args: VerifyArgs) -> anyhow::Result<Verdict> {
+pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Verdict, RunError> {
     let reader = app.reader(None)?;
     let store = app.store(if args.fix { Access::Write } else { Access::Read }).await?;
     match (args.wallet, args.sample) {
@@ -45,7 +44,7 @@ impl OnChain {
     }
 
     /// Stores the total, unless the two ways of reading differ; says whether it did.
-    async fn store(&self, store: &dyn Store, wallet: Wallet) -> anyhow::Result<bool> {
+    async fn store(&self, store: &dyn Store, wallet: Wallet) -> Result<bool, RunError> {
         if self.total != self.batched {
             return Ok(false);
         }
@@ -60,7 +59,7 @@ async fn read_directly(
     reader: &NodeReader,
     wallet: Wallet,
     block: u64,
-) -> anyhow::Result<Result<(Vec<(String, U256)>, U256), String>> {
+) -> Result<Result<(Vec<(String, U256)>, U256), String>, RunError> {
     let parts = match reader.read_parts(wallet, block).await? {
         Ok(parts) => parts,
         Err(reason) => return Ok(Err(reason)),
@@ -76,7 +75,7 @@ async fn read_both_ways(
     app: &App,
     reader: &NodeReader,
     wallets: Vec<Wallet>,
-) -> anyhow::Result<HashMap<Wallet, Result<OnChain, String>>> {
+) -> Result<HashMap<Wallet, Result<OnChain, String>>, RunError> {
     let block = reader.pin().await?;
     let batched = reader.read_batched(wallets, block).await?;
     stream::iter(batched)
@@ -85,7 +84,7 @@ async fn read_both_ways(
             let both = direct.and_then(|(parts, total)| {
                 batched.map(|batched| OnChain { block, parts, total, batched })
             });
-            anyhow::Ok((wallet, both))
+            Ok((wallet, both))
         })
         .buffer_unordered(app.settings.node.concurrency as usize)
         .try_collect()
@@ -120,14 +119,14 @@ struct VerifiedWallet {
     lines: Vec<(String, String)>,
 }
 
-impl Outcome for VerifiedWallet {
-    fn text(&self, paint: &Paint) -> String {
+impl CommandOutput for VerifiedWallet {
+    fn text(&self, styler: &Styler) -> String {
         let width = self.lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         let lines = self.lines.iter().map(|(name, amount)| format!("  {name:width$}  {amount}\n"));
         let answer = match (self.in_sync, self.fixed) {
-            (true, _) => paint.style(GOOD, "in sync"),
-            (false, Some(true)) => paint.style(BAD, "drifted; fixed"),
-            (false, _) => paint.style(BAD, "drifted"),
+            (true, _) => styler.style(GOOD, "in sync"),
+            (false, Some(true)) => styler.style(BAD, "drifted; fixed"),
+            (false, _) => styler.style(BAD, "drifted"),
         };
         format!("{} at block {}\n{}{answer}", self.wallet, self.block, lines.collect::<String>())
     }
@@ -139,13 +138,12 @@ async fn one(
     store: &dyn Store,
     wallet: Wallet,
     fix: bool,
-) -> anyhow::Result<Verdict> {
+) -> Result<Verdict, RunError> {
     let row = store.row(wallet).await?;
     let read = read_both_ways(app, reader, vec![wallet]).await?.remove(&wallet);
-    let on_chain = read
-        .ok_or(Stopped)?
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("wallet {wallet} could not be read"))?;
+    let on_chain = read.ok_or_else(RunError::stopped)?.map_err(|reason| {
+        RunError::Unreadable(format!("wallet {wallet} could not be read: {reason}"))
+    })?;
     let in_sync = on_chain.fits(row.as_ref());
     let fixed = match fix {
         true if in_sync => Some(false),
@@ -181,7 +179,7 @@ async fn one(
         in_sync,
         fixed,
     })?;
-    Ok(if in_sync { Verdict::Well } else { Verdict::No })
+    Ok(if in_sync { Verdict::Pass } else { Verdict::Fail })
 }
 
 /// The result for a sample.
@@ -197,10 +195,10 @@ struct VerifiedSample {
     fixed: Option<u64>,
 }
 
-impl Outcome for VerifiedSample {
-    fn text(&self, paint: &Paint) -> String {
+impl CommandOutput for VerifiedSample {
+    fn text(&self, styler: &Styler) -> String {
         let style = if self.drifted == 0 { GOOD } else { BAD };
-        let drifted = paint.style(style, &format!("drifted:{}", self.drifted));
+        let drifted = styler.style(style, &format!("drifted:{}", self.drifted));
         let mut text = format!(
             "verify complete sampled:{} in_sync:{} {drifted} unreadable:{}",
             self.sampled, self.in_sync, self.unreadable
@@ -221,7 +219,7 @@ async fn many(
     store: &dyn Store,
     rows: Vec<Row>,
     args: &VerifyArgs,
-) -> anyhow::Result<Verdict> {
+) -> Result<Verdict, RunError> {
     let wallets = rows.iter().map(|row| row.wallet).collect();
     let read = read_both_ways(app, reader, wallets).await?;
     let mut outcome = VerifiedSample {
@@ -254,13 +252,13 @@ async fn many(
     outcome.drifted = outcome.drifted_wallets.len() as u64;
     app.report.result(&outcome)?;
     if outcome.unreadable > 0 && outcome.unreadable == outcome.sampled {
-        anyhow::bail!(
+        return Err(RunError::Unreadable(format!(
             "not one of {} wallets could be read; check the profile and --block",
             outcome.sampled
-        );
+        )));
     }
     let no = outcome.drifted > 0 || args.strict.strict && outcome.unreadable > 0;
-    Ok(if no { Verdict::No } else { Verdict::Well })
+    Ok(if no { Verdict::Fail } else { Verdict::Pass })
 }
 
 /// A time as JSON shows it, in UTC.

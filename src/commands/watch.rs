@@ -4,7 +4,6 @@ mod lines;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use anyhow::bail;
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, sleep},
@@ -13,20 +12,22 @@ use tracing::warn;
 use url::Url;
 
 use crate::{
-    App,
-    chain::{BlockChoice, Contracts, Events, Heads, NodeReader},
+    app::{App, PAGE},
     cli::{TrackChoice, WatchArgs},
+    events::{Events, Heads},
     follow::{
-        Backoff, Ended, Follower, FollowerSettings, Lock, News, Observer, Sides, Source, Track,
-        Watcher,
+        Backoff, Context, Follower, FollowerSettings, Lock, Observer, Source, Track, WatchEnd,
+        WatchEvent, Watcher,
     },
-    monitor::{Monitor, Requests, Server},
+    monitor::{Monitor, Server},
+    read::NodeReader,
     redact,
     report::Verdict,
-    store::{Access, Store, Task},
-    tally::Stop,
+    rpc::{BlockChoice, Contracts},
+    store::{Access, LockKey, Store},
+    tally::{RunError, Shutdown},
 };
-use lines::{Done, Teller, Told, What, tell};
+use lines::{EventBody, EventLine, EventPrinter, print_event};
 
 /// How often counts are told and the oldest row is looked up.
 const A_MINUTE: Duration = Duration::from_secs(60);
@@ -37,40 +38,44 @@ const LONGEST_STOP: Duration = Duration::from_secs(7);
 /// How often endpoints that were given up are tried again although others work.
 const REVIVE_AFTER_MINUTES: u32 = 60;
 
-pub(super) async fn run(app: &App, args: WatchArgs) -> anyhow::Result<Verdict> {
+pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError> {
     if app.profile.events.is_empty() {
-        bail!(
+        return Err(RunError::settings(format!(
             "profile {} has no [[event]], so there is nothing to watch; add some, or give another \
              --profile",
             app.profile.name
-        );
+        )));
     }
     if app.settings.node.block != BlockChoice::Latest {
-        bail!("--block is not for watch, which follows the newest block; see --confirmations");
+        return Err(RunError::settings(format!(
+            "--block is not for watch, which follows the newest block; see --confirmations"
+        )));
     }
     let client = app.client(Contracts::OfEvents, None)?;
     let reader = Arc::new(app.reader_through(Arc::clone(&client)));
     let concurrency = app.settings.node.concurrency as usize;
-    let events = Events::new(Arc::clone(&client), Arc::clone(&reader), &app.profile, concurrency);
+    let events = Events::new(
+        Arc::clone(&client),
+        Arc::clone(&reader),
+        &app.profile,
+        concurrency,
+        app.shutdown.clone(),
+    );
     let ws_url = app.ws_url()?;
     let max_lag = Duration::from_secs(args.max_lag);
-    let monitor = Arc::new(Monitor::new(max_lag, args.confirmations, move || {
-        let traffic = client.traffic();
-        let (all, eth_calls, retries) = (traffic.requests, traffic.eth_calls, traffic.retries);
-        Requests { all, eth_calls, retries }
-    }));
+    let monitor = Arc::new(Monitor::new(max_lag, args.confirmations, move || client.counts()));
     let parts = Parts { app, args: &args, events: Arc::new(events), reader, ws_url };
     tokio::select! {
         ended = parts.watch(&monitor) => ended?,
         // Nothing is lost by it: what is not stored is behind the checkpoint.
-        () = overdue(&app.stop) => warn!("node or database take too long; stopping without them"),
+        () = overdue(&app.shutdown) => warn!("node or database take too long; stopping without them"),
     }
-    app.report.result(&Told::now(What::Stopped {
-        done: Done::of(&monitor.totals()),
+    app.report.result(&EventLine::now(EventBody::Stopped {
+        done: monitor.counts(),
         checkpoint_block: monitor.health().checkpoint_block,
-        interrupted: app.stop.signal().is_some(),
+        interrupted: app.shutdown.signal().is_some(),
     }))?;
-    Ok(Verdict::Well)
+    Ok(Verdict::Pass)
 }
 
 /// What can be had without asking anybody.
@@ -85,7 +90,7 @@ struct Parts<'a> {
 impl Parts<'_> {
     /// Opens everything and watches until a stop is asked for. A mistake in the settings ends it at
     /// once; later failures are waited out.
-    async fn watch(self, monitor: &Arc<Monitor>) -> anyhow::Result<()> {
+    async fn watch(self, monitor: &Arc<Monitor>) -> Result<(), RunError> {
         let Self { app, args, events, reader, ws_url } = self;
         let store = app.store(Access::Write).await?;
         let server = match &args.listen {
@@ -96,7 +101,9 @@ impl Parts<'_> {
         if let Some(first) = args.from_block.filter(|first| *first > newest + 1)
             && store.checkpoint(&app.profile.checkpoint).await?.is_none()
         {
-            bail!("--from-block {first} is not there yet; the newest block is {newest}");
+            return Err(RunError::settings(format!(
+                "--from-block {first} is not there yet; the newest block is {newest}"
+            )));
         }
         if args.track == TrackChoice::Known && store.nth_oldest(0).await?.is_none() {
             app.report.note(
@@ -106,11 +113,11 @@ impl Parts<'_> {
         }
         if let Some(server) = &server {
             let address = server.address()?.to_string();
-            tell(&app.report, What::Listening { address });
+            print_event(&app.report, EventBody::Listening { address });
         }
-        let teller: Arc<dyn Observer> =
-            Arc::new(Teller { monitor: Arc::clone(monitor), report: app.report.clone() });
-        let watch = Watch { app, args, events, reader, store: store.as_ref(), teller, ws_url };
+        let observer: Arc<dyn Observer> =
+            Arc::new(EventPrinter { monitor: Arc::clone(monitor), report: app.report.clone() });
+        let watch = Watch { app, args, events, reader, store: store.as_ref(), observer, ws_url };
         tokio::select! {
             ended = watch.run() => ended,
             ended = serve(server) => ended,
@@ -120,16 +127,16 @@ impl Parts<'_> {
 }
 
 /// Answers requests, if there is anything to listen on; returns only with an error.
-async fn serve(server: Option<Server>) -> anyhow::Result<()> {
+async fn serve(server: Option<Server>) -> Result<(), RunError> {
     match server {
-        Some(server) => server.run().await,
+        Some(server) => Ok(server.run().await?),
         None => std::future::pending().await,
     }
 }
 
 /// Returns when a stop has been asked for and not been heeded for too long.
-async fn overdue(stop: &Stop) {
-    stop.asked().await;
+async fn overdue(shutdown: &Shutdown) {
+    shutdown.requested().await;
     sleep(LONGEST_STOP).await;
 }
 
@@ -140,19 +147,19 @@ struct Watch<'a> {
     events: Arc<Events>,
     reader: Arc<NodeReader>,
     store: &'a dyn Store,
-    teller: Arc<dyn Observer>,
+    observer: Arc<dyn Observer>,
     ws_url: Url,
 }
 
 impl Watch<'_> {
     /// Waits for its turn, follows the chain, and waits again if the lock is lost.
-    async fn run(&self) -> anyhow::Result<()> {
+    async fn run(&self) -> Result<(), RunError> {
         let mut backoff = Backoff::default();
         let mut first = true;
         while let Some(lock) = self.turn().await {
             match self.follow(lock, first).await {
-                Ok(Ended::Stopped) => break,
-                Ok(Ended::LockLost) => {
+                Ok(WatchEnd::Stopped) => break,
+                Ok(WatchEnd::LockLost) => {
                     warn!("the session that held the lock was lost; taking it again");
                     backoff.reset();
                 }
@@ -167,12 +174,12 @@ impl Watch<'_> {
     async fn turn(&self) -> Option<Box<dyn Lock>> {
         let mut backoff = Backoff::default();
         let mut stands_by = false;
-        while !self.app.stop.is_asked() {
-            match self.store.lock(Task::Watch(&self.app.profile.checkpoint)).await {
+        while !self.app.shutdown.is_requested() {
+            match self.store.lock(LockKey::Watch(&self.app.profile.checkpoint)).await {
                 Ok(Some(lock)) => return Some(lock),
                 Ok(None) => {
                     if !std::mem::replace(&mut stands_by, true) {
-                        self.teller.hear(&News::Standby);
+                        self.observer.notify(&WatchEvent::Standby);
                     }
                     backoff.reset();
                     self.pause(STANDBY).await;
@@ -186,27 +193,27 @@ impl Watch<'_> {
         None
     }
 
-    async fn wait_out(&self, error: anyhow::Error, pause: Duration) {
-        self.teller.hear(&News::Failed { error, pause });
+    async fn wait_out(&self, error: RunError, pause: Duration) {
+        self.observer.notify(&WatchEvent::Failed { error, pause });
         self.pause(pause).await;
     }
 
     async fn pause(&self, time: Duration) {
         tokio::select! {
-            () = self.app.stop.asked() => {}
+            () = self.app.shutdown.requested() => {}
             () = sleep(time) => {}
         }
     }
 
     /// Follows the chain while the lock is held.
-    async fn follow(&self, lock: Box<dyn Lock>, first: bool) -> anyhow::Result<Ended> {
-        let sides = Sides {
+    async fn follow(&self, lock: Box<dyn Lock>, first: bool) -> Result<WatchEnd, RunError> {
+        let context = Context {
             source: self.events.as_ref(),
             reader: self.reader.as_ref(),
             ledger: self.store,
             journal: self.store,
-            observer: self.teller.as_ref(),
-            stop: &self.app.stop,
+            observer: self.observer.as_ref(),
+            shutdown: &self.app.shutdown,
         };
         let settings = FollowerSettings {
             checkpoint: self.app.profile.checkpoint.clone(),
@@ -216,9 +223,9 @@ impl Watch<'_> {
             },
             confirmations: self.args.confirmations,
             first_block: self.args.from_block,
-            page_size: self.app.page_size() as usize,
+            page_size: PAGE as usize,
         };
-        let follower = Follower::new(sides, settings).await?;
+        let follower = Follower::new(context, settings).await?;
         if let Some(next) = follower.next().filter(|_| first && self.args.from_block.is_some()) {
             self.app.report.note(&format!(
                 "--from-block is for a table without a checkpoint; this one goes on at block {next}"
@@ -230,14 +237,14 @@ impl Watch<'_> {
             timeout: Duration::from_secs(self.app.settings.node.timeout),
             max_lag: Duration::from_secs(self.args.max_lag),
             events: Arc::clone(&self.events),
-            observer: Arc::clone(&self.teller),
+            observer: Arc::clone(&self.observer),
             signals,
         };
         let watcher = Watcher {
             follower,
             source: self.events.as_ref(),
-            observer: self.teller.as_ref(),
-            stop: &self.app.stop,
+            observer: self.observer.as_ref(),
+            shutdown: &self.app.shutdown,
             lock,
         };
         tokio::select! {
@@ -250,7 +257,7 @@ impl Watch<'_> {
     async fn every_minute(&self, monitor: &Monitor) -> Infallible {
         let mut minutes = interval_at(Instant::now(), A_MINUTE);
         minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before = monitor.totals();
+        let mut before = monitor.counts();
         for minute in 0_u32.. {
             minutes.tick().await;
             match self.store.nth_oldest(0).await {
@@ -260,16 +267,16 @@ impl Watch<'_> {
             if minute % REVIVE_AFTER_MINUTES == REVIVE_AFTER_MINUTES - 1 {
                 self.events.revive();
             }
-            let (totals, health) = (monitor.totals(), monitor.health());
+            let (counts, health) = (monitor.counts(), monitor.health());
             if minute > 0 && health.role == "active" {
-                let counts = What::Counts {
-                    done: Done::of(&totals.since(&before)),
+                let counts = EventBody::Counts {
+                    done: counts.since(&before),
                     head_block: health.head_block,
                     checkpoint_block: health.checkpoint_block,
                 };
-                tell(&self.app.report, counts);
+                print_event(&self.app.report, counts);
             }
-            before = totals;
+            before = counts;
         }
         std::future::pending().await
     }

@@ -8,16 +8,16 @@ use futures_util::stream::BoxStream;
 
 use super::Block;
 use crate::tally::{
-    Chunk, Ledger, Pages, Progress, Reader, Recorded, TotalRead, Unreadable, Wallet,
+    Chunk, Ledger, Pages, Progress, Reader, Recorded, RunError, TotalRead, Unreadable, Wallet,
 };
 
 /// A reader that reads all at one block, by its hash.
-pub(super) struct At<'a> {
+pub(super) struct PinnedReader<'a> {
     pub(super) reader: &'a dyn Reader,
     pub(super) block: Block,
 }
 
-impl Reader for At<'_> {
+impl Reader for PinnedReader<'_> {
     fn read<'a>(&'a self, pages: Pages<'a>) -> BoxStream<'a, Chunk> {
         self.reader.read_block(pages, self.block.number, self.block.hash)
     }
@@ -39,7 +39,7 @@ impl Ledger for WithEvents<'_> {
         &self,
         totals: &[TotalRead],
         failures: &[Unreadable],
-    ) -> anyhow::Result<Recorded> {
+    ) -> Result<Recorded, RunError> {
         let event_block = |read: &TotalRead| self.events.get(&read.wallet).copied();
         let totals: Vec<_> = (totals.iter())
             .map(|read| TotalRead { event_block: event_block(read), ..*read })

@@ -10,16 +10,16 @@ use std::{
 };
 
 use alloy::primitives::{Address, B256};
-use anyhow::Context;
 use tracing::warn;
 
 use super::{
-    Block, Journal, News, Observer, Progress, ReadAt, Source, Stored, Touched,
-    adapters::{At, Silent, WithEvents},
-    history::{DEPTH, History},
-    undone::Undone,
+    AffectedWallets, Block, BlockReads, CheckpointUpdate, Journal, Observer, Source, Stored,
+    WatchEvent,
+    adapters::{PinnedReader, Silent, WithEvents},
+    recent_blocks::{DEPTH, RecentBlocks},
+    rereads::Rereads,
 };
-use crate::tally::{Counts, Ledger, Reader, Stop, Tally, Wallet, pages_of};
+use crate::tally::{Counts, Ledger, Pipeline, Reader, RunError, Shutdown, Wallet, pages_of};
 
 /// Reorganisations are no deeper.
 const DEEPEST_REORG: u64 = 64;
@@ -59,7 +59,7 @@ pub struct FollowerSettings {
 
 /// What the follower works with.
 #[derive(Clone, Copy)]
-pub struct Sides<'a> {
+pub struct Context<'a> {
     /// The node, for blocks and events.
     pub source: &'a dyn Source,
     /// The node, for totals.
@@ -71,7 +71,7 @@ pub struct Sides<'a> {
     /// Who hears what happens.
     pub observer: &'a dyn Observer,
     /// Asks for an early end.
-    pub stop: &'a Stop,
+    pub shutdown: &'a Shutdown,
 }
 
 /// How a step ended.
@@ -90,15 +90,15 @@ pub enum Step {
 
 /// Follows the chain from the checkpoint on.
 pub struct Follower<'a> {
-    sides: Sides<'a>,
+    context: Context<'a>,
     settings: FollowerSettings,
-    history: History,
+    recent_blocks: RecentBlocks,
     /// The newest block that was seen to be on the chain.
     tip: Option<(u64, B256)>,
     /// The next block whose events are to be looked for.
     next: Option<u64>,
     /// What was read at blocks that went.
-    undone: Undone,
+    rereads: Rereads,
     slice: u64,
 }
 
@@ -107,21 +107,21 @@ impl<'a> Follower<'a> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn new(sides: Sides<'a>, settings: FollowerSettings) -> anyhow::Result<Self> {
-        let last_block = sides.journal.last_block(&settings.checkpoint).await?;
-        let reads = sides.journal.reads(&settings.checkpoint).await?;
+    pub async fn new(context: Context<'a>, settings: FollowerSettings) -> Result<Self, RunError> {
+        let last_block = context.journal.last_block(&settings.checkpoint).await?;
+        let reads = context.journal.reads(&settings.checkpoint).await?;
         let next = last_block.map(|block| u64::try_from(block.saturating_add(1)).unwrap_or(0));
-        let again = reads.gone.iter().filter_map(|gone| gone.from).min();
-        sides.observer.hear(&News::Active {
+        let again = reads.orphaned.iter().filter_map(|orphaned| orphaned.from).min();
+        context.observer.notify(&WatchEvent::Active {
             checkpoint: last_block.and_then(|block| u64::try_from(block).ok()),
         });
         Ok(Self {
-            sides,
+            context,
             settings,
-            history: History::of(reads.on_chain),
+            recent_blocks: RecentBlocks::of(reads.on_chain),
             tip: None,
             next: next.map(|next| again.map_or(next, |again| again.min(next))),
-            undone: Undone::of(reads.gone),
+            rereads: Rereads::of(reads.orphaned),
             slice: FIRST_SLICE,
         })
     }
@@ -141,7 +141,7 @@ impl<'a> Follower<'a> {
     ///
     /// # Errors
     /// When node or database fail; then the checkpoint has not moved, and the step can be repeated.
-    pub async fn step(&mut self, head: &Block) -> anyhow::Result<(Step, Option<Stored>)> {
+    pub async fn step(&mut self, head: &Block) -> Result<(Step, Option<Stored>), RunError> {
         let Some(at) = self.followed(head).await? else { return Ok((Step::Stale, None)) };
         if !self.look_for_fork(&at).await? {
             return Ok((Step::Stale, None));
@@ -150,18 +150,18 @@ impl<'a> Follower<'a> {
             Some(next) => next,
             None => self.begin(&at).await?,
         };
-        let due = self.undone.due(at.number);
+        let due = self.rereads.due(at.number);
         if from > at.number && due.is_empty() {
             return Ok((Step::CaughtUp(at.number), None));
         }
         let began = Instant::now();
         let to = self.end_of_slice(from, &at).await?;
-        let touched = match from > to.number {
-            true => Touched::default(),
-            false => self.sides.source.touched(from, &to, &at).await?,
+        let affected = match from > to.number {
+            true => AffectedWallets::default(),
+            false => self.context.source.affected(from, &to, &at).await?,
         };
-        let wallets = self.to_read(touched.wallets.keys().copied().chain(due)).await?;
-        let Some(counts) = self.refresh(&wallets, &touched.wallets, &at).await? else {
+        let wallets = self.to_read(affected.wallets.keys().copied().chain(due)).await?;
+        let Some(counts) = self.refresh(&wallets, &affected.wallets, &at).await? else {
             return Ok((Step::Interrupted, None));
         };
         let read_any = !wallets.is_empty();
@@ -171,17 +171,17 @@ impl<'a> Follower<'a> {
         let stored = Stored {
             from,
             to: to.number,
-            logs: touched.logs,
+            logs: affected.logs,
             counts,
             made: (is_live && read_any).then_some(to.timestamp),
         };
-        self.sides.observer.hear(&News::Stored(stored));
+        self.context.observer.notify(&WatchEvent::Stored(stored));
         let step = if to.number < at.number { Step::More } else { Step::CaughtUp(at.number) };
         Ok((step, Some(stored)))
     }
 
     /// The block to follow up to; `None` while the chain is too short for `--confirmations`.
-    async fn followed(&self, head: &Block) -> anyhow::Result<Option<Block>> {
+    async fn followed(&self, head: &Block) -> Result<Option<Block>, RunError> {
         match head.number.checked_sub(self.settings.confirmations) {
             _ if self.settings.confirmations == 0 => Ok(Some(*head)),
             None => Ok(None),
@@ -190,30 +190,32 @@ impl<'a> Follower<'a> {
     }
 
     /// A block that must be there, as `seen`, which is no older, was.
-    async fn block(&self, number: u64, seen: u64) -> anyhow::Result<Block> {
-        let block = self.sides.source.block(number, seen).await?;
-        block.with_context(|| format!("the node has block {seen}, but not block {number}"))
+    async fn block(&self, number: u64, seen: u64) -> Result<Block, RunError> {
+        let block = self.context.source.block(number, seen).await?;
+        block.ok_or_else(|| {
+            RunError::node(format!("the node has block {seen}, but not block {number}"))
+        })
     }
 
     /// Without a checkpoint: makes one in front of the first block to follow.
-    async fn begin(&mut self, at: &Block) -> anyhow::Result<u64> {
+    async fn begin(&mut self, at: &Block) -> Result<u64, RunError> {
         let (last_block, hash) = match self.settings.first_block {
             Some(first) => (first.checked_sub(1), None),
             None => (Some(at.number), Some(at.hash)),
         };
         if let Some(last_block) = last_block {
-            let progress = Progress {
+            let progress = CheckpointUpdate {
                 last_block,
                 hash,
                 forget_below: 0,
                 redone: Vec::new(),
                 forget: Vec::new(),
             };
-            self.sides.journal.advance(&self.settings.checkpoint, &progress).await?;
-            self.sides.observer.hear(&News::Began(last_block));
+            self.context.journal.advance(&self.settings.checkpoint, &progress).await?;
+            self.context.observer.notify(&WatchEvent::Began(last_block));
         }
         if let Some(hash) = hash {
-            self.history.add(at.number, hash, []);
+            self.recent_blocks.add(at.number, hash, []);
         }
         let next = last_block.map_or(0, |block| block + 1);
         self.next = Some(next);
@@ -221,7 +223,7 @@ impl<'a> Follower<'a> {
     }
 
     /// The last block of the slice that begins at `from`; `at` where nothing is new.
-    async fn end_of_slice(&self, from: u64, at: &Block) -> anyhow::Result<Block> {
+    async fn end_of_slice(&self, from: u64, at: &Block) -> Result<Block, RunError> {
         match from.saturating_add(self.slice - 1) {
             // A block that may still go, by its number alone, may be of another chain than `at`.
             number if number.saturating_add(DEEPEST_REORG) >= at.number => Ok(*at),
@@ -242,12 +244,12 @@ impl<'a> Follower<'a> {
     async fn to_read(
         &self,
         wallets: impl Iterator<Item = Wallet>,
-    ) -> anyhow::Result<BTreeSet<Wallet>> {
+    ) -> Result<BTreeSet<Wallet>, RunError> {
         let mut wallets: BTreeSet<Wallet> =
             wallets.filter(|wallet| wallet.address() != Address::ZERO).collect();
         if self.settings.track == Track::Known && !wallets.is_empty() {
             let asked: Vec<_> = wallets.iter().copied().collect();
-            let known = self.sides.journal.known(&asked).await?;
+            let known = self.context.journal.known(&asked).await?;
             wallets.retain(|wallet| known.contains(wallet));
         }
         Ok(wallets)
@@ -259,16 +261,20 @@ impl<'a> Follower<'a> {
         wallets: &BTreeSet<Wallet>,
         events: &BTreeMap<Wallet, u64>,
         at: &Block,
-    ) -> anyhow::Result<Option<Counts>> {
+    ) -> Result<Option<Counts>, RunError> {
         if wallets.is_empty() {
             return Ok(Some(Counts::default()));
         }
-        let read = self.history.add(at.number, at.hash, wallets.iter().copied());
-        self.sides.journal.announce(&self.settings.checkpoint, &read).await?;
-        let reader = At { reader: self.sides.reader, block: *at };
-        let ledger = WithEvents { ledger: self.sides.ledger, events };
-        let tally =
-            Tally { reader: &reader, ledger: &ledger, stop: self.sides.stop, progress: &Silent };
+        let read = self.recent_blocks.add(at.number, at.hash, wallets.iter().copied());
+        self.context.journal.begin_reads(&self.settings.checkpoint, &read).await?;
+        let reader = PinnedReader { reader: self.context.reader, block: *at };
+        let ledger = WithEvents { ledger: self.context.ledger, events };
+        let tally = Pipeline {
+            reader: &reader,
+            ledger: &ledger,
+            shutdown: self.context.shutdown,
+            progress: &Silent,
+        };
         let pages = pages_of(wallets.iter().copied().collect(), self.settings.page_size);
         let run = tally.run(pages, |_, _| {}).await;
         if let Some(failure) = &run.first_failure {
@@ -288,35 +294,40 @@ impl<'a> Follower<'a> {
         to: &Block,
         at: &Block,
         wallets: BTreeSet<Wallet>,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), RunError> {
         let forget_below = at.number.saturating_sub(DEPTH);
         let complete = to.number == at.number;
-        self.history.add(to.number, to.hash, []);
+        self.recent_blocks.add(to.number, to.hash, []);
         // Before that the blocks in their place have to be looked through after a restart, too.
         let (mut redone, mut forget) = match complete {
-            true => self.undone.hashes(at.number),
+            true => self.rereads.hashes(at.number),
             false => Default::default(),
         };
         // A block may come back.
-        redone.retain(|hash| !self.history.holds(hash));
-        forget.retain(|hash| !self.history.holds(hash));
-        let progress =
-            Progress { last_block: to.number, hash: Some(to.hash), forget_below, redone, forget };
-        self.sides.journal.advance(&self.settings.checkpoint, &progress).await?;
+        redone.retain(|hash| !self.recent_blocks.holds(hash));
+        forget.retain(|hash| !self.recent_blocks.holds(hash));
+        let progress = CheckpointUpdate {
+            last_block: to.number,
+            hash: Some(to.hash),
+            forget_below,
+            redone,
+            forget,
+        };
+        self.context.journal.advance(&self.settings.checkpoint, &progress).await?;
         self.next = self.next.max(Some(to.number + 1));
-        self.undone.read_meanwhile(wallets);
+        self.rereads.read_meanwhile(wallets);
         if complete {
-            self.undone.was_read(at.number);
+            self.rereads.was_read(at.number);
         }
-        self.history.forget_below(forget_below);
+        self.recent_blocks.forget_below(forget_below);
         Ok(())
     }
 
     /// Goes back to where the chain of `at` and the one that is known part, if they do. Says whether
-    /// `at` is to be followed: not if it is old news, or of a node that lags behind.
-    async fn look_for_fork(&mut self, at: &Block) -> anyhow::Result<bool> {
-        let source = self.sides.source;
-        let Some(tip) = self.tip.or_else(|| self.history.highest()) else {
+    /// `at` is to be followed: not if it is old event, or of a node that lags behind.
+    async fn look_for_fork(&mut self, at: &Block) -> Result<bool, RunError> {
+        let source = self.context.source;
+        let Some(tip) = self.tip.or_else(|| self.recent_blocks.highest()) else {
             self.tip = Some((at.number, at.hash));
             return Ok(true);
         };
@@ -331,14 +342,14 @@ impl<'a> Follower<'a> {
         } else if at.number == tip + 1 && at.parent == tip_hash {
             self.tip = Some((at.number, at.hash));
             return Ok(true);
-        } else if at.number < tip && self.history.hash(at.number).is_none() {
+        } else if at.number < tip && self.recent_blocks.hash(at.number).is_none() {
             // Nothing is known of that height. The next blocks will show what is true.
             match source.block(tip, at.number).await? {
                 Some(block) if block.hash != tip_hash => {}
                 _ => return Ok(false),
             }
         }
-        let lowest = self.history.lowest().unwrap_or(tip);
+        let lowest = self.recent_blocks.lowest().unwrap_or(tip);
         while block.number > lowest && !self.is_known(block.number, block.hash) {
             block = source.parent(&block).await?;
         }
@@ -347,7 +358,7 @@ impl<'a> Follower<'a> {
             false => lowest.min(block.number).saturating_sub(DEEPEST_REORG + 1),
         };
         if fork < tip {
-            self.went(fork + 1, tip, &[]).await?;
+            self.orphan(fork + 1, tip, &[]).await?;
         }
         self.tip = Some((at.number, at.hash));
         Ok(true)
@@ -355,44 +366,48 @@ impl<'a> Follower<'a> {
 
     /// Whether this block is on the chain that was followed.
     fn is_known(&self, number: u64, hash: B256) -> bool {
-        self.tip == Some((number, hash)) || self.history.hash(number) == Some(hash)
+        self.tip == Some((number, hash)) || self.recent_blocks.hash(number) == Some(hash)
     }
 
     /// Takes note of logs that no longer count: the blocks that they were in went.
     ///
     /// # Errors
     /// When the database fails; then it can be repeated.
-    pub(super) async fn removed(&mut self, logs: &[ReadAt]) -> anyhow::Result<()> {
-        let is_known = |log: &&ReadAt| self.history.hash(log.number) == Some(log.hash);
+    pub(super) async fn removed(&mut self, logs: &[BlockReads]) -> Result<(), RunError> {
+        let is_known = |log: &&BlockReads| self.recent_blocks.hash(log.number) == Some(log.hash);
         if let Some(first) = logs.iter().filter(is_known).map(|log| log.number).min() {
             let newest = self.tip.map_or(first, |tip| tip.0);
-            self.went(first, newest, logs).await?;
+            self.orphan(first, newest, logs).await?;
             self.tip = None;
         } else if let (false, Some(next)) = (logs.is_empty(), self.next) {
             // Of blocks that went already, or were passed over among others: the next block will
             // show where the chains part.
-            self.sides.journal.went(&self.settings.checkpoint, logs, next).await?;
-            self.undone.add(logs.to_vec());
+            self.context.journal.orphan(&self.settings.checkpoint, logs, next).await?;
+            self.rereads.add(logs.to_vec());
         }
         Ok(())
     }
 
     /// The blocks from `from` to `to` went: what was read at them is to be read again, and the blocks
     /// that took their places are to be looked through. `logs` are of them as well.
-    async fn went(&mut self, from: u64, to: u64, logs: &[ReadAt]) -> anyhow::Result<()> {
-        let mut gone = self.history.from(from);
+    async fn orphan(&mut self, from: u64, to: u64, logs: &[BlockReads]) -> Result<(), RunError> {
+        let mut orphaned = self.recent_blocks.from(from);
         for log in logs {
-            match gone.iter_mut().find(|read| read.hash == log.hash) {
+            match orphaned.iter_mut().find(|read| read.hash == log.hash) {
                 Some(read) => read.wallets.extend(&log.wallets),
-                None => gone.push(log.clone()),
+                None => orphaned.push(log.clone()),
             }
         }
-        self.sides.journal.went(&self.settings.checkpoint, &gone, from).await?;
-        self.history.forget_from(from);
-        let to = gone.iter().map(|read| read.number).fold(to, u64::max);
-        let wallets: BTreeSet<_> = gone.iter().flat_map(|read| &read.wallets).collect();
-        self.sides.observer.hear(&News::Reorg { from, to, wallets: wallets.len() as u64 });
-        self.undone.add(gone);
+        self.context.journal.orphan(&self.settings.checkpoint, &orphaned, from).await?;
+        self.recent_blocks.forget_from(from);
+        let to = orphaned.iter().map(|read| read.number).fold(to, u64::max);
+        let wallets: BTreeSet<_> = orphaned.iter().flat_map(|read| &read.wallets).collect();
+        self.context.observer.notify(&WatchEvent::Reorg {
+            from,
+            to,
+            wallets: wallets.len() as u64,
+        });
+        self.rereads.add(orphaned);
         self.next = self.next.map(|next| next.min(from));
         Ok(())
     }

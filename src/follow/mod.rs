@@ -9,10 +9,10 @@
 
 mod adapters;
 mod backoff;
+mod event;
 mod follower;
-mod history;
-mod news;
-mod undone;
+mod recent_blocks;
+mod rereads;
 mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -21,11 +21,11 @@ use alloy::primitives::B256;
 use async_trait::async_trait;
 
 pub use backoff::Backoff;
-pub use follower::{Follower, FollowerSettings, Sides, Step, Track};
-pub use news::{Filled, News, Observer, Stored, Via};
-pub use watcher::{Ended, Lock, Watcher};
+pub use event::{FilledGap, Observer, Stored, Transport, WatchEvent};
+pub use follower::{Context, Follower, FollowerSettings, Step, Track};
+pub use watcher::{Lock, WatchEnd, Watcher};
 
-use crate::tally::Wallet;
+use crate::tally::{RunError, Wallet};
 
 /// A block, as far as following the chain needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct Block {
 
 /// What the events of some blocks changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
+pub struct AffectedWallets {
     /// How many logs there were.
     pub logs: u64,
     /// The wallets whose totals they changed, each with the newest block of an event for it.
@@ -51,7 +51,7 @@ pub struct Touched {
 
 /// Wallets that were read at a block: were that block to go, they would have to be read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadAt {
+pub struct BlockReads {
     /// The block's number.
     pub number: u64,
     /// Its hash.
@@ -64,18 +64,23 @@ pub struct ReadAt {
 #[async_trait]
 pub trait Source: Send + Sync {
     /// The newest block.
-    async fn newest(&self) -> anyhow::Result<Block>;
+    async fn newest(&self) -> Result<Block, RunError>;
 
     /// The block of this number, if there is one, from a node that has the block `seen` too: one
     /// that lags behind may still have another block in its place.
-    async fn block(&self, number: u64, seen: u64) -> anyhow::Result<Option<Block>>;
+    async fn block(&self, number: u64, seen: u64) -> Result<Option<Block>, RunError>;
 
     /// The block before this one.
-    async fn parent(&self, block: &Block) -> anyhow::Result<Block>;
+    async fn parent(&self, block: &Block) -> Result<Block, RunError>;
 
     /// What the events in the blocks from `from` to `to` changed, both included. Who belongs to a
     /// wallet is asked for at block `at`, which is no older than `to`.
-    async fn touched(&self, from: u64, to: &Block, at: &Block) -> anyhow::Result<Touched>;
+    async fn affected(
+        &self,
+        from: u64,
+        to: &Block,
+        at: &Block,
+    ) -> Result<AffectedWallets, RunError>;
 
     /// Gives endpoints that were given up another chance.
     fn revive(&self);
@@ -85,38 +90,43 @@ pub trait Source: Send + Sync {
 #[async_trait]
 pub trait Journal: Send + Sync {
     /// The last block whose wallets have been stored.
-    async fn last_block(&self, checkpoint: &str) -> anyhow::Result<Option<i64>>;
+    async fn last_block(&self, checkpoint: &str) -> Result<Option<i64>, RunError>;
 
     /// What was read at the blocks that are remembered.
-    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Reads>;
+    async fn reads(&self, checkpoint: &str) -> Result<RecentReads, RunError>;
 
     /// Remembers, before it is done, that these wallets are read at this block.
-    async fn announce(&self, checkpoint: &str, read: &ReadAt) -> anyhow::Result<()>;
+    async fn begin_reads(&self, checkpoint: &str, read: &BlockReads) -> Result<(), RunError>;
 
     /// Remembers that these blocks went, and from which block on the new ones are to be looked through.
-    async fn went(&self, checkpoint: &str, blocks: &[ReadAt], from: u64) -> anyhow::Result<()>;
+    async fn orphan(
+        &self,
+        checkpoint: &str,
+        blocks: &[BlockReads],
+        from: u64,
+    ) -> Result<(), RunError>;
 
     /// Moves the checkpoint, never back, and remembers and forgets blocks; all of it or nothing.
-    async fn advance(&self, checkpoint: &str, progress: &Progress) -> anyhow::Result<()>;
+    async fn advance(&self, checkpoint: &str, progress: &CheckpointUpdate) -> Result<(), RunError>;
 
     /// Those of `wallets` that have a row.
-    async fn known(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>>;
+    async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError>;
 }
 
 /// What was read at recent blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reads {
+pub struct RecentReads {
     /// Blocks that were on the chain when they were last looked at.
-    pub on_chain: Vec<ReadAt>,
+    pub on_chain: Vec<BlockReads>,
     /// Blocks that went.
-    pub gone: Vec<Gone>,
+    pub orphaned: Vec<OrphanedBlock>,
 }
 
 /// A block that went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gone {
+pub struct OrphanedBlock {
     /// What was read at it.
-    pub read: ReadAt,
+    pub read: BlockReads,
     /// From which block on the new ones are to be looked through; `None` if that is done and its
     /// wallets were read again once.
     pub from: Option<u64>,
@@ -124,7 +134,7 @@ pub struct Gone {
 
 /// How far the follower has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct CheckpointUpdate {
     /// The last block whose wallets have been stored.
     pub last_block: u64,
     /// That block's hash; `None` where the checkpoint stands in front of the first block to follow.
@@ -149,7 +159,7 @@ pub enum Signal {
     /// Blocks may have come that nobody will tell of, as after a new connection.
     Missed,
     /// A log that counted no longer does, as its block went.
-    Removed(ReadAt),
+    Removed(BlockReads),
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::{
 };
 
 use alloy::primitives::{Address, B256, U256};
-use anyhow::{anyhow, bail};
 use async_trait::async_trait;
 use futures_util::{
     StreamExt,
@@ -18,7 +17,9 @@ use futures_util::{
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::*;
-use crate::tally::{Chunk, Ledger, Pages, Reader, Reading, Recorded, Stop, TotalRead, Unreadable};
+use crate::tally::{
+    Chunk, Ledger, Pages, Reader, Reading, Recorded, RunError, Shutdown, TotalRead, Unreadable,
+};
 
 const WALLETS: u8 = 12;
 
@@ -49,7 +50,7 @@ struct World {
     made: u64,
     rows: BTreeMap<Wallet, Row>,
     last_block: Option<i64>,
-    reads: BTreeMap<B256, (ReadAt, Option<Option<u64>>)>,
+    reads: BTreeMap<B256, (BlockReads, Option<Option<u64>>)>,
     /// In so many calls of a hundred: something fails, or the chain changes just then.
     trouble: u32,
     /// What the checkpoint was at its highest.
@@ -96,16 +97,16 @@ impl World {
         let number = before.map_or(0, |made| made.block.number + 1);
         let parent = before.map_or(B256::ZERO, |made| made.block.hash);
         let mut totals = before.map(|made| made.totals.clone()).unwrap_or_default();
-        let mut touched = BTreeSet::new();
+        let mut affected = BTreeSet::new();
         for _ in 0..events {
             let wallet = wallet(self.random.random_range(1..=WALLETS));
             totals.insert(wallet, self.made * 100 + self.random.random_range(0..100));
-            touched.insert(wallet);
+            affected.insert(wallet);
         }
         let hash = B256::from(U256::from(self.made));
         let block = Block { number, hash, parent, timestamp: 0 };
-        self.tell(format!("block {number} #{} touches {}", self.made, names(&touched)));
-        self.chain.push(Made { block, events: touched, totals });
+        self.tell(format!("block {number} #{} touches {}", self.made, names(&affected)));
+        self.chain.push(Made { block, events: affected, totals });
     }
 
     /// Replaces the newest blocks by others, perhaps by fewer.
@@ -173,13 +174,13 @@ impl Shared {
     }
 
     /// A call to the outside: it may fail, and the chain may be another when it comes back.
-    fn call(&self) -> anyhow::Result<MutexGuard<'_, World>> {
+    fn call(&self) -> Result<MutexGuard<'_, World>, RunError> {
         let mut world = self.world();
         if world.strike() {
             world.change();
         }
         match world.strike() {
-            true => Err(anyhow!("it is ill")),
+            true => Err(RunError::node("it is ill")),
             false => Ok(world),
         }
     }
@@ -187,39 +188,46 @@ impl Shared {
 
 #[async_trait]
 impl Source for Shared {
-    async fn newest(&self) -> anyhow::Result<Block> {
+    async fn newest(&self) -> Result<Block, RunError> {
         Ok(self.call()?.head())
     }
 
-    async fn block(&self, number: u64, seen: u64) -> anyhow::Result<Option<Block>> {
+    async fn block(&self, number: u64, seen: u64) -> Result<Option<Block>, RunError> {
         let world = self.call()?;
-        anyhow::ensure!(world.at(seen).is_some(), "header not found");
+        if world.at(seen).is_none() {
+            return Err(RunError::node("header not found"));
+        }
         Ok(world.at(number).map(|made| made.block))
     }
 
-    async fn parent(&self, block: &Block) -> anyhow::Result<Block> {
+    async fn parent(&self, block: &Block) -> Result<Block, RunError> {
         let world = self.call()?;
         let parent = world.chain.iter().find(|made| made.block.hash == block.parent);
-        parent.map(|made| made.block).ok_or_else(|| anyhow!("header not found"))
+        parent.map(|made| made.block).ok_or_else(|| RunError::node("header not found"))
     }
 
-    async fn touched(&self, from: u64, to: &Block, _: &Block) -> anyhow::Result<Touched> {
+    async fn affected(
+        &self,
+        from: u64,
+        to: &Block,
+        _: &Block,
+    ) -> Result<AffectedWallets, RunError> {
         let world = self.call()?;
-        let mut touched = Touched::default();
+        let mut affected = AffectedWallets::default();
         let blocks: Vec<&Made> = match from == to.number {
             true => world.chain.iter().filter(|made| made.block.hash == to.hash).collect(),
             false => (from..=to.number).filter_map(|number| world.at(number)).collect(),
         };
         if blocks.len() as u64 != to.number - from + 1 {
-            bail!("header not found");
+            return Err(RunError::node("header not found"));
         }
         for made in blocks {
             for wallet in &made.events {
-                touched.logs += 1;
-                touched.wallets.insert(*wallet, made.block.number);
+                affected.logs += 1;
+                affected.wallets.insert(*wallet, made.block.number);
             }
         }
-        Ok(touched)
+        Ok(affected)
     }
 
     fn revive(&self) {}
@@ -228,15 +236,18 @@ impl Source for Shared {
 impl Reader for Shared {
     fn read<'a>(&'a self, pages: Pages<'a>) -> BoxStream<'a, Chunk> {
         pages
-            .map(|_| Chunk { error: Some(anyhow!("watch reads by hash")), ..Chunk::default() })
+            .map(|_| Chunk {
+                error: Some(RunError::node("watch reads by hash")),
+                ..Chunk::default()
+            })
             .boxed()
     }
 
     /// As a node that does not take hashes: what is at that height is read.
     fn read_block<'a>(&'a self, pages: Pages<'a>, block: u64, _: B256) -> BoxStream<'a, Chunk> {
-        let read = move |pair: Vec<Wallet>| -> anyhow::Result<Vec<Reading>> {
+        let read = move |pair: Vec<Wallet>| -> Result<Vec<Reading>, RunError> {
             let world = self.call()?;
-            let made = world.at(block).ok_or_else(|| anyhow!("header not found"))?;
+            let made = world.at(block).ok_or_else(|| RunError::node("header not found"))?;
             let total = |wallet| made.totals.get(&wallet).copied().unwrap_or(0);
             Ok(pair.into_iter().map(|wallet| (wallet, Ok(U256::from(total(wallet))))).collect())
         };
@@ -258,7 +269,7 @@ impl Reader for Shared {
 
 #[async_trait]
 impl Ledger for Shared {
-    async fn record(&self, totals: &[TotalRead], _: &[Unreadable]) -> anyhow::Result<Recorded> {
+    async fn record(&self, totals: &[TotalRead], _: &[Unreadable]) -> Result<Recorded, RunError> {
         let mut world = self.call()?;
         let updated = totals.iter().filter(|read| world.row(read)).count() as u64;
         Ok(Recorded { updated, superseded: totals.len() as u64 - updated })
@@ -267,29 +278,29 @@ impl Ledger for Shared {
 
 #[async_trait]
 impl Journal for Shared {
-    async fn last_block(&self, _: &str) -> anyhow::Result<Option<i64>> {
+    async fn last_block(&self, _: &str) -> Result<Option<i64>, RunError> {
         Ok(self.call()?.last_block)
     }
 
-    async fn reads(&self, _: &str) -> anyhow::Result<Reads> {
-        let mut reads = Reads::default();
-        for (read, gone) in self.call()?.reads.values().cloned() {
-            match gone {
+    async fn reads(&self, _: &str) -> Result<RecentReads, RunError> {
+        let mut reads = RecentReads::default();
+        for (read, orphaned) in self.call()?.reads.values().cloned() {
+            match orphaned {
                 None => reads.on_chain.push(read),
-                Some(from) => reads.gone.push(Gone { read, from }),
+                Some(from) => reads.orphaned.push(OrphanedBlock { read, from }),
             }
         }
         Ok(reads)
     }
 
-    async fn announce(&self, _: &str, read: &ReadAt) -> anyhow::Result<()> {
+    async fn begin_reads(&self, _: &str, read: &BlockReads) -> Result<(), RunError> {
         let mut world = self.call()?;
         world.reads.insert(read.hash, (read.clone(), None));
         world.tell(format!("at {} are read {}", read.number, names(&read.wallets)));
         Ok(())
     }
 
-    async fn went(&self, _: &str, blocks: &[ReadAt], from: u64) -> anyhow::Result<()> {
+    async fn orphan(&self, _: &str, blocks: &[BlockReads], from: u64) -> Result<(), RunError> {
         let mut world = self.call()?;
         for read in blocks {
             world.reads.insert(read.hash, (read.clone(), Some(Some(from))));
@@ -297,18 +308,18 @@ impl Journal for Shared {
         Ok(())
     }
 
-    async fn advance(&self, _: &str, progress: &Progress) -> anyhow::Result<()> {
+    async fn advance(&self, _: &str, progress: &CheckpointUpdate) -> Result<(), RunError> {
         let mut world = self.call()?;
         world.tell(format!("checkpoint {}", progress.last_block));
-        world.last_block = world.last_block.max(Some(i64::try_from(progress.last_block)?));
+        world.last_block = world.last_block.max(i64::try_from(progress.last_block).ok());
         if let Some(hash) = progress.hash {
             let (number, wallets) = (progress.last_block, BTreeSet::new());
-            let read = ReadAt { number, hash, wallets };
+            let read = BlockReads { number, hash, wallets };
             world.reads.entry(hash).or_insert((read, None)).1 = None;
         }
         for hash in &progress.redone {
-            if let Some((_, gone @ Some(_))) = world.reads.get_mut(hash) {
-                *gone = Some(None);
+            if let Some((_, orphaned @ Some(_))) = world.reads.get_mut(hash) {
+                *orphaned = Some(None);
             }
         }
         world.reads.retain(|hash, (read, _)| {
@@ -317,7 +328,7 @@ impl Journal for Shared {
         Ok(())
     }
 
-    async fn known(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>> {
+    async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
         let world = self.call()?;
         Ok(wallets.iter().filter(|wallet| world.rows.contains_key(wallet)).copied().collect())
     }
@@ -326,18 +337,18 @@ impl Journal for Shared {
 struct Deaf;
 
 impl Observer for Deaf {
-    fn hear(&self, _: &News) {}
+    fn notify(&self, _: &WatchEvent) {}
 }
 
 /// Begins, or begins again.
-async fn follower<'a>(shared: &'a Shared, stop: &'a Stop) -> Follower<'a> {
-    let sides = Sides {
+async fn follower<'a>(shared: &'a Shared, shutdown: &'a Shutdown) -> Follower<'a> {
+    let context = Context {
         source: shared,
         reader: shared,
         ledger: shared,
         journal: shared,
         observer: &Deaf,
-        stop,
+        shutdown,
     };
     let settings = FollowerSettings {
         checkpoint: "test".into(),
@@ -347,7 +358,7 @@ async fn follower<'a>(shared: &'a Shared, stop: &'a Stop) -> Follower<'a> {
         page_size: 5,
     };
     loop {
-        if let Ok(follower) = Follower::new(sides, settings.clone()).await {
+        if let Ok(follower) = Follower::new(context, settings.clone()).await {
             return follower;
         }
     }
@@ -379,8 +390,8 @@ fn sweep(world: &World, wallets: &[u8]) -> Vec<TotalRead> {
 
 async fn one_life(seed: u64, with_restarts: bool) {
     let shared = Shared(Mutex::new(World::new(seed)));
-    let stop = Stop::default();
-    let mut following = follower(&shared, &stop).await;
+    let shutdown = Shutdown::default();
+    let mut following = follower(&shared, &shutdown).await;
     assert!(catch_up(&mut following, &shared).await);
     let mut swept: Vec<TotalRead> = Vec::new();
     for _ in 0..60 {
@@ -407,7 +418,7 @@ async fn one_life(seed: u64, with_restarts: bool) {
             }
             _ if with_restarts => {
                 shared.world().tell("a new follower".into());
-                following = follower(&shared, &stop).await;
+                following = follower(&shared, &shutdown).await;
             }
             _ => {}
         }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use async_trait::async_trait;
 use tokio::{
     sync::mpsc::UnboundedReceiver,
@@ -10,8 +9,10 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{Backoff, Block, Filled, Follower, News, Observer, ReadAt, Signal, Source, Step};
-use crate::tally::Stop;
+use super::{
+    Backoff, Block, BlockReads, FilledGap, Follower, Observer, Signal, Source, Step, WatchEvent,
+};
+use crate::tally::{RunError, Shutdown};
 
 /// How often an idle watcher looks whether it still holds its lock.
 const LOOK_AT_LOCK: Duration = Duration::from_secs(5);
@@ -25,7 +26,7 @@ pub trait Lock: Send {
 
 /// Why a watcher ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum WatchEnd {
     /// A stop was asked for.
     Stopped,
     /// Another process may be the watcher now.
@@ -41,7 +42,7 @@ pub struct Watcher<'a> {
     /// Who hears what happens.
     pub observer: &'a dyn Observer,
     /// Asks for the end.
-    pub stop: &'a Stop,
+    pub shutdown: &'a Shutdown,
     /// Held by one watcher at a time.
     pub lock: Box<dyn Lock>,
 }
@@ -55,7 +56,7 @@ struct Pending {
     head: Option<Block>,
     /// The number of the last block that was told of on this connection.
     told: Option<u64>,
-    removed: Vec<ReadAt>,
+    removed: Vec<BlockReads>,
     gap: Option<Gap>,
 }
 
@@ -100,16 +101,16 @@ impl Pending {
 
 impl Watcher<'_> {
     /// Follows what `signals` tell of.
-    pub async fn run(mut self, signals: &mut UnboundedReceiver<Signal>) -> Ended {
+    pub async fn run(mut self, signals: &mut UnboundedReceiver<Signal>) -> WatchEnd {
         let mut pending = Pending::default();
         pending.take(Signal::Missed, self.follower.next());
         let mut backoff = Backoff::default();
         loop {
-            if self.stop.is_asked() {
-                return Ended::Stopped;
+            if self.shutdown.is_requested() {
+                return WatchEnd::Stopped;
             }
             if !self.lock.is_held().await {
-                return Ended::LockLost;
+                return WatchEnd::LockLost;
             }
             if pending.is_empty() {
                 let wake = Instant::now() + LOOK_AT_LOCK;
@@ -119,10 +120,10 @@ impl Watcher<'_> {
             match self.catch_up(signals, &mut pending).await {
                 Ok(()) => backoff.reset(),
                 // Cut short, or not tried again: nothing of it is lost.
-                Err(error) if self.stop.is_asked() => info!("left undone: {error:#}"),
+                Err(error) if self.shutdown.is_requested() => info!("left rereads: {error:#}"),
                 Err(error) => {
                     let pause = backoff.pause();
-                    self.observer.hear(&News::Failed { error, pause });
+                    self.observer.notify(&WatchEvent::Failed { error, pause });
                     pending.ask = true;
                     self.listen(signals, &mut pending, Instant::now() + pause, false).await;
                     self.source.revive();
@@ -141,11 +142,11 @@ impl Watcher<'_> {
     ) {
         loop {
             tokio::select! {
-                () = self.stop.asked() => return,
+                () = self.shutdown.requested() => return,
                 () = sleep_until(end) => return,
                 signal = signals.recv() => match signal {
                     Some(signal) => pending.take(signal, self.follower.next()),
-                    None => return self.stop.asked().await,
+                    None => return self.shutdown.requested().await,
                 },
             }
             // What came in the meantime is dealt with in one go.
@@ -163,7 +164,7 @@ impl Watcher<'_> {
         &mut self,
         signals: &mut UnboundedReceiver<Signal>,
         pending: &mut Pending,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), RunError> {
         while let Ok(signal) = signals.try_recv() {
             pending.take(signal, self.follower.next());
         }
@@ -174,7 +175,7 @@ impl Watcher<'_> {
             Some(head) if !pending.ask => head,
             _ => {
                 let newest = self.source.newest().await?;
-                self.observer.hear(&News::Head(newest.number));
+                self.observer.notify(&WatchEvent::Head(newest.number));
                 told.filter(|told| told.number > newest.number).unwrap_or(newest)
             }
         };
@@ -187,10 +188,12 @@ impl Watcher<'_> {
         match step {
             Step::Interrupted => {}
             // Nobody may tell of another block for long.
-            Step::Stale if self.follower.is_behind() => bail!(
-                "the newest block that the node gives is {}, older than one that was seen before",
-                head.number
-            ),
+            Step::Stale if self.follower.is_behind() => {
+                return Err(RunError::node(format!(
+                    "the newest block that the node gives is {}, older than one that was seen before",
+                    head.number
+                )));
+            }
             Step::Stale => {
                 pending.ask = false;
                 pending.head = None;
@@ -203,7 +206,7 @@ impl Watcher<'_> {
                 if let Some(gap) = pending.gap.take() {
                     self.close(gap, at);
                 }
-                self.observer.hear(&News::CaughtUp(at));
+                self.observer.notify(&WatchEvent::CaughtUp(at));
             }
         }
         Ok(())
@@ -214,7 +217,13 @@ impl Watcher<'_> {
         if let Some(from) = gap.from.filter(|from| *from <= at) {
             let elapsed = gap.since.elapsed();
             let Gap { logs, updated, .. } = gap;
-            self.observer.hear(&News::GapFilled(Filled { from, to: at, logs, updated, elapsed }));
+            self.observer.notify(&WatchEvent::GapFilled(FilledGap {
+                from,
+                to: at,
+                logs,
+                updated,
+                elapsed,
+            }));
         }
     }
 }

@@ -1,14 +1,14 @@
 //! What comes in from a file: rows of CSV become wallets, each once, in order.
 //!
-//! Memory does not grow with the file: what is more than `spool` keeps at hand goes to a
+//! Memory does not grow with the file: what is more than `external_sort` keeps at hand goes to a
 //! temporary file, and comes back merged.
 
+mod external_sort;
 mod rows;
-mod spool;
 
 use std::io::Read;
 
-use crate::tally::{Stop, Stopped, Wallet};
+use crate::tally::{RunError, Shutdown, Wallet};
 
 pub use rows::{Reject, RowsError};
 
@@ -39,22 +39,22 @@ impl Default for Intake {
 pub fn read(
     input: impl Read,
     column: Option<&str>,
-    stop: &Stop,
+    shutdown: &Shutdown,
     mut rejects: impl FnMut(Reject) -> anyhow::Result<()>,
 ) -> anyhow::Result<Intake> {
-    let mut spool = spool::Spool::default();
+    let mut external_sort = external_sort::ExternalSort::default();
     let mut rejected = 0;
     let rows = rows::read(input, column, |row| {
-        if stop.is_asked() {
-            return Err(Stopped.into());
+        if shutdown.is_requested() {
+            return Err(RunError::stopped().into());
         }
         match row {
-            Ok(wallet) => Ok(spool.push(wallet)?),
+            Ok(wallet) => Ok(external_sort.push(wallet)?),
             Err(reject) => {
                 rejected += 1;
                 rejects(reject)
             }
         }
     })?;
-    Ok(Intake { rows, rejected, wallets: Box::new(spool.into_sorted()?) })
+    Ok(Intake { rows, rejected, wallets: Box::new(external_sort.into_sorted()?) })
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::{
-    follow::{News, Via},
+    follow::{Transport, WatchEvent},
     redact,
 };
 
@@ -18,7 +18,7 @@ pub(super) struct State {
     active: bool,
     /// Whether another process is known to be active.
     stands_by: bool,
-    via: Option<Via>,
+    via: Option<Transport>,
     disconnected: Option<String>,
     head: Option<u64>,
     head_moved: Instant,
@@ -102,16 +102,16 @@ impl State {
         }
     }
 
-    pub(super) fn hear(&mut self, news: &News) {
-        match news {
-            News::Standby => {
+    pub(super) fn notify(&mut self, event: &WatchEvent) {
+        match event {
+            WatchEvent::Standby => {
                 self.active = false;
                 self.stands_by = true;
                 self.via = None;
                 self.caught_up = None;
                 self.failing = None;
             }
-            News::Active { checkpoint } => {
+            WatchEvent::Active { checkpoint } => {
                 self.active = true;
                 self.stands_by = false;
                 self.failing = None;
@@ -119,35 +119,35 @@ impl State {
                 self.head_moved = Instant::now();
                 self.in_time = Instant::now();
             }
-            News::Began(block) => self.stored(*block),
-            News::Connected { via, .. } => {
+            WatchEvent::Began(block) => self.stored(*block),
+            WatchEvent::Connected { via, .. } => {
                 self.via = Some(*via);
                 self.disconnected = None;
             }
-            News::Disconnected { reason, .. } => {
+            WatchEvent::Disconnected { reason, .. } => {
                 self.via = None;
                 let reason = redact::clean(reason);
                 self.failed(reason.clone());
                 self.disconnected = Some(reason);
             }
-            News::Head(number) => self.head(*number),
-            News::Stored(stored) => {
+            WatchEvent::Head(number) => self.head(*number),
+            WatchEvent::Stored(stored) => {
                 self.stored(stored.to);
                 if stored.logs > 0 {
                     self.last_event_at = Some(Utc::now());
                 }
             }
-            News::CaughtUp(block) => {
+            WatchEvent::CaughtUp(block) => {
                 self.seen = self.seen.max(Some(*block));
                 self.in_time = Instant::now();
                 self.caught_up = Some(Instant::now());
             }
-            News::Failed { error, .. } => {
+            WatchEvent::Failed { error, .. } => {
                 let error = redact::clean_error(error);
                 self.failing = Some(error.clone());
                 self.failed(error);
             }
-            News::GapFilled(_) | News::Reorg { .. } => {}
+            WatchEvent::GapFilled(_) | WatchEvent::Reorg { .. } => {}
         }
     }
 
@@ -184,7 +184,7 @@ impl State {
             status: if reasons.is_empty() { "ok" } else { "unhealthy" },
             role: if self.active { "active" } else { "standby" },
             connected: self.via.is_some(),
-            transport: self.via.map(Via::name),
+            transport: self.via.map(Transport::name),
             last_block_seen: self.seen,
             checkpoint_block: self.checkpoint,
             head_block: self.head,

@@ -10,32 +10,26 @@ use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder,
 };
 
+use serde::Serialize;
+
 use super::Health;
-use crate::follow::{News, Stored};
+use crate::{
+    follow::{Stored, WatchEvent},
+    tally::RequestCounts,
+};
 
-/// What was sent to the node so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Requests {
-    /// Requests of every kind, every attempt counted.
-    pub all: u64,
-    /// `eth_call`s among them.
-    pub eth_calls: u64,
-    /// Attempts after a failure among them.
-    pub retries: u64,
-}
-
-/// What was done so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
+/// What `watch` has done so far, or within a minute.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct WatchCounts {
     /// Blocks whose wallets were stored.
     pub blocks: u64,
     /// Logs in them.
     pub logs: u64,
-    /// Totals written.
+    /// WatchCounts written.
     pub updated: u64,
     /// Wallets that could not be read.
     pub failed: u64,
-    /// Totals that were not written because the table holds a newer read.
+    /// WatchCounts that were not written because the table holds a newer read.
     pub superseded: u64,
     /// `eth_call`s.
     pub calls: u64,
@@ -45,7 +39,7 @@ pub struct Totals {
     pub errors: u64,
 }
 
-impl Totals {
+impl WatchCounts {
     /// What was done since `before`.
     pub fn since(&self, before: &Self) -> Self {
         Self {
@@ -64,7 +58,7 @@ impl Totals {
 /// The metrics by their names.
 pub(super) struct Metrics {
     registry: Registry,
-    requests_so_far: Box<dyn Fn() -> Requests + Send + Sync>,
+    requests_so_far: Box<dyn Fn() -> RequestCounts + Send + Sync>,
     oldest: Mutex<Option<DateTime<Utc>>>,
     blocks: IntCounter,
     logs: IntCounter,
@@ -92,7 +86,7 @@ const LATENCIES: [f64; 14] =
     [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
 
 impl Metrics {
-    pub(super) fn new(requests_so_far: Box<dyn Fn() -> Requests + Send + Sync>) -> Self {
+    pub(super) fn new(requests_so_far: Box<dyn Fn() -> RequestCounts + Send + Sync>) -> Self {
         let registry = Registry::new();
         let counter = |name: &str, help: &str| {
             let counter = IntCounter::new(format!("ethtally_{name}"), help).expect("a good name");
@@ -120,15 +114,15 @@ impl Metrics {
         Self {
             blocks: counter("blocks_total", "Blocks whose wallets were stored"),
             logs: counter("logs_total", "Logs of the profile's events"),
-            refreshed: counter("wallets_refreshed_total", "Totals written"),
+            refreshed: counter("wallets_refreshed_total", "WatchCounts written"),
             unreadable: counter("wallets_unreadable_total", "Reads of a wallet that failed"),
             superseded: counter(
                 "wallets_superseded_total",
-                "Totals not written because the table holds a newer read",
+                "WatchCounts not written because the table holds a newer read",
             ),
             requests: counter("requests_total", "HTTP requests to the node, every attempt counted"),
             eth_calls: counter("eth_calls_total", "eth_calls among the requests"),
-            retries: counter("retries_total", "Requests tried again after a failure"),
+            retries: counter("retries_total", "RequestCounts tried again after a failure"),
             connections: counter("connections_total", "Connections that were made"),
             reconnects: counter("reconnects_total", "Connections that were made anew"),
             gaps: counter("gaps_filled_total", "Stretches of blocks that were caught up with"),
@@ -149,23 +143,23 @@ impl Metrics {
         }
     }
 
-    pub(super) fn hear(&self, news: &News) {
-        match news {
-            News::Connected { .. } => {
+    pub(super) fn notify(&self, event: &WatchEvent) {
+        match event {
+            WatchEvent::Connected { .. } => {
                 if self.connections.get() > 0 {
                     self.reconnects.inc();
                 }
                 self.connections.inc();
             }
-            News::Stored(stored) => self.stored(stored),
-            News::GapFilled(_) => self.gaps.inc(),
-            News::Reorg { .. } => self.reorgs.inc(),
-            News::Failed { .. } | News::Disconnected { .. } => self.errors.inc(),
-            News::Standby
-            | News::Active { .. }
-            | News::Began(_)
-            | News::Head(_)
-            | News::CaughtUp(_) => {}
+            WatchEvent::Stored(stored) => self.stored(stored),
+            WatchEvent::GapFilled(_) => self.gaps.inc(),
+            WatchEvent::Reorg { .. } => self.reorgs.inc(),
+            WatchEvent::Failed { .. } | WatchEvent::Disconnected { .. } => self.errors.inc(),
+            WatchEvent::Standby
+            | WatchEvent::Active { .. }
+            | WatchEvent::Began(_)
+            | WatchEvent::Head(_)
+            | WatchEvent::CaughtUp(_) => {}
         }
     }
 
@@ -185,8 +179,8 @@ impl Metrics {
         *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = updated_at;
     }
 
-    pub(super) fn totals(&self) -> Totals {
-        Totals {
+    pub(super) fn counts(&self) -> WatchCounts {
+        WatchCounts {
             blocks: self.blocks.get(),
             logs: self.logs.get(),
             updated: self.refreshed.get(),
@@ -204,7 +198,7 @@ impl Metrics {
         let oldest = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
         let requests = (self.requests_so_far)();
         for (counter, now) in [
-            (&self.requests, requests.all),
+            (&self.requests, requests.requests),
             (&self.eth_calls, requests.eth_calls),
             (&self.retries, requests.retries),
         ] {

@@ -1,6 +1,6 @@
 //! How following the chain is doing: kept as it happens, so that nobody who asks costs a query.
 //!
-//! [`Monitor`] hears all [`News`]; `health` judges, `metrics` counts, `server` answers over HTTP.
+//! [`Monitor`] hears all [`WatchEvent`]; `health` judges, `metrics` counts, `server` answers over HTTP.
 
 mod health;
 mod metrics;
@@ -14,10 +14,13 @@ use std::{
 use chrono::{DateTime, Utc};
 
 pub use health::Health;
-pub use metrics::{Requests, Totals};
+pub use metrics::WatchCounts;
 pub use server::Server;
 
-use crate::follow::{News, Observer};
+use crate::{
+    follow::{Observer, WatchEvent},
+    tally::RequestCounts,
+};
 use health::State;
 use metrics::Metrics;
 
@@ -32,7 +35,7 @@ impl Monitor {
     pub fn new(
         max_lag: Duration,
         confirmations: u64,
-        requests: impl Fn() -> Requests + Send + Sync + 'static,
+        requests: impl Fn() -> RequestCounts + Send + Sync + 'static,
     ) -> Self {
         Self {
             state: Mutex::new(State::new(max_lag, confirmations)),
@@ -46,8 +49,8 @@ impl Monitor {
     }
 
     /// What was done so far.
-    pub fn totals(&self) -> Totals {
-        self.metrics.totals()
+    pub fn counts(&self) -> WatchCounts {
+        self.metrics.counts()
     }
 
     /// All metrics as Prometheus text.
@@ -67,8 +70,8 @@ impl Monitor {
 }
 
 impl Observer for Monitor {
-    fn hear(&self, news: &News) {
-        self.metrics.hear(news);
-        self.state().hear(news);
+    fn notify(&self, event: &WatchEvent) {
+        self.metrics.notify(event);
+        self.state().notify(event);
     }
 }

@@ -56,22 +56,22 @@ pub struct ReportSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Done, and all is well: exit status 0.
-    Well,
+    Pass,
     /// Done, and the answer is no: exit status 1.
-    No,
+    Fail,
 }
 
 /// The result of a command.
-pub trait Outcome: Serialize {
+pub trait CommandOutput: Serialize {
     /// The result for people: lines without a last line break.
-    fn text(&self, paint: &Paint) -> String;
+    fn text(&self, styler: &Styler) -> String;
 }
 
 /// Colours a text, or, by default, leaves it as it is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Paint(bool);
+pub struct Styler(bool);
 
-impl Paint {
+impl Styler {
     fn new(choice: ColorChoice, terminal: bool) -> Self {
         Self(match choice {
             ColorChoice::Always => true,
@@ -92,8 +92,8 @@ impl Paint {
 #[derive(Clone)]
 pub struct Report {
     settings: ReportSettings,
-    stdout: Paint,
-    stderr: Paint,
+    stdout: Styler,
+    stderr: Styler,
     bars: MultiProgress,
 }
 
@@ -102,8 +102,8 @@ impl Report {
     pub fn new(settings: ReportSettings) -> Self {
         let report = Self {
             settings,
-            stdout: Paint::new(settings.color, io::stdout().is_terminal()),
-            stderr: Paint::new(settings.color, io::stderr().is_terminal()),
+            stdout: Styler::new(settings.color, io::stdout().is_terminal()),
+            stderr: Styler::new(settings.color, io::stderr().is_terminal()),
             bars: MultiProgress::new(),
         };
         log::start(&report);
@@ -114,10 +114,10 @@ impl Report {
     ///
     /// # Errors
     /// When stdout cannot be written; that its reader has gone away is no error.
-    pub fn result(&self, outcome: &impl Outcome) -> anyhow::Result<()> {
+    pub fn result(&self, output: &impl CommandOutput) -> anyhow::Result<()> {
         let text = match self.settings.json {
-            true => serde_json::to_string(outcome)?,
-            false => outcome.text(&self.stdout),
+            true => serde_json::to_string(output)?,
+            false => output.text(&self.stdout),
         };
         self.text(&text)
     }
@@ -148,18 +148,18 @@ impl Report {
     ///
     /// # Errors
     /// As [`Report::result`].
-    pub fn event(&self, event: &impl Outcome, is_trouble: bool) -> anyhow::Result<()> {
+    pub fn event(&self, event: &impl CommandOutput, is_trouble: bool) -> anyhow::Result<()> {
         if self.settings.json {
             return self.result(event);
         }
         if is_trouble || !self.settings.quiet {
-            self.line(NOTE, "note", &event.text(&Paint::default()));
+            self.line(NOTE, "note", &event.text(&Styler::default()));
         }
         Ok(())
     }
 
     /// Tells why a command could not be done: the thing, what is wrong, the remedy, then the causes.
-    pub fn error(&self, error: &anyhow::Error) {
+    pub fn error(&self, error: &(dyn std::error::Error + 'static)) {
         self.line(BAD.bold(), "error", &redact::clean_error(error));
     }
 
@@ -199,12 +199,12 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     let what = what.join("; ");
     let report = Report {
         settings: ReportSettings::default(),
-        stdout: Paint::default(),
-        stderr: Paint::new(ColorChoice::Auto, io::stderr().is_terminal()),
+        stdout: Styler::default(),
+        stderr: Styler::new(ColorChoice::Auto, io::stderr().is_terminal()),
         bars: MultiProgress::new(),
     };
     let what = what.strip_prefix("error: ").unwrap_or(&what);
-    report.error(&anyhow::anyhow!("{}; see --help", what));
+    report.error(anyhow::anyhow!("{what}; see --help").as_ref());
     ExitCode::from(2)
 }
 
@@ -212,8 +212,8 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 pub fn exit_code(ended: Result<Verdict, ()>, signal: Option<i32>) -> ExitCode {
     match (signal, ended) {
         (Some(signal), _) => ExitCode::from(128 + u8::try_from(signal).unwrap_or(0)),
-        (None, Ok(Verdict::Well)) => ExitCode::SUCCESS,
-        (None, Ok(Verdict::No)) => ExitCode::from(1),
+        (None, Ok(Verdict::Pass)) => ExitCode::SUCCESS,
+        (None, Ok(Verdict::Fail)) => ExitCode::from(1),
         (None, Err(())) => ExitCode::from(2),
     }
 }

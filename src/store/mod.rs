@@ -15,7 +15,7 @@ use std::{
 };
 
 use alloy::primitives::B256;
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use tracing::warn;
@@ -23,8 +23,8 @@ use tracing::warn;
 pub use url::{Access, open};
 
 use crate::{
-    follow::{Gone, Journal, Lock, ReadAt, Reads},
-    tally::{Ledger, Shard, TotalRead, Wallet},
+    follow::{BlockReads, Journal, Lock, OrphanedBlock, RecentReads},
+    tally::{Ledger, RunError, Shard, TotalRead, Wallet},
 };
 
 /// The table of totals, and what is kept beside it.
@@ -36,19 +36,19 @@ pub trait Store: Ledger + Journal {
     ///
     /// # Errors
     /// When the database fails, or was migrated by a newer version of this program.
-    async fn migrate(&self) -> anyhow::Result<Vec<String>>;
+    async fn migrate(&self) -> Result<Vec<String>, RunError>;
 
     /// Whether the tables are as this version needs them; changes nothing.
     ///
     /// # Errors
     /// When they are not: the error names the remedy.
-    async fn require_tables(&self) -> anyhow::Result<()>;
+    async fn require_tables(&self) -> Result<(), RunError>;
 
     /// The database's clock.
     ///
     /// # Errors
     /// When the database fails, as with every method below.
-    async fn now(&self) -> anyhow::Result<DateTime<Utc>>;
+    async fn now(&self) -> Result<DateTime<Utc>, RunError>;
 
     /// The next rows in order of age, oldest first, behind `after`.
     async fn stale_page(
@@ -56,41 +56,41 @@ pub trait Store: Ledger + Journal {
         stale: &Stale,
         after: Option<&Cursor>,
         limit: u32,
-    ) -> anyhow::Result<Page>;
+    ) -> Result<Page, RunError>;
 
     /// Wallets of the shard that have no row because every read of them failed, and that may be
     /// tried again; the longest due first.
-    async fn due_without_row(&self, shard: Shard, limit: u32) -> anyhow::Result<Vec<Wallet>>;
+    async fn due_without_row(&self, shard: Shard, limit: u32) -> Result<Vec<Wallet>, RunError>;
 
     /// How many rows [`Store::stale_page`] gives in all.
-    async fn count_stale(&self, stale: &Stale) -> anyhow::Result<u64>;
+    async fn count_stale(&self, stale: &Stale) -> Result<u64, RunError>;
 
     /// Stores wallets unread, as the oldest rows of all; rows that exist stay as they are.
     /// Returns how many were new.
-    async fn insert_placeholders(&self, wallets: &[Wallet]) -> anyhow::Result<u64>;
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<u64, RunError>;
 
     /// Those of `wallets` whose row holds a total that was read.
-    async fn with_read_total(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>>;
+    async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError>;
 
     /// A wallet's row.
-    async fn row(&self, wallet: Wallet) -> anyhow::Result<Option<Row>>;
+    async fn row(&self, wallet: Wallet) -> Result<Option<Row>, RunError>;
 
     /// Rows drawn at random, each at most once; fewer where a key that was drawn is no wallet.
-    async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>>;
+    async fn sample(&self, count: u32) -> Result<Vec<Row>, RunError>;
 
     /// How many rows there are.
-    async fn counts(&self) -> anyhow::Result<TableCounts>;
+    async fn counts(&self) -> Result<TableCounts, RunError>;
 
     /// When the row that is older than all but `n` others was last written; `None` behind the end.
-    async fn nth_oldest(&self, n: u64) -> anyhow::Result<Option<DateTime<Utc>>>;
+    async fn nth_oldest(&self, n: u64) -> Result<Option<DateTime<Utc>>, RunError>;
 
     /// The checkpoint of this name.
-    async fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>>;
+    async fn checkpoint(&self, name: &str) -> Result<Option<Checkpoint>, RunError>;
 
     /// Takes the lock of what only one process may do at a time; `None` if another one holds it.
     ///
     /// The lock goes when the guard is dropped or its process ends, however it ends.
-    async fn lock(&self, task: Task<'_>) -> anyhow::Result<Option<Box<dyn Lock>>>;
+    async fn lock(&self, task: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError>;
 
     /// Closes the connections once they are idle; no other method may be called any more.
     ///
@@ -205,14 +205,14 @@ impl Checkpoint {
 
 /// What only one process may do at a time.
 #[derive(Clone, Copy, Debug)]
-pub enum Task<'a> {
+pub enum LockKey<'a> {
     /// To sweep this shard.
     Sweep(Shard),
     /// To follow the chain for the checkpoint of this name.
     Watch(&'a str),
 }
 
-impl fmt::Display for Task<'_> {
+impl fmt::Display for LockKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sweep(shard) => write!(f, "sweep {shard}"),
@@ -221,18 +221,24 @@ impl fmt::Display for Task<'_> {
     }
 }
 
+/// A number as a database keeps it; none that a chain has in practice is refused.
+fn stored_number(number: u64) -> Result<i64, RunError> {
+    i64::try_from(number)
+        .map_err(|_| RunError::Database(anyhow!("the number {number} does not fit a bigint")))
+}
+
 /// A block as it is kept: number, hash, the wallets read there as JSON, and what became of it.
 type RawReadAt = (i64, String, String, bool, Option<i64>);
 
 /// What was read at the blocks of these rows.
-fn reads_at(rows: Vec<RawReadAt>) -> anyhow::Result<Reads> {
-    let mut reads = Reads::default();
+fn reads_at(rows: Vec<RawReadAt>) -> anyhow::Result<RecentReads> {
+    let mut reads = RecentReads::default();
     for (number, hash, wallets, gone, redo_from) in rows {
         let read = read_at(number, &hash, &wallets)
             .context("eth_watch_blocks holds what ethtally did not write")?;
         if gone {
             let from = redo_from.map(|from| u64::try_from(from).unwrap_or(0));
-            reads.gone.push(Gone { read, from });
+            reads.orphaned.push(OrphanedBlock { read, from });
         } else {
             reads.on_chain.push(read);
         }
@@ -240,9 +246,9 @@ fn reads_at(rows: Vec<RawReadAt>) -> anyhow::Result<Reads> {
     Ok(reads)
 }
 
-fn read_at(number: i64, hash: &str, wallets: &str) -> anyhow::Result<ReadAt> {
+fn read_at(number: i64, hash: &str, wallets: &str) -> anyhow::Result<BlockReads> {
     let wallets: Vec<String> = serde_json::from_str(wallets)?;
-    Ok(ReadAt {
+    Ok(BlockReads {
         number: number.try_into()?,
         hash: hash.parse()?,
         wallets: wallets.iter().filter_map(|wallet| stored_wallet(wallet)).collect(),
@@ -258,8 +264,8 @@ struct RawReads {
 }
 
 impl RawReads {
-    fn of(reads: &[ReadAt]) -> anyhow::Result<Self> {
-        let mut by_hash: BTreeMap<B256, ReadAt> = BTreeMap::new();
+    fn of(reads: &[BlockReads]) -> anyhow::Result<Self> {
+        let mut by_hash: BTreeMap<B256, BlockReads> = BTreeMap::new();
         for read in reads {
             match by_hash.get_mut(&read.hash) {
                 Some(same) => same.wallets.extend(&read.wallets),

@@ -17,13 +17,13 @@ use sqlx::{
 };
 
 use super::{
-    Checkpoint, Cursor, Page, RawRow, Row, Stale, Store, TableCounts, Task, schema, sorted_texts,
-    stored_wallet,
+    Checkpoint, Cursor, LockKey, Page, RawRow, Row, Stale, Store, TableCounts, schema,
+    sorted_texts, stored_number, stored_wallet,
 };
 use crate::{
     follow::Lock,
     redact,
-    tally::{Shard, Wallet},
+    tally::{RunError, Shard, Wallet},
 };
 
 /// How long connecting may take.
@@ -38,7 +38,7 @@ pub(super) struct PostgresStore {
 
 impl PostgresStore {
     /// Connects.
-    pub(super) async fn open(url: &str) -> anyhow::Result<Self> {
+    pub(super) async fn open(url: &str) -> Result<Self, RunError> {
         // The parser's own error may quote parts of the URL.
         let options = PgConnectOptions::from_str(url)
             .ok()
@@ -63,13 +63,18 @@ impl PostgresStore {
                  database in --database-url"
             )
         })?;
-        connection.close().await?;
+        connection.close().await.map_err(anyhow::Error::from)?;
         let pool = PgPoolOptions::new().max_connections(5).acquire_timeout(CONNECT_TIMEOUT);
         Ok(Self { pool: pool.connect_lazy_with(options.clone()), options, label })
     }
 
+    /// An error of this database, named by it.
+    fn failed(&self, error: impl Into<anyhow::Error>) -> RunError {
+        RunError::Database(error.into().context(self.label.clone()))
+    }
+
     /// The error with its thing, and for a pool's vague one what the server says.
-    async fn explained(&self, error: sqlx::Error) -> anyhow::Error {
+    async fn explained(&self, error: sqlx::Error) -> RunError {
         let mut cause = anyhow::Error::from(error);
         if let Some(sqlx::Error::PoolTimedOut) = cause.downcast_ref() {
             let probe = PgConnection::connect_with(&self.options);
@@ -77,12 +82,12 @@ impl PostgresStore {
                 cause = anyhow::Error::from(error).context("the connection is lost");
             }
         }
-        cause.context(self.label.clone())
+        self.failed(cause)
     }
 
     /// Rows drawn from random pages of the table: so many pages for each row, and some for good
     /// measure. A small table is drawn from as a whole.
-    async fn draw(&self, count: u32, pages: i32) -> anyhow::Result<Vec<RawRow>> {
+    async fn draw(&self, count: u32, pages: i32) -> Result<Vec<RawRow>, RunError> {
         sqlx::query_as(
             "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
              from eth_wallet_balances tablesample system (
@@ -94,7 +99,7 @@ impl PostgresStore {
         .bind(pages)
         .fetch_all(&self.pool)
         .await
-        .with_context(|| self.label.clone())
+        .map_err(|error| self.failed(error))
     }
 
     /// A transaction whose statements take rows as an index gives them.
@@ -117,7 +122,7 @@ impl PostgresStore {
 
 #[async_trait]
 impl Store for PostgresStore {
-    async fn migrate(&self) -> anyhow::Result<Vec<String>> {
+    async fn migrate(&self) -> Result<Vec<String>, RunError> {
         let applied = async {
             let lacking = {
                 let mut connection = self.pool.acquire().await?;
@@ -125,22 +130,22 @@ impl Store for PostgresStore {
             };
             if lacking.is_empty() { Ok(lacking) } else { upgrade::run(&self.options).await }
         };
-        applied.await.with_context(|| self.label.clone())
+        applied.await.map_err(|error| self.failed(error))
     }
 
-    async fn require_tables(&self) -> anyhow::Result<()> {
+    async fn require_tables(&self) -> Result<(), RunError> {
         let required = async {
             let mut connection = self.pool.acquire().await?;
             schema::require(&schema::postgres(), &mut *connection).await
         };
-        required.await.with_context(|| self.label.clone())
+        required.await.map_err(|error| self.failed(error))
     }
 
-    async fn now(&self) -> anyhow::Result<DateTime<Utc>> {
+    async fn now(&self) -> Result<DateTime<Utc>, RunError> {
         let now: NaiveDateTime = sqlx::query_scalar("select clock_timestamp() at time zone 'utc'")
             .fetch_one(&self.pool)
             .await
-            .with_context(|| self.label.clone())?;
+            .map_err(|error| self.failed(error))?;
         Ok(now.and_utc())
     }
 
@@ -149,7 +154,7 @@ impl Store for PostgresStore {
         stale: &Stale,
         after: Option<&Cursor>,
         limit: u32,
-    ) -> anyhow::Result<Page> {
+    ) -> Result<Page, RunError> {
         let (age, wallet) = after
             .map_or(("-infinity", ""), |after| (after.updated_at.as_str(), after.wallet.as_str()));
         let (first, behind) = stale.shard.bounds();
@@ -176,11 +181,11 @@ impl Store for PostgresStore {
             .fetch_all(&mut *by_index)
             .await
         };
-        let rows = found.await.with_context(|| self.label.clone())?;
+        let rows = found.await.map_err(|error| self.failed(error))?;
         Ok(Page::of(rows, limit))
     }
 
-    async fn due_without_row(&self, shard: Shard, limit: u32) -> anyhow::Result<Vec<Wallet>> {
+    async fn due_without_row(&self, shard: Shard, limit: u32) -> Result<Vec<Wallet>, RunError> {
         let (first, behind) = shard.bounds();
         let texts: Vec<String> = sqlx::query_scalar(
             "select wallet from eth_wallet_read_failures failed
@@ -196,11 +201,11 @@ impl Store for PostgresStore {
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await
-        .with_context(|| self.label.clone())?;
+        .map_err(|error| self.failed(error))?;
         Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 
-    async fn count_stale(&self, stale: &Stale) -> anyhow::Result<u64> {
+    async fn count_stale(&self, stale: &Stale) -> Result<u64, RunError> {
         let (first, behind) = stale.shard.bounds();
         let found = async {
             let mut by_index = self.by_index().await?;
@@ -219,11 +224,11 @@ impl Store for PostgresStore {
             .fetch_one(&mut *by_index)
             .await
         };
-        let count: i64 = found.await.with_context(|| self.label.clone())?;
+        let count: i64 = found.await.map_err(|error| self.failed(error))?;
         Ok(count.unsigned_abs())
     }
 
-    async fn insert_placeholders(&self, wallets: &[Wallet]) -> anyhow::Result<u64> {
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<u64, RunError> {
         let inserted = sqlx::query(
             "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
              select wallet, 0, timestamp '1970-01-01', now() at time zone 'utc'
@@ -234,11 +239,11 @@ impl Store for PostgresStore {
         .bind(sorted_texts(wallets))
         .execute(&self.pool)
         .await
-        .with_context(|| self.label.clone())?;
+        .map_err(|error| self.failed(error))?;
         Ok(inserted.rows_affected())
     }
 
-    async fn with_read_total(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>> {
+    async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
         let texts: Vec<String> = sqlx::query_scalar(
             "select wallet from eth_wallet_balances
              where wallet = any($1)
@@ -247,11 +252,11 @@ impl Store for PostgresStore {
         .bind(sorted_texts(wallets))
         .fetch_all(&self.pool)
         .await
-        .with_context(|| self.label.clone())?;
+        .map_err(|error| self.failed(error))?;
         Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 
-    async fn row(&self, wallet: Wallet) -> anyhow::Result<Option<Row>> {
+    async fn row(&self, wallet: Wallet) -> Result<Option<Row>, RunError> {
         let row: Option<RawRow> = sqlx::query_as(
             "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
              from eth_wallet_balances where wallet = $1",
@@ -259,11 +264,11 @@ impl Store for PostgresStore {
         .bind(wallet.to_string())
         .fetch_optional(&self.pool)
         .await
-        .with_context(|| self.label.clone())?;
+        .map_err(|error| self.failed(error))?;
         Ok(row.and_then(Row::of))
     }
 
-    async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>> {
+    async fn sample(&self, count: u32) -> Result<Vec<Row>, RunError> {
         let mut rows = self.draw(count, 4).await?;
         if rows.len() < count as usize {
             // Its pages hold few rows, or there are not so many.
@@ -272,7 +277,7 @@ impl Store for PostgresStore {
         Ok(rows.into_iter().filter_map(Row::of).collect())
     }
 
-    async fn counts(&self) -> anyhow::Result<TableCounts> {
+    async fn counts(&self) -> Result<TableCounts, RunError> {
         let found = async {
             let mut by_index = self.by_index().await?;
             sqlx::query_as(
@@ -285,12 +290,12 @@ impl Store for PostgresStore {
             .fetch_one(&mut *by_index)
             .await
         };
-        let counts = found.await.with_context(|| self.label.clone())?;
+        let counts = found.await.map_err(|error| self.failed(error))?;
         Ok(TableCounts::of(counts))
     }
 
-    async fn nth_oldest(&self, n: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
-        let n = i64::try_from(n)?;
+    async fn nth_oldest(&self, n: u64) -> Result<Option<DateTime<Utc>>, RunError> {
+        let n = stored_number(n)?;
         let found = async {
             let mut by_index = self.by_index().await?;
             sqlx::query_scalar(
@@ -300,27 +305,27 @@ impl Store for PostgresStore {
             .fetch_optional(&mut *by_index)
             .await
         };
-        let time: Option<NaiveDateTime> = found.await.with_context(|| self.label.clone())?;
+        let time: Option<NaiveDateTime> = found.await.map_err(|error| self.failed(error))?;
         Ok(time.map(|time| time.and_utc()))
     }
 
-    async fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>> {
+    async fn checkpoint(&self, name: &str) -> Result<Option<Checkpoint>, RunError> {
         let row = sqlx::query_as(
             "select name, last_block, updated_at from eth_indexer_checkpoints where name = $1",
         )
         .bind(name)
         .fetch_optional(&self.pool)
         .await
-        .with_context(|| self.label.clone())?;
+        .map_err(|error| self.failed(error))?;
         Ok(row.map(Checkpoint::of))
     }
 
-    async fn lock(&self, task: Task<'_>) -> anyhow::Result<Option<Box<dyn Lock>>> {
+    async fn lock(&self, task: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError> {
         // Held by a session, so it goes with the connection, however the process ends. A connection
         // of the pool would be closed when it gets old.
         let lock = PgAdvisoryLock::new(format!("ethtally {task}"));
         let taken = async { lock.try_acquire(self.pool.acquire().await?).await };
-        match taken.await.with_context(|| self.label.clone())? {
+        match taken.await.map_err(|error| self.failed(error))? {
             Either::Left(guard) => {
                 let mut session = guard.leak().detach();
                 // If this machine is gone from one moment to the next, the server is to notice soon.
@@ -331,7 +336,7 @@ impl Store for PostgresStore {
                 )
                 .execute(&mut session)
                 .await
-                .with_context(|| self.label.clone())?;
+                .map_err(|error| self.failed(error))?;
                 Ok(Some(Box::new(SessionLock(session))))
             }
             Either::Right(_) => Ok(None),

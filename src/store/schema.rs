@@ -1,7 +1,10 @@
 //! The migrations of both databases: same versions, same names.
 
 use anyhow::{Context, bail};
-use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
+use sqlx::{
+    SqlSafeStr,
+    migrate::{AppliedMigration, Migrate, MigrateError, Migration, MigrationType, Migrator},
+};
 
 /// Where the versions that were applied are kept; a name of our own, as the
 /// database is shared with other programs.
@@ -13,16 +16,37 @@ pub(super) const REFUSED: &str =
 
 /// Does not lock by itself: that would wait without an end.
 pub(super) fn postgres() -> Migrator {
-    let mut migrator = named(sqlx::migrate!("migrations/postgres"));
+    let mut migrator = embedded(&[
+        (1, "original tables", include_str!("../../migrations/postgres/0001_original_tables.sql")),
+        (2, "reads", include_str!("../../migrations/postgres/0002_reads.sql")),
+        (3, "watch", include_str!("../../migrations/postgres/0003_watch.sql")),
+        (4, "vacuum", include_str!("../../migrations/postgres/0004_vacuum.sql")),
+    ]);
     migrator.set_locking(false);
     migrator
 }
 
 pub(super) fn sqlite() -> Migrator {
-    named(sqlx::migrate!("migrations/sqlite"))
+    embedded(&[
+        (1, "original tables", include_str!("../../migrations/sqlite/0001_original_tables.sql")),
+        (2, "reads", include_str!("../../migrations/sqlite/0002_reads.sql")),
+        (3, "watch", include_str!("../../migrations/sqlite/0003_watch.sql")),
+        (4, "vacuum", include_str!("../../migrations/sqlite/0004_vacuum.sql")),
+    ])
 }
 
-fn named(mut migrator: Migrator) -> Migrator {
+/// Migrations that the binary carries. (`sqlx::migrate!` would build sqlx twice.)
+fn embedded(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let migration = |&(version, description, sql): &(i64, &'static str, &'static str)| {
+        Migration::new(
+            version,
+            description.into(),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            false,
+        )
+    };
+    let mut migrator = Migrator::with_migrations(migrations.iter().map(migration).collect());
     migrator.dangerous_set_table_name(TABLE);
     migrator
 }

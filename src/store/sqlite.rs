@@ -18,13 +18,13 @@ use sqlx::{
 };
 
 use super::{
-    Access, Checkpoint, Cursor, Page, RawRow, Row, Stale, Store, TableCounts, Task,
+    Access, Checkpoint, Cursor, LockKey, Page, RawRow, Row, Stale, Store, TableCounts,
     lock_file::{LockFile, beside},
-    schema, sorted_texts, stored_wallet,
+    schema, sorted_texts, stored_number, stored_wallet,
 };
 use crate::{
     follow::Lock,
-    tally::{Shard, Wallet},
+    tally::{RunError, Shard, Wallet},
 };
 
 /// How long a statement waits for another process that writes.
@@ -38,29 +38,31 @@ pub(super) struct SqliteStore {
 
 impl SqliteStore {
     /// Opens the file; makes it only for [`Access::Write`].
-    pub(super) async fn open(url: &str, access: Access) -> anyhow::Result<Self> {
+    pub(super) async fn open(url: &str, access: Access) -> Result<Self, RunError> {
         let options = SqliteConnectOptions::from_str(url).map_err(|error| {
             anyhow!("--database-url is no URL of SQLite ({error}); write sqlite:PATH")
         })?;
         if url.contains(":memory:") || url.contains("mode=memory") {
-            return Err(anyhow!(
+            return Err(RunError::settings(format!(
                 "--database-url names a database in memory, which would be gone at once; \
                  give sqlite:PATH"
-            ));
+            )));
         }
         let path = options.get_filename().to_path_buf();
         if path.as_os_str().is_empty() {
-            return Err(anyhow!("--database-url names no file; give sqlite:PATH"));
+            return Err(RunError::settings(format!(
+                "--database-url names no file; give sqlite:PATH"
+            )));
         }
         let options = options.busy_timeout(BUSY_TIMEOUT).create_if_missing(access == Access::Write);
         let options = match access {
             Access::Read => {
                 if !path.exists() {
-                    return Err(anyhow!(
+                    return Err(RunError::settings(format!(
                         "database sqlite:{}: there is no such file; run `ethtally migrate` first, or \
                          check --database-url",
                         path.display()
-                    ));
+                    )));
                 }
                 options.pragma("query_only", "on")
             }
@@ -90,6 +92,11 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// An error of this database, named by it.
+    fn failed(&self, error: impl Into<anyhow::Error>) -> RunError {
+        RunError::Database(error.into().context(self.label()))
+    }
+
     fn label(&self) -> String {
         format!("database sqlite:{}", self.path.display())
     }
@@ -100,8 +107,8 @@ impl SqliteStore {
     }
 
     /// The file that processes lock for this purpose.
-    fn lock_file(&self, purpose: &str) -> anyhow::Result<LockFile> {
-        LockFile::beside(&self.path, purpose).with_context(|| self.label())
+    fn lock_file(&self, purpose: &str) -> Result<LockFile, RunError> {
+        LockFile::beside(&self.path, purpose).map_err(|error| self.failed(error))
     }
 
     /// Some of the rows with these numbers.
@@ -126,25 +133,25 @@ fn now() -> NaiveDateTime {
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn migrate(&self) -> anyhow::Result<Vec<String>> {
+    async fn migrate(&self) -> Result<Vec<String>, RunError> {
         let applied = async {
             // SQLite's migrations do not lock by themselves.
             let _migrating = self.lock_file("open")?.lock_wait()?;
             let mut connection = self.pool.acquire().await?;
             schema::apply(&schema::sqlite(), &mut *connection).await
         };
-        applied.await.with_context(|| self.label())
+        applied.await.map_err(|error| self.failed(error))
     }
 
-    async fn require_tables(&self) -> anyhow::Result<()> {
+    async fn require_tables(&self) -> Result<(), RunError> {
         let required = async {
             let mut connection = self.pool.acquire().await?;
             schema::require(&schema::sqlite(), &mut *connection).await
         };
-        required.await.with_context(|| self.label())
+        required.await.map_err(|error| self.failed(error))
     }
 
-    async fn now(&self) -> anyhow::Result<DateTime<Utc>> {
+    async fn now(&self) -> Result<DateTime<Utc>, RunError> {
         Ok(now().and_utc())
     }
 
@@ -153,7 +160,7 @@ impl Store for SqliteStore {
         stale: &Stale,
         after: Option<&Cursor>,
         limit: u32,
-    ) -> anyhow::Result<Page> {
+    ) -> Result<Page, RunError> {
         let (age, wallet) =
             after.map_or(("", ""), |after| (after.updated_at.as_str(), after.wallet.as_str()));
         let (first, behind) = stale.shard.bounds();
@@ -178,11 +185,11 @@ impl Store for SqliteStore {
         .bind(now())
         .fetch_all(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(Page::of(rows, limit))
     }
 
-    async fn due_without_row(&self, shard: Shard, limit: u32) -> anyhow::Result<Vec<Wallet>> {
+    async fn due_without_row(&self, shard: Shard, limit: u32) -> Result<Vec<Wallet>, RunError> {
         let (first, behind) = shard.bounds();
         let texts: Vec<String> = sqlx::query_scalar(
             "select wallet from eth_wallet_read_failures failed
@@ -199,11 +206,11 @@ impl Store for SqliteStore {
         .bind(now())
         .fetch_all(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 
-    async fn count_stale(&self, stale: &Stale) -> anyhow::Result<u64> {
+    async fn count_stale(&self, stale: &Stale) -> Result<u64, RunError> {
         let (first, behind) = stale.shard.bounds();
         let count: i64 = sqlx::query_scalar(
             "select count(*) from eth_wallet_balances stored
@@ -220,11 +227,11 @@ impl Store for SqliteStore {
         .bind(now())
         .fetch_one(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(count.unsigned_abs())
     }
 
-    async fn insert_placeholders(&self, wallets: &[Wallet]) -> anyhow::Result<u64> {
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<u64, RunError> {
         let inserted = sqlx::query(
             "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
              select value, '0', '1970-01-01 00:00:00', $2 from json_each($1)
@@ -235,11 +242,11 @@ impl Store for SqliteStore {
         .bind(now())
         .execute(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(inserted.rows_affected())
     }
 
-    async fn with_read_total(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>> {
+    async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
         let texts: Vec<String> = sqlx::query_scalar(
             "select wallet from eth_wallet_balances
              where wallet in (select value from json_each($1))
@@ -248,11 +255,11 @@ impl Store for SqliteStore {
         .bind(json!(sorted_texts(wallets)).to_string())
         .fetch_all(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 
-    async fn row(&self, wallet: Wallet) -> anyhow::Result<Option<Row>> {
+    async fn row(&self, wallet: Wallet) -> Result<Option<Row>, RunError> {
         let row: Option<RawRow> = sqlx::query_as(
             "select wallet, balance, read_block, blocknumber,
                  strftime('%Y-%m-%d %H:%M:%f', updated_at)
@@ -261,11 +268,11 @@ impl Store for SqliteStore {
         .bind(wallet.to_string())
         .fetch_optional(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(row.and_then(Row::of))
     }
 
-    async fn sample(&self, count: u32) -> anyhow::Result<Vec<Row>> {
+    async fn sample(&self, count: u32) -> Result<Vec<Row>, RunError> {
         let drawn = async {
             let last: Option<i64> =
                 sqlx::query_scalar("select max(rowid) from eth_wallet_balances")
@@ -286,11 +293,11 @@ impl Store for SqliteStore {
                 sqlx::query_scalar(any).bind(count).fetch_all(&self.pool).await?;
             self.draw(count, &numbers).await
         };
-        let rows = drawn.await.with_context(|| self.label())?;
+        let rows = drawn.await.map_err(|error| self.failed(error))?;
         Ok(rows.into_iter().filter_map(Row::of).collect())
     }
 
-    async fn counts(&self) -> anyhow::Result<TableCounts> {
+    async fn counts(&self) -> Result<TableCounts, RunError> {
         let counts = sqlx::query_as(
             "select
                  (select count(*) from eth_wallet_balances),
@@ -300,23 +307,23 @@ impl Store for SqliteStore {
         )
         .fetch_one(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(TableCounts::of(counts))
     }
 
-    async fn nth_oldest(&self, n: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
+    async fn nth_oldest(&self, n: u64) -> Result<Option<DateTime<Utc>>, RunError> {
         let time: Option<NaiveDateTime> = sqlx::query_scalar(
             "select strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_wallet_balances order by updated_at limit 1 offset $1",
         )
-        .bind(i64::try_from(n)?)
+        .bind(stored_number(n)?)
         .fetch_optional(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(time.map(|time| time.and_utc()))
     }
 
-    async fn checkpoint(&self, name: &str) -> anyhow::Result<Option<Checkpoint>> {
+    async fn checkpoint(&self, name: &str) -> Result<Option<Checkpoint>, RunError> {
         let row = sqlx::query_as(
             "select name, last_block, strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_indexer_checkpoints where name = $1",
@@ -324,11 +331,11 @@ impl Store for SqliteStore {
         .bind(name)
         .fetch_optional(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(row.map(Checkpoint::of))
     }
 
-    async fn lock(&self, task: Task<'_>) -> anyhow::Result<Option<Box<dyn Lock>>> {
+    async fn lock(&self, task: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError> {
         let purpose = task.to_string().replace(' ', "-").replace('/', "-of-");
         let held = self.lock_file(&purpose)?.try_lock()?;
         Ok(held.map(|file| Box::new(FileLock(file)) as Box<dyn Lock>))

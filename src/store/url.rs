@@ -1,8 +1,7 @@
 //! From a database URL to a [`Store`]: its scheme picks the backend.
 
-use anyhow::bail;
-
 use super::{Store, postgres::PostgresStore, sqlite::SqliteStore};
+use crate::tally::RunError;
 
 /// What a command may do with the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +16,12 @@ pub enum Access {
 ///
 /// # Errors
 /// When the URL is of another kind, or the database cannot be opened. Shows no secret of the URL.
-pub async fn open(url: &str, access: Access) -> anyhow::Result<Box<dyn Store>> {
+pub async fn open(url: &str, access: Access) -> Result<Box<dyn Store>, RunError> {
     match url.split_once(':') {
         Some(("sqlite", _)) => Ok(Box::new(SqliteStore::open(url, access).await?)),
         Some(("postgres" | "postgresql", _)) => Ok(Box::new(PostgresStore::open(url).await?)),
-        _ => bail!(
-            "--database-url is of a kind that is not known; give sqlite:PATH or a postgres:// URL"
-        ),
+        _ => Err(RunError::settings(
+            "--database-url is of a kind that is not known; give sqlite:PATH or a postgres:// URL",
+        )),
     }
 }

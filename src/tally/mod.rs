@@ -1,19 +1,22 @@
-//! The core: what a wallet, an amount and a reading are, and the one path from
-//! reading to recording that every command shares.
+//! The core: what a wallet, an amount and a reading are, and the one pipeline from wallets to stored totals.
 //!
-//! Nothing here does I/O. The node and the database are two traits, [`Reader`]
-//! and [`Ledger`], which [`crate::chain`] and [`crate::store`] implement.
+//! Nothing here does I/O. Node and database are two traits, [`Reader`] and [`Ledger`], which
+//! [`crate::read`] and [`crate::store`] implement.
 
 mod amount;
+mod error;
+mod pipeline;
 mod reading;
-mod run;
 mod shard;
-mod stop;
+mod shutdown;
 mod wallet;
 
 pub use amount::Amount;
-pub use reading::{Chunk, Ledger, Pages, Reader, Reading, Recorded, TotalRead, Unreadable};
-pub use run::{Counts, Progress, Run, Tally, pages_of};
+pub use error::RunError;
+pub use pipeline::{Counts, Pipeline, Progress, RunSummary, pages_of};
+pub use reading::{
+    Chunk, Ledger, Pages, Reader, Reading, Recorded, RequestCounts, TotalRead, Unreadable,
+};
 pub use shard::{Shard, ShardError};
-pub use stop::{Stop, Stopped};
+pub use shutdown::Shutdown;
 pub use wallet::{Wallet, WalletError};

@@ -1,10 +1,10 @@
-//! What a read gives, and the two sides that the core works between.
+//! What a read gives, and the two traits that the core works between.
 
 use alloy::primitives::{B256, U256};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
-use super::Wallet;
+use super::{RunError, Wallet};
 
 /// A total as it was read: the sum of every part, in wei, at one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,19 @@ pub struct Recorded {
     pub superseded: u64,
 }
 
+/// Requests sent to the node so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    /// Requests of every kind, every attempt counted.
+    pub requests: u64,
+    /// `eth_call`s among them.
+    pub eth_calls: u64,
+    /// Attempts after a failure among them.
+    pub retries: u64,
+}
+
 /// Wallets on their way to a [`Reader`], page by page.
-pub type Pages<'a> = BoxStream<'a, anyhow::Result<Vec<Wallet>>>;
+pub type Pages<'a> = BoxStream<'a, Result<Vec<Wallet>, RunError>>;
 
 /// What became of some wallets that were asked for together, at one block.
 #[derive(Debug, Default)]
@@ -55,7 +66,7 @@ pub struct Chunk {
     pub readings: Vec<Reading>,
     /// Why the rest was not read: the node failed, or the pages did. Wallets without a reading are
     /// then neither read nor unreadable.
-    pub error: Option<anyhow::Error>,
+    pub error: Option<RunError>,
 }
 
 /// The node, as the core sees it.
@@ -87,5 +98,5 @@ pub trait Ledger: Send + Sync {
         &self,
         totals: &[TotalRead],
         failures: &[Unreadable],
-    ) -> anyhow::Result<Recorded>;
+    ) -> Result<Recorded, RunError>;
 }

@@ -402,7 +402,7 @@ async fn a_link_to_an_sqlite_file_leads_to_the_same_lock() {
     std::os::unix::fs::symlink(&file, &link).unwrap();
     let store = ethtally::store::open(&database.url, ethtally::store::Access::Write).await.unwrap();
     let _held = store
-        .lock(ethtally::store::Task::Sweep(ethtally::tally::Shard::ALL))
+        .lock(ethtally::store::LockKey::Sweep(ethtally::tally::Shard::ALL))
         .await
         .unwrap()
         .expect("it is free");

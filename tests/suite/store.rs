@@ -8,8 +8,8 @@ use std::{
 use alloy::primitives::{B256, U256};
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
-    follow::{Gone, Lock, Progress, ReadAt, Reads},
-    store::{Access, Cursor, Row, Stale, Store, Task, open},
+    follow::{BlockReads, CheckpointUpdate, Lock, OrphanedBlock, RecentReads},
+    store::{Access, Cursor, LockKey, Row, Stale, Store, open},
     tally::{Recorded, Shard, TotalRead, Unreadable, Wallet},
 };
 use ethtally_testbed::wallet;
@@ -84,7 +84,7 @@ async fn paged(store: &dyn Store, shard: Shard, size: u32) -> Vec<Vec<Wallet>> {
 }
 
 /// The lock, which a server may take a moment to give back.
-async fn locked_soon(store: &dyn Store, task: Task<'_>) -> Box<dyn Lock> {
+async fn locked_soon(store: &dyn Store, task: LockKey<'_>) -> Box<dyn Lock> {
     for _ in 0..600 {
         if let Some(lock) = store.lock(task).await.unwrap() {
             return lock;
@@ -235,7 +235,7 @@ async fn every_method_of_the_store_does_what_it_says(database: Database) {
     assert_eq!(checkpoint.updated_at.to_rfc3339(), "2026-01-02T03:04:05+00:00");
     assert_eq!(store.checkpoint("another").await.unwrap(), None);
 
-    // last_block, reads, announce, advance, known
+    // last_block, reads, begin_reads, advance, known
     journal_does_what_it_says(store.as_ref(), &database).await;
     let known = [numbered(7), numbered(11), original, numbered(8_888), numbered(77_777)];
     assert_eq!(
@@ -251,15 +251,15 @@ async fn every_method_of_the_store_does_what_it_says(database: Database) {
     // lock: taken, denied to others, given back; other shards are another matter.
     let (first, second) = (Shard::new(0, 2).unwrap(), Shard::new(1, 2).unwrap());
     let another = opened(&database).await;
-    let held = store.lock(Task::Sweep(first)).await.unwrap().expect("it is free");
-    assert!(another.lock(Task::Sweep(first)).await.unwrap().is_none());
-    assert!(store.lock(Task::Sweep(first)).await.unwrap().is_none());
-    let held_too = another.lock(Task::Sweep(second)).await.unwrap().expect("it is free");
+    let held = store.lock(LockKey::Sweep(first)).await.unwrap().expect("it is free");
+    assert!(another.lock(LockKey::Sweep(first)).await.unwrap().is_none());
+    assert!(store.lock(LockKey::Sweep(first)).await.unwrap().is_none());
+    let held_too = another.lock(LockKey::Sweep(second)).await.unwrap().expect("it is free");
     drop(held);
-    let _taken_over = locked_soon(another.as_ref(), Task::Sweep(first)).await;
-    assert!(store.lock(Task::Sweep(first)).await.unwrap().is_none());
+    let _taken_over = locked_soon(another.as_ref(), LockKey::Sweep(first)).await;
+    assert!(store.lock(LockKey::Sweep(first)).await.unwrap().is_none());
     drop(held_too);
-    locked_soon(store.as_ref(), Task::Sweep(second)).await;
+    locked_soon(store.as_ref(), LockKey::Sweep(second)).await;
 
     // close: SQLite's files beside the database go, those that are there to be locked stay.
     another.close().await;
@@ -279,38 +279,38 @@ async fn every_method_of_the_store_does_what_it_says(database: Database) {
 async fn journal_does_what_it_says(store: &dyn Store, database: &Database) {
     const NAME: &str = "a profile's own";
     let hash = |n: u8| B256::repeat_byte(n);
-    let read_at = |number: u64, wallets: &[u64]| ReadAt {
+    let read_at = |number: u64, wallets: &[u64]| BlockReads {
         number,
         hash: hash(number as u8),
         wallets: wallets.iter().copied().map(numbered).collect(),
     };
-    let progress = |last_block: u64| Progress {
+    let progress = |last_block: u64| CheckpointUpdate {
         last_block,
         hash: Some(hash(last_block as u8)),
         forget_below: 0,
         redone: Vec::new(),
         forget: Vec::new(),
     };
-    // What is on the chain, with nothing that went beside it.
+    // What is on the chain, with nothing orphaned beside it.
     let reads = async |name: &str| {
-        let Reads { mut on_chain, gone } = store.reads(name).await.unwrap();
-        assert_eq!(gone, []);
+        let RecentReads { mut on_chain, orphaned } = store.reads(name).await.unwrap();
+        assert_eq!(orphaned, []);
         on_chain.sort_by_key(|read| read.number);
         on_chain
     };
-    let gone = async || {
-        let mut gone = store.reads(NAME).await.unwrap().gone;
-        gone.sort_by_key(|gone| gone.read.number);
-        gone
+    let orphaned = async || {
+        let mut orphaned = store.reads(NAME).await.unwrap().orphaned;
+        orphaned.sort_by_key(|block| block.read.number);
+        orphaned
     };
     assert_eq!(store.last_block(NAME).await.unwrap(), None);
     assert_eq!(store.last_block("audio_transfers").await.unwrap(), Some(21_000_000));
     assert_eq!(reads(NAME).await, []);
 
     // What is announced is there before the checkpoint is; the last word on a block counts.
-    store.announce(NAME, &read_at(5, &[1])).await.unwrap();
-    store.announce(NAME, &read_at(5, &[2, 1])).await.unwrap();
-    store.announce("audio_transfers", &read_at(5, &[3])).await.unwrap();
+    store.begin_reads(NAME, &read_at(5, &[1])).await.unwrap();
+    store.begin_reads(NAME, &read_at(5, &[2, 1])).await.unwrap();
+    store.begin_reads("audio_transfers", &read_at(5, &[3])).await.unwrap();
     assert_eq!(store.last_block(NAME).await.unwrap(), None);
     assert_eq!(reads(NAME).await, [read_at(5, &[1, 2])]);
 
@@ -323,26 +323,33 @@ async fn journal_does_what_it_says(store: &dyn Store, database: &Database) {
     assert!((moved - store.now().await.unwrap()).abs() < TimeDelta::minutes(1), "{moved}");
 
     // Never back; blocks are remembered and forgotten all the same.
-    store.advance(NAME, &Progress { forget: vec![hash(7)], ..progress(6) }).await.unwrap();
+    store.advance(NAME, &CheckpointUpdate { forget: vec![hash(7)], ..progress(6) }).await.unwrap();
     assert_eq!(store.last_block(NAME).await.unwrap(), Some(7));
     assert_eq!(store.checkpoint(NAME).await.unwrap().expect("a checkpoint").updated_at, moved);
     assert_eq!(reads(NAME).await, [read_at(5, &[1, 2]), read_at(6, &[])]);
 
     // In front of the first block there is none to remember.
-    store.advance(NAME, &Progress { hash: None, forget_below: 6, ..progress(8) }).await.unwrap();
+    store
+        .advance(NAME, &CheckpointUpdate { hash: None, forget_below: 6, ..progress(8) })
+        .await
+        .unwrap();
     assert_eq!(store.last_block(NAME).await.unwrap(), Some(8));
     assert_eq!(reads(NAME).await, [read_at(6, &[])]);
 
-    // Blocks that went, with what was read there, until those in their place are looked through.
-    store.went(NAME, &[read_at(6, &[4]), read_at(9, &[5]), read_at(9, &[1])], 4).await.unwrap();
-    let went = |number, wallets: &[u64], from| Gone { read: read_at(number, wallets), from };
-    assert_eq!(gone().await, [went(6, &[4], Some(4)), went(9, &[1, 5], Some(4))]);
-    store.advance(NAME, &Progress { redone: vec![hash(9)], ..progress(8) }).await.unwrap();
-    assert_eq!(gone().await, [went(6, &[4], Some(4)), went(9, &[1, 5], None)]);
-    store.advance(NAME, &Progress { forget: vec![hash(9), hash(8)], ..progress(8) }).await.unwrap();
-    assert_eq!(gone().await, [went(6, &[4], Some(4))]);
+    // Orphaned blocks, with what was read there, until those in their place are looked through.
+    store.orphan(NAME, &[read_at(6, &[4]), read_at(9, &[5]), read_at(9, &[1])], 4).await.unwrap();
+    let orphan =
+        |number, wallets: &[u64], from| OrphanedBlock { read: read_at(number, wallets), from };
+    assert_eq!(orphaned().await, [orphan(6, &[4], Some(4)), orphan(9, &[1, 5], Some(4))]);
+    store.advance(NAME, &CheckpointUpdate { redone: vec![hash(9)], ..progress(8) }).await.unwrap();
+    assert_eq!(orphaned().await, [orphan(6, &[4], Some(4)), orphan(9, &[1, 5], None)]);
+    store
+        .advance(NAME, &CheckpointUpdate { forget: vec![hash(9), hash(8)], ..progress(8) })
+        .await
+        .unwrap();
+    assert_eq!(orphaned().await, [orphan(6, &[4], Some(4))]);
     // A block may come back.
-    store.announce(NAME, &read_at(6, &[])).await.unwrap();
+    store.begin_reads(NAME, &read_at(6, &[])).await.unwrap();
     assert_eq!(reads(NAME).await, [read_at(6, &[])]);
 
     // All of it or nothing: the block is written behind the checkpoint.
@@ -365,14 +372,14 @@ async fn journal_does_what_it_says(store: &dyn Store, database: &Database) {
 /// Held by one, denied to others; it goes when it is dropped, and with the session that holds it.
 async fn lock_of_watch_goes_with_its_session(store: &dyn Store, database: &Database) {
     let another = opened(database).await;
-    let mut held = store.lock(Task::Watch("a")).await.unwrap().expect("it is free");
+    let mut held = store.lock(LockKey::Watch("a")).await.unwrap().expect("it is free");
     assert!(held.is_held().await && held.is_held().await);
     for denied in [store, another.as_ref()] {
-        assert!(denied.lock(Task::Watch("a")).await.unwrap().is_none());
+        assert!(denied.lock(LockKey::Watch("a")).await.unwrap().is_none());
     }
     // Another checkpoint is another matter, and so is a sweep.
-    drop(another.lock(Task::Watch("b")).await.unwrap().expect("it is free"));
-    drop(another.lock(Task::Sweep(Shard::ALL)).await.unwrap().expect("it is free"));
+    drop(another.lock(LockKey::Watch("b")).await.unwrap().expect("it is free"));
+    drop(another.lock(LockKey::Sweep(Shard::ALL)).await.unwrap().expect("it is free"));
     if !database.is_sqlite() {
         let end = "select count(*) filter (where pg_terminate_backend(pid, 10000)) from pg_locks
             join pg_database on pg_database.oid = pg_locks.database
@@ -380,16 +387,16 @@ async fn lock_of_watch_goes_with_its_session(store: &dyn Store, database: &Datab
         let ended: u64 = database.value(end).await.parse().unwrap();
         assert!(ended >= 1, "{ended} sessions");
         assert!(!held.is_held().await && !held.is_held().await);
-        let mut taken_over = locked_soon(another.as_ref(), Task::Watch("a")).await;
+        let mut taken_over = locked_soon(another.as_ref(), LockKey::Watch("a")).await;
         assert!(taken_over.is_held().await);
         // Giving back what is not held any more takes nothing from the other one.
         drop(held);
         assert!(taken_over.is_held().await);
-        assert!(store.lock(Task::Watch("a")).await.unwrap().is_none());
+        assert!(store.lock(LockKey::Watch("a")).await.unwrap().is_none());
         held = taken_over;
     }
     drop(held);
-    drop(locked_soon(store, Task::Watch("a")).await);
+    drop(locked_soon(store, LockKey::Watch("a")).await);
     another.close().await;
 }
 

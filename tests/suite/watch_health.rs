@@ -8,8 +8,9 @@ use std::{
 use alloy::primitives::U256;
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
-    follow::{News, Observer},
-    monitor::{Monitor, Requests},
+    follow::{Observer, WatchEvent},
+    monitor::Monitor,
+    tally::RequestCounts,
 };
 use ethtally_testbed::{
     Chain,
@@ -263,13 +264,13 @@ async fn a_checkpoint_that_is_stuck_is_unhealthy_until_it_moves() {
 /// It listens before it asks for its turn, and until then nobody knows what it will be.
 #[test]
 fn before_it_has_or_waits_for_its_turn_it_is_not_ready() {
-    let monitor = Monitor::new(Duration::from_secs(60), 0, Requests::default);
+    let monitor = Monitor::new(Duration::from_secs(60), 0, RequestCounts::default);
     assert!(!monitor.health().is_ready(), "{:?}", monitor.health());
-    monitor.hear(&News::Standby);
+    monitor.notify(&WatchEvent::Standby);
     assert!(monitor.health().is_ready());
-    monitor.hear(&News::Active { checkpoint: Some(1) });
+    monitor.notify(&WatchEvent::Active { checkpoint: Some(1) });
     assert!(!monitor.health().is_ready());
-    monitor.hear(&News::CaughtUp(2));
+    monitor.notify(&WatchEvent::CaughtUp(2));
     assert!(monitor.health().is_ready());
 }
 

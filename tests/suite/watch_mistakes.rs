@@ -4,10 +4,10 @@ use std::fs;
 
 use clap::Parser;
 use ethtally::{
-    App,
+    app::App,
     cli::Cli,
     report::{Report, ReportSettings},
-    tally::Stop,
+    tally::Shutdown,
 };
 use ethtally_testbed::{
     Chain,
@@ -205,7 +205,7 @@ fn the_websocket_of_a_node_is_at_the_same_place_with_another_scheme() {
         let arguments = ["ethtally", "watch"].into_iter().chain(arguments.split(' '));
         let settings = Cli::try_parse_from(arguments).unwrap().settings;
         let report = Report::new(ReportSettings::default());
-        let app = App::new(settings, report, Stop::default()).unwrap();
+        let app = App::new(settings, report, Shutdown::default()).unwrap();
         assert_eq!(app.ws_url().unwrap().as_str(), expected);
     }
 }

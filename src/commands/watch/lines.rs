@@ -7,69 +7,73 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::{
-    follow::{News, Observer, Via},
-    monitor::{Monitor, Totals},
+    follow::{Observer, Transport, WatchEvent},
+    monitor::{Monitor, WatchCounts},
     redact,
-    report::{Outcome, Paint, Report},
+    report::{CommandOutput, Report, Styler},
 };
 
 /// Tells the monitor everything and people what they want to know.
-pub(super) struct Teller {
+pub(super) struct EventPrinter {
     pub(super) monitor: Arc<Monitor>,
     pub(super) report: Report,
 }
 
-impl Observer for Teller {
-    fn hear(&self, news: &News) {
-        self.monitor.hear(news);
-        let what = match news {
-            News::Head(_) | News::Stored(_) | News::CaughtUp(_) => return,
-            News::Standby => What::Standby,
-            News::Active { checkpoint } => What::Active { checkpoint_block: *checkpoint },
-            News::Began(block) => What::Began { checkpoint_block: *block },
-            News::Connected { via, endpoint } => {
-                What::Connected { via: via.name(), endpoint: endpoint.clone() }
+impl Observer for EventPrinter {
+    fn notify(&self, event: &WatchEvent) {
+        self.monitor.notify(event);
+        let what = match event {
+            WatchEvent::Head(_) | WatchEvent::Stored(_) | WatchEvent::CaughtUp(_) => return,
+            WatchEvent::Standby => EventBody::Standby,
+            WatchEvent::Active { checkpoint } => {
+                EventBody::Active { checkpoint_block: *checkpoint }
             }
-            News::Disconnected { reason, pause } => {
-                What::Disconnected { reason: redact::clean(reason), retry_in_ms: pause.as_millis() }
+            WatchEvent::Began(block) => EventBody::Began { checkpoint_block: *block },
+            WatchEvent::Connected { via, endpoint } => {
+                EventBody::Connected { via: via.name(), endpoint: endpoint.clone() }
             }
-            News::GapFilled(filled) => What::GapFilled {
+            WatchEvent::Disconnected { reason, pause } => EventBody::Disconnected {
+                reason: redact::clean(reason),
+                retry_in_ms: pause.as_millis(),
+            },
+            WatchEvent::GapFilled(filled) => EventBody::GapFilled {
                 from_block: filled.from,
                 to_block: filled.to,
                 logs: filled.logs,
                 updated: filled.updated,
                 elapsed_ms: filled.elapsed.as_millis(),
             },
-            News::Reorg { from, to, wallets } => {
-                What::Reorg { from_block: *from, to_block: *to, wallets: *wallets }
+            WatchEvent::Reorg { from, to, wallets } => {
+                EventBody::Reorg { from_block: *from, to_block: *to, wallets: *wallets }
             }
-            News::Failed { error, pause } => {
-                What::Error { error: redact::clean_error(error), retry_in_ms: pause.as_millis() }
-            }
+            WatchEvent::Failed { error, pause } => EventBody::Error {
+                error: redact::clean_error(error),
+                retry_in_ms: pause.as_millis(),
+            },
         };
-        tell(&self.report, what);
+        print_event(&self.report, what);
     }
 }
 
 /// Tells it. That stdout cannot be written must not end the watch: others read the table.
-pub(super) fn tell(report: &Report, what: What) {
-    let is_trouble = matches!(what, What::Disconnected { .. } | What::Error { .. });
-    if let Err(error) = report.event(&Told::now(what), is_trouble) {
-        warn!("{}", redact::clean_error(&error));
+pub(super) fn print_event(report: &Report, what: EventBody) {
+    let is_trouble = matches!(what, EventBody::Disconnected { .. } | EventBody::Error { .. });
+    if let Err(error) = report.event(&EventLine::now(what), is_trouble) {
+        warn!("{}", redact::clean_error(error.as_ref()));
     }
 }
 
 /// A line of `watch`.
 #[derive(Serialize)]
-pub(super) struct Told {
+pub(super) struct EventLine {
     command: &'static str,
     #[serde(flatten)]
-    what: What,
+    what: EventBody,
     time: String,
 }
 
-impl Told {
-    pub(super) fn now(what: What) -> Self {
+impl EventLine {
+    pub(super) fn now(what: EventBody) -> Self {
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
         Self { command: "watch", what, time }
     }
@@ -78,7 +82,7 @@ impl Told {
 /// What a line is about.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub(super) enum What {
+pub(super) enum EventBody {
     Listening {
         address: String,
     },
@@ -115,50 +119,25 @@ pub(super) enum What {
     },
     Counts {
         #[serde(flatten)]
-        done: Done,
+        done: WatchCounts,
         head_block: Option<u64>,
         checkpoint_block: Option<u64>,
     },
     Stopped {
         #[serde(flatten)]
-        done: Done,
+        done: WatchCounts,
         checkpoint_block: Option<u64>,
         interrupted: bool,
     },
 }
 
-/// What was done, in a minute or in all.
-#[derive(Serialize)]
-pub(super) struct Done {
-    blocks: u64,
-    logs: u64,
-    updated: u64,
-    failed: u64,
-    superseded: u64,
-    calls: u64,
-    reorgs: u64,
-    errors: u64,
-}
-
-impl Done {
-    pub(super) fn of(totals: &Totals) -> Self {
-        let Totals { blocks, logs, updated, failed, superseded, calls, reorgs, errors } = *totals;
-        Self { blocks, logs, updated, failed, superseded, calls, reorgs, errors }
-    }
-
-    fn text(&self) -> String {
-        format!(
-            "blocks:{} logs:{} updated:{} failed:{} superseded:{} calls:{} reorgs:{} errors:{}",
-            self.blocks,
-            self.logs,
-            self.updated,
-            self.failed,
-            self.superseded,
-            self.calls,
-            self.reorgs,
-            self.errors
-        )
-    }
+/// The counts as words.
+fn text_of(counts: &WatchCounts) -> String {
+    let WatchCounts { blocks, logs, updated, failed, superseded, calls, reorgs, errors } = counts;
+    format!(
+        "blocks:{blocks} logs:{logs} updated:{updated} failed:{failed} superseded:{superseded} \
+         calls:{calls} reorgs:{reorgs} errors:{errors}"
+    )
 }
 
 fn block(number: Option<u64>) -> String {
@@ -170,49 +149,49 @@ fn seconds(milliseconds: u128) -> String {
     format!("{}.{} s", milliseconds / 1_000, milliseconds % 1_000 / 100)
 }
 
-impl Outcome for Told {
-    fn text(&self, _: &Paint) -> String {
+impl CommandOutput for EventLine {
+    fn text(&self, _: &Styler) -> String {
         match &self.what {
-            What::Listening { address } => format!("health and metrics at http://{address}"),
-            What::Standby => {
+            EventBody::Listening { address } => format!("health and metrics at http://{address}"),
+            EventBody::Standby => {
                 "another watch of this database is running; standing by to take over".to_owned()
             }
-            What::Active { checkpoint_block: Some(block) } => {
+            EventBody::Active { checkpoint_block: Some(block) } => {
                 format!("following the chain from the checkpoint at block {block}")
             }
-            What::Active { checkpoint_block: None } => "following the chain".to_owned(),
-            What::Began { checkpoint_block } => {
+            EventBody::Active { checkpoint_block: None } => "following the chain".to_owned(),
+            EventBody::Began { checkpoint_block } => {
                 format!("there was no checkpoint; it is at block {checkpoint_block} now")
             }
-            What::Connected { via, endpoint } if *via == Via::WebSocket.name() => {
+            EventBody::Connected { via, endpoint } if *via == Transport::WebSocket.name() => {
                 format!("connected to {endpoint}")
             }
-            What::Connected { endpoint, .. } => {
+            EventBody::Connected { endpoint, .. } => {
                 format!("polling {endpoint}; the WebSocket is tried again meanwhile")
             }
-            What::Disconnected { reason, retry_in_ms } => {
+            EventBody::Disconnected { reason, retry_in_ms } => {
                 format!("not connected: {reason}; next try in {}", seconds(*retry_in_ms))
             }
-            What::GapFilled { from_block, to_block, logs, updated, elapsed_ms } => format!(
+            EventBody::GapFilled { from_block, to_block, logs, updated, elapsed_ms } => format!(
                 "gap filled: blocks {from_block} to {to_block} logs:{logs} updated:{updated} in \
                  {elapsed_ms} ms"
             ),
-            What::Reorg { from_block, to_block, wallets } => format!(
+            EventBody::Reorg { from_block, to_block, wallets } => format!(
                 "reorganisation: blocks {from_block} to {to_block} went; wallets to read again: \
                  {wallets}"
             ),
-            What::Error { error, retry_in_ms } => {
+            EventBody::Error { error, retry_in_ms } => {
                 format!("failed: {error}; next try in {}", seconds(*retry_in_ms))
             }
-            What::Counts { done, head_block, checkpoint_block } => format!(
+            EventBody::Counts { done, head_block, checkpoint_block } => format!(
                 "in the last minute {} head:{} checkpoint:{}",
-                done.text(),
+                text_of(done),
                 block(*head_block),
                 block(*checkpoint_block)
             ),
-            What::Stopped { done, checkpoint_block, interrupted } => {
+            EventBody::Stopped { done, checkpoint_block, interrupted } => {
                 let ending = if *interrupted { "interrupted" } else { "stopped" };
-                format!("watch {ending} {} checkpoint:{}", done.text(), block(*checkpoint_block))
+                format!("watch {ending} {} checkpoint:{}", text_of(done), block(*checkpoint_block))
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{super::Columns, PostgresStore};
-use crate::tally::{Ledger, Recorded, TotalRead, Unreadable};
+use crate::tally::{Ledger, Recorded, RunError, TotalRead, Unreadable};
 
 /// How often a batch is written again after a deadlock or a serialization failure.
 const RETRIES: u32 = 5;
@@ -87,7 +87,7 @@ impl Ledger for PostgresStore {
         &self,
         totals: &[TotalRead],
         failures: &[Unreadable],
-    ) -> anyhow::Result<Recorded> {
+    ) -> Result<Recorded, RunError> {
         let columns = Columns::of(totals)?;
         let mut attempt = 0;
         let updated = loop {

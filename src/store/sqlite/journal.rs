@@ -2,26 +2,28 @@
 
 use std::collections::HashSet;
 
-use anyhow::Context;
 use async_trait::async_trait;
 use serde_json::json;
 
 use super::{
-    super::{RawReads, Store, hash_texts, reads_at, sorted_texts, stored_wallet, wallets_text},
+    super::{
+        RawReads, Store, hash_texts, reads_at, sorted_texts, stored_number, stored_wallet,
+        wallets_text,
+    },
     SqliteStore, now,
 };
 use crate::{
-    follow::{Journal, Progress, ReadAt, Reads},
-    tally::Wallet,
+    follow::{BlockReads, CheckpointUpdate, Journal, RecentReads},
+    tally::{RunError, Wallet},
 };
 
 #[async_trait]
 impl Journal for SqliteStore {
-    async fn last_block(&self, checkpoint: &str) -> anyhow::Result<Option<i64>> {
+    async fn last_block(&self, checkpoint: &str) -> Result<Option<i64>, RunError> {
         Ok(self.checkpoint(checkpoint).await?.map(|checkpoint| checkpoint.last_block))
     }
 
-    async fn reads(&self, checkpoint: &str) -> anyhow::Result<Reads> {
+    async fn reads(&self, checkpoint: &str) -> Result<RecentReads, RunError> {
         let rows = sqlx::query_as(
             "select number, hash, wallets, gone, redo_from from eth_watch_blocks
              where checkpoint = $1",
@@ -29,11 +31,11 @@ impl Journal for SqliteStore {
         .bind(checkpoint)
         .fetch_all(&self.pool)
         .await
-        .with_context(|| self.label())?;
-        reads_at(rows)
+        .map_err(|error| self.failed(error))?;
+        reads_at(rows).map_err(|error| self.failed(error))
     }
 
-    async fn announce(&self, checkpoint: &str, read: &ReadAt) -> anyhow::Result<()> {
+    async fn begin_reads(&self, checkpoint: &str, read: &BlockReads) -> Result<(), RunError> {
         sqlx::query(
             "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
              values ($1, $2, $3, $4)
@@ -41,16 +43,21 @@ impl Journal for SqliteStore {
                  wallets = excluded.wallets, gone = false, redo_from = null",
         )
         .bind(checkpoint)
-        .bind(i64::try_from(read.number)?)
+        .bind(stored_number(read.number)?)
         .bind(read.hash.to_string())
         .bind(wallets_text(&read.wallets)?)
         .execute(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(())
     }
 
-    async fn went(&self, checkpoint: &str, blocks: &[ReadAt], from: u64) -> anyhow::Result<()> {
+    async fn orphan(
+        &self,
+        checkpoint: &str,
+        blocks: &[BlockReads],
+        from: u64,
+    ) -> Result<(), RunError> {
         let blocks = RawReads::of(blocks)?;
         let rows: Vec<_> =
             itertools::izip!(blocks.numbers, blocks.hashes, blocks.wallets).collect();
@@ -64,16 +71,16 @@ impl Journal for SqliteStore {
         )
         .bind(checkpoint)
         .bind(json!(rows).to_string())
-        .bind(i64::try_from(from)?)
+        .bind(stored_number(from)?)
         .execute(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(())
     }
 
-    async fn advance(&self, checkpoint: &str, progress: &Progress) -> anyhow::Result<()> {
-        let last_block = i64::try_from(progress.last_block)?;
-        let forget_below = i64::try_from(progress.forget_below)?;
+    async fn advance(&self, checkpoint: &str, progress: &CheckpointUpdate) -> Result<(), RunError> {
+        let last_block = stored_number(progress.last_block)?;
+        let forget_below = stored_number(progress.forget_below)?;
         let advanced = async {
             let mut transaction = self.pool.begin_with("begin immediate").await?;
             sqlx::query(
@@ -120,10 +127,10 @@ impl Journal for SqliteStore {
             .await?;
             transaction.commit().await
         };
-        advanced.await.with_context(|| self.label())
+        advanced.await.map_err(|error| self.failed(error))
     }
 
-    async fn known(&self, wallets: &[Wallet]) -> anyhow::Result<HashSet<Wallet>> {
+    async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
         let texts: Vec<String> = sqlx::query_scalar(
             "select wallet from eth_wallet_balances
              where wallet in (select value from json_each($1))",
@@ -131,7 +138,7 @@ impl Journal for SqliteStore {
         .bind(json!(sorted_texts(wallets)).to_string())
         .fetch_all(&self.pool)
         .await
-        .with_context(|| self.label())?;
+        .map_err(|error| self.failed(error))?;
         Ok(texts.iter().filter_map(|text| stored_wallet(text)).collect())
     }
 }

@@ -1,11 +1,10 @@
 //! How a batch is stored in SQLite.
 
-use anyhow::Context;
 use async_trait::async_trait;
 use serde_json::json;
 
 use super::{super::Columns, SqliteStore, now};
-use crate::tally::{Ledger, Recorded, TotalRead, Unreadable};
+use crate::tally::{Ledger, Recorded, RunError, TotalRead, Unreadable};
 
 impl SqliteStore {
     async fn record_once(&self, columns: &Columns, failures: &[Unreadable]) -> sqlx::Result<u64> {
@@ -93,9 +92,10 @@ impl Ledger for SqliteStore {
         &self,
         totals: &[TotalRead],
         failures: &[Unreadable],
-    ) -> anyhow::Result<Recorded> {
+    ) -> Result<Recorded, RunError> {
         let columns = Columns::of(totals)?;
-        let updated = self.record_once(&columns, failures).await.with_context(|| self.label())?;
+        let updated =
+            self.record_once(&columns, failures).await.map_err(|error| self.failed(error))?;
         Ok(Recorded { updated, superseded: columns.wallets.len() as u64 - updated })
     }
 }

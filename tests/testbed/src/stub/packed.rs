@@ -4,9 +4,11 @@
 use alloy::primitives::hex;
 use serde_json::Value;
 
-/// How many bytes of call data a wallet takes.
+/// Bytes of call data: the number of parts, each part, each wallet.
+const COUNT: usize = 8;
+const PART: usize = 24;
 const WALLET: usize = 20;
-/// How many bytes of an answer a word takes: the block's number first, then each wallet's total.
+/// Bytes of a word of the answer: the block's number, the chain's id, then each wallet's total.
 const WORD: usize = 32;
 
 /// How an answer to a packed call is wrong.
@@ -58,5 +60,7 @@ pub(super) fn wallets(request: &Value) -> Option<usize> {
     overrides
         .find(|(address, state)| address.eq_ignore_ascii_case(to) && state["code"].is_string())?;
     let data = call["input"].as_str().or_else(|| call["data"].as_str())?;
-    Some(data.strip_prefix("0x")?.len() / 2 / WALLET)
+    let bytes = data.strip_prefix("0x")?.len() / 2;
+    let parts = usize::from_str_radix(data.get(2..2 + 2 * COUNT)?, 16).ok()?;
+    Some(bytes.checked_sub(COUNT + parts * PART)? / WALLET)
 }

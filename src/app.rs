@@ -1,0 +1,205 @@
+//! What a command gets: settings, profile, printer. Node and database are opened when first asked for.
+
+use std::{
+    num::{NonZeroU64, NonZeroUsize},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use alloy::primitives::U256;
+use url::Url;
+
+use crate::{
+    cli::Settings,
+    profile::Profile,
+    read::{NodeReader, ReaderSettings},
+    redact,
+    report::Report,
+    rpc::{Client, ClientSettings, Contracts, RateLimits},
+    store::{self, Access, Store},
+    tally::{Amount, RunError, Shutdown},
+};
+
+/// Wallets that are taken from the table, or from a file, at once.
+pub const PAGE: u32 = 5_000;
+
+/// What a command works with.
+pub struct App {
+    /// The settings from the command line.
+    pub settings: Settings,
+    /// What a total is made of.
+    pub profile: Profile,
+    /// The printer.
+    pub report: Report,
+    /// Asks for an early end.
+    pub shutdown: Shutdown,
+    /// What [`App::store`] opened, for [`App::close`].
+    opened: OnceLock<Arc<dyn Store>>,
+}
+
+impl App {
+    /// Resolves the settings that every command needs.
+    ///
+    /// # Errors
+    /// When `--profile` is refused.
+    pub fn new(settings: Settings, report: Report, shutdown: Shutdown) -> Result<Self, RunError> {
+        let profile = match &settings.node.profile {
+            Some(path) => Profile::load(path).map_err(|error| RunError::Settings(error.into()))?,
+            None => Profile::audius(),
+        };
+        Ok(Self { settings, profile, report, shutdown, opened: OnceLock::new() })
+    }
+
+    /// A reader of totals that sends at most `max_calls` `eth_call`s. Sends nothing yet.
+    ///
+    /// # Errors
+    /// As [`App::client`].
+    pub fn reader(&self, max_calls: Option<NonZeroU64>) -> Result<NodeReader, RunError> {
+        Ok(self.reader_through(self.client(Contracts::OfTotals, max_calls)?))
+    }
+
+    /// A reader of totals that shares its client with others.
+    pub fn reader_through(&self, client: Arc<Client>) -> NodeReader {
+        NodeReader::new(client, &self.profile, self.reader_settings(), self.shutdown.clone())
+    }
+
+    /// How wallets are read.
+    pub fn reader_settings(&self) -> ReaderSettings {
+        let node = &self.settings.node;
+        ReaderSettings { block: node.block, chunk: node.chunk, method: node.reader }
+    }
+
+    /// `eth_call`s in flight, at most.
+    pub fn concurrency(&self) -> NonZeroUsize {
+        // Arguments are checked to be at least 1.
+        NonZeroUsize::new(self.settings.node.concurrency as usize).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// A client of the node that sends at most `max_calls` `eth_call`s. Sends nothing yet.
+    ///
+    /// # Errors
+    /// When no endpoint is given, or one is not an HTTP URL.
+    pub fn client(
+        &self,
+        contracts: Contracts,
+        max_calls: Option<NonZeroU64>,
+    ) -> Result<Arc<Client>, RunError> {
+        let node = &self.settings.node;
+        let urls = self.rpc_urls().into_iter().enumerate().map(|(index, text)| {
+            url_of(text, &["http", "https"]).ok_or_else(|| {
+                RunError::settings(format!(
+                    "--rpc-url number {} is not an http or https URL; {}",
+                    index + 1,
+                    remedy_for_rpc_url(text)
+                ))
+            })
+        });
+        let urls = urls.collect::<Result<Vec<_>, _>>()?;
+        if urls.is_empty() {
+            return Err(RunError::settings(
+                "no node to read from; give --rpc-url URL or set ETH_RPC_URL",
+            ));
+        }
+        let settings = ClientSettings {
+            urls,
+            rates: RateLimits {
+                requests_per_second: node.rps,
+                units_per_second: node.cups,
+                units_per_call: node.cu_per_call,
+                max_calls: max_calls.map(NonZeroU64::get),
+            },
+            concurrency: self.concurrency().get(),
+            retries: node.retries,
+            timeout: Duration::from_secs(node.timeout),
+            block: node.block,
+            contracts,
+        };
+        Ok(Arc::new(Client::new(settings, &self.profile, self.shutdown.clone())?))
+    }
+
+    /// The WebSocket of the node: `--ws-url`, or the first `--rpc-url` with another scheme.
+    ///
+    /// # Errors
+    /// When it is not a WebSocket URL.
+    pub fn ws_url(&self) -> Result<Url, RunError> {
+        let given = self.settings.node.ws_url.as_deref().map(str::trim);
+        if let Some(text) = given.filter(|text| !text.is_empty()) {
+            return url_of(text, &["ws", "wss"]).ok_or_else(|| {
+                RunError::settings(
+                    "--ws-url is not a ws or wss URL; percent-encode special characters in it",
+                )
+            });
+        }
+        let first = self.rpc_urls().first().and_then(|text| url_of(text, &["http", "https"]));
+        let no_node =
+            || RunError::settings("no node to follow; give --rpc-url URL or --ws-url URL");
+        let mut url = first.ok_or_else(no_node)?;
+        let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
+        url.set_scheme(scheme)
+            .map_err(|()| RunError::settings("no WebSocket URL fits --rpc-url; give --ws-url"))?;
+        Ok(url)
+    }
+
+    fn rpc_urls(&self) -> Vec<&str> {
+        let given = self.settings.node.rpc_url.iter().map(|url| url.trim());
+        given.filter(|url| !url.is_empty()).collect()
+    }
+
+    /// The database: with its tables created or upgraded for [`Access::Write`], checked for [`Access::Read`].
+    ///
+    /// # Errors
+    /// When it cannot be opened, or its tables are not as this version needs them.
+    pub async fn store(&self, access: Access) -> Result<Arc<dyn Store>, RunError> {
+        let store: Arc<dyn Store> = store::open(self.database_url(), access).await?.into();
+        let _ = self.opened.set(Arc::clone(&store));
+        match access {
+            Access::Write => drop(store.migrate().await?),
+            Access::Read => store.require_tables().await?,
+        }
+        Ok(store)
+    }
+
+    /// Closes what was opened, so that the end of the process cuts nothing off.
+    pub async fn close(&self) {
+        if let Some(store) = self.opened.get() {
+            // This takes no time, unless the database is gone.
+            let _ = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
+        }
+    }
+
+    /// Where the table is.
+    pub fn database_url(&self) -> &str {
+        &self.settings.database.database_url
+    }
+
+    /// An amount in wei, for people.
+    pub fn amount(&self, wei: U256) -> Amount<'_> {
+        Amount { wei, decimals: self.profile.decimals, symbol: &self.profile.symbol }
+    }
+}
+
+/// The URL, if it has one of these schemes. The text itself may hold a key and is not shown.
+fn url_of(text: &str, schemes: &[&str]) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let usable = schemes.contains(&url.scheme()) && url.has_host();
+    (usable && text.contains("://") && !redact::is_ambiguous(text)).then_some(url)
+}
+
+/// What would make this text an `--rpc-url`.
+fn remedy_for_rpc_url(text: &str) -> String {
+    if url_of(text, &["ws", "wss"]).is_some() {
+        return "give it as --ws-url, and an http or https URL here".to_owned();
+    }
+    // Host and port alone hold no secret.
+    let is_host = |host: &str| {
+        (host == "localhost" || host.contains('.'))
+            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
+    };
+    match text.split_once(':') {
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => {
+            format!("write http://{text}")
+        }
+        _ if !text.contains("://") => "start it with http:// or https://".to_owned(),
+        _ => "percent-encode special characters in it".to_owned(),
+    }
+}

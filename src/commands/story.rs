@@ -1,0 +1,161 @@
+//! The story that `sweep`, `refresh` and `backfill` share: open node and table, read wallets and store them, report
+//! the counts, and decide the verdict.
+
+use std::{sync::Arc, time::Instant};
+
+use futures_util::Stream;
+use serde::Serialize;
+
+use crate::{
+    app::App,
+    read::NodeReader,
+    report::{CommandOutput, Styler, Verdict},
+    store::{Access, Store},
+    tally::{Pipeline, Reading, RunError, RunSummary, Wallet},
+};
+
+/// A command that reads wallets and stores their totals.
+pub(super) struct Story<'a> {
+    app: &'a App,
+    command: &'static str,
+    started: Instant,
+    /// `None` where no node is called.
+    reader: Option<NodeReader>,
+    pub(super) store: Arc<dyn Store>,
+}
+
+impl<'a> Story<'a> {
+    /// Opens the node, unless `reader` is `None`, and the table, which is migrated first.
+    ///
+    /// # Errors
+    /// When the settings are wrong, or the database fails.
+    pub(super) async fn open(
+        app: &'a App,
+        command: &'static str,
+        reader: Option<NodeReader>,
+    ) -> Result<Self, RunError> {
+        let started = Instant::now();
+        let store = app.store(Access::Write).await?;
+        Ok(Self { app, command, started, reader, store })
+    }
+
+    /// Reads the wallets of `pages` and stores their totals, under a bar for `expected` of them; `each` sees
+    /// every reading that was stored, with its block.
+    pub(super) async fn run(
+        &self,
+        expected: u64,
+        pages: impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send,
+        each: impl FnMut(u64, &Reading) + Send,
+    ) -> RunSummary {
+        let Some(reader) = &self.reader else { return RunSummary::default() };
+        let bar = self.app.report.bar(self.command, expected);
+        let pipeline = Pipeline {
+            reader,
+            ledger: self.store.as_ref(),
+            shutdown: &self.app.shutdown,
+            progress: &bar,
+        };
+        pipeline.run(pages, each).await
+    }
+
+    /// The counts of a run, so far.
+    pub(super) fn counts(&self, run: &RunSummary) -> RunCounts {
+        RunCounts {
+            updated: run.counts.updated,
+            failed: run.counts.failed,
+            superseded: run.counts.superseded,
+            calls: self.reader.as_ref().map_or(0, NodeReader::calls),
+            block: run.counts.block,
+            elapsed_ms: self.started.elapsed().as_millis(),
+            skipped: false,
+            interrupted: self.app.shutdown.signal().is_some(),
+            ending: match run.error {
+                Some(_) => "failed",
+                None if self.app.shutdown.signal().is_some() => "interrupted",
+                None if self.app.shutdown.is_requested() => "stopped",
+                None => "complete",
+            },
+        }
+    }
+
+    /// Says that `--max-calls` ended the run, and what had failed until then: a spent budget is not a failure.
+    pub(super) fn note_budget(&self, run: &mut RunSummary, next: &str) {
+        if !self.reader.as_ref().is_some_and(NodeReader::is_spent) {
+            return;
+        }
+        let failed = run.cut_short_by.take().filter(|error| !error.is_stopped());
+        let failed =
+            failed.map_or_else(String::new, |error| format!("; the last failure: {error}"));
+        self.app.report.note(&format!("--max-calls reached; {next}{failed}"));
+    }
+}
+
+/// The counts of a run, as the contract words them.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct RunCounts {
+    updated: u64,
+    failed: u64,
+    superseded: u64,
+    calls: u64,
+    block: Option<u64>,
+    elapsed_ms: u128,
+    skipped: bool,
+    interrupted: bool,
+    /// `complete`, or how else the run ended.
+    #[serde(skip)]
+    pub(super) ending: &'static str,
+}
+
+impl RunCounts {
+    /// Nothing was done, as another process is doing it.
+    pub(super) fn skipped(mut self) -> Self {
+        (self.skipped, self.ending) = (true, "skipped");
+        self
+    }
+
+    /// The counts as words, from `updated:` on.
+    pub(super) fn text(&self) -> String {
+        let block = self.block.map_or_else(|| "none".to_owned(), |block| block.to_string());
+        format!(
+            "updated:{} failed:{} superseded:{} calls:{} block:{block} in {} ms",
+            self.updated, self.failed, self.superseded, self.calls, self.elapsed_ms
+        )
+    }
+}
+
+/// The result of `sweep`, and of `refresh` with its wallets beside it.
+#[derive(Debug, Serialize)]
+pub(super) struct RunOutput {
+    pub(super) command: &'static str,
+    pub(super) requested: u64,
+    #[serde(flatten)]
+    pub(super) counts: RunCounts,
+}
+
+impl CommandOutput for RunOutput {
+    fn text(&self, _: &Styler) -> String {
+        let Self { command, requested, counts } = self;
+        format!("{command} {} requested:{requested} {}", counts.ending, counts.text())
+    }
+}
+
+/// What a run that was reported means for the exit status.
+pub(super) fn verdict(run: RunSummary, strict: bool) -> Result<Verdict, RunError> {
+    let read_nothing = run.read_nothing();
+    let stored_nothing = run.counts.updated + run.counts.superseded + run.counts.failed == 0;
+    if let Some(error) = run.error {
+        return Err(error);
+    }
+    if let Some(error) = run.cut_short_by.filter(|_| stored_nothing) {
+        // A node that never answers is an error, however short the time was.
+        return Err(error);
+    }
+    match run.first_failure {
+        Some(first) if read_nothing => Err(RunError::Unreadable(format!(
+            "not one of {} wallets could be read; check the profile and --block: {}: {}",
+            run.counts.requested, first.wallet, first.reason
+        ))),
+        Some(_) if strict => Ok(Verdict::Fail),
+        _ => Ok(Verdict::Pass),
+    }
+}

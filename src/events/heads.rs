@@ -1,0 +1,254 @@
+//! Tells that there is something new: a subscription over WebSocket, and polling where that cannot be had.
+//!
+//! A connection that ends is never mended behind anybody's back: each new one is told of, as blocks
+//! were missed in between. New heads are its heartbeat; one that is silent for too long is dropped.
+
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+
+use alloy::{
+    providers::{Provider, RootProvider},
+    pubsub::{ConnectionHandle, PubSubConnect, Subscription},
+    rpc::client::RpcClient,
+    transports::{TransportErrorKind, TransportResult, ws::WsConnect},
+};
+use anyhow::{anyhow, bail};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc::UnboundedSender},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::info;
+use url::Url;
+
+use super::{Events, filter::Log};
+use crate::{
+    follow::{Backoff, Block, BlockReads, Observer, Signal, Source, Transport, WatchEvent},
+    redact,
+    rpc::Header,
+};
+
+/// How often the newest block is asked for while there is no WebSocket.
+const POLL_EVERY: Duration = Duration::from_secs(3);
+/// Notifications that may wait to be taken up.
+const BUFFER: usize = 4_096;
+
+/// Where new blocks are heard of.
+pub struct Heads {
+    /// The WebSocket.
+    pub url: Url,
+    /// How long a connection may take.
+    pub timeout: Duration,
+    /// How long a connection may be silent.
+    pub max_lag: Duration,
+    /// Which logs to subscribe to, and whom to poll instead.
+    pub events: Arc<Events>,
+    /// Who hears of connections and blocks at once.
+    pub observer: Arc<dyn Observer>,
+    /// Where signals go.
+    pub signals: UnboundedSender<Signal>,
+}
+
+/// The subscriptions of one connection.
+struct Session {
+    heads: Subscription<Header>,
+    logs: Subscription<Log>,
+    /// The connection lives as long as it.
+    _provider: RootProvider,
+}
+
+/// Connects once: alloy would connect and subscribe again by itself and tell nobody.
+#[derive(Clone, Debug)]
+struct Once(WsConnect);
+
+impl PubSubConnect for Once {
+    fn is_local(&self) -> bool {
+        self.0.is_local()
+    }
+
+    async fn connect(&self) -> TransportResult<ConnectionHandle> {
+        self.0.connect().await
+    }
+
+    async fn try_reconnect(&self) -> TransportResult<ConnectionHandle> {
+        Err(TransportErrorKind::non_retryable_str("the connection broke"))
+    }
+}
+
+/// What polling has come to.
+#[derive(Default)]
+struct Polling {
+    /// Whether the node answers.
+    answers: bool,
+    /// Whether it was told that it does not.
+    complained: bool,
+    last: Option<Block>,
+}
+
+impl Heads {
+    /// Tells what it hears, for ever. Dropping it ends the connection.
+    pub async fn run(self) -> Infallible {
+        let label = self.url.origin().ascii_serialization();
+        let mut backoff = Backoff::default();
+        let mut pause = Duration::ZERO;
+        let mut polling: Option<Polling> = None;
+        loop {
+            match self.next_session(pause, &mut polling).await {
+                Ok(session) => {
+                    polling = None;
+                    self.connected(Transport::WebSocket, &label);
+                    let (reason, heard) = self.forward(session).await;
+                    if heard {
+                        backoff.reset();
+                    }
+                    pause = backoff.pause();
+                    self.disconnected(reason, pause);
+                }
+                Err(error) => {
+                    pause = backoff.pause();
+                    let why = redact::clean_error(error.as_ref());
+                    let reason = format!("no WebSocket at {label}: {why}");
+                    match &polling {
+                        Some(Polling { answers: true, .. }) => info!(?pause, "{reason}"),
+                        _ => self.disconnected(reason, pause),
+                    }
+                    polling.get_or_insert_default();
+                }
+            }
+        }
+    }
+
+    /// A connection after a pause. If it does not stand before long, the node is polled meanwhile.
+    async fn next_session(
+        &self,
+        pause: Duration,
+        polling: &mut Option<Polling>,
+    ) -> anyhow::Result<Session> {
+        let mut attempt = pin!(async {
+            sleep(pause).await;
+            self.subscribe().await
+        });
+        if polling.is_none()
+            && let Ok(session) = timeout(POLL_EVERY, &mut attempt).await
+        {
+            return session;
+        }
+        tokio::select! {
+            session = attempt => session,
+            never = self.poll(polling.get_or_insert_default()) => match never {},
+        }
+    }
+
+    fn connected(&self, via: Transport, endpoint: &str) {
+        self.observer.notify(&WatchEvent::Connected { via, endpoint: endpoint.to_owned() });
+        self.send(Signal::Missed);
+    }
+
+    fn disconnected(&self, reason: String, pause: Duration) {
+        self.observer.notify(&WatchEvent::Disconnected { reason, pause });
+    }
+
+    /// Tells of a block at once, and what it means for following the chain.
+    fn head(&self, block: Block, signal: impl FnOnce(Block) -> Signal) {
+        self.observer.notify(&WatchEvent::Head(block.number));
+        self.send(signal(block));
+    }
+
+    fn send(&self, signal: Signal) {
+        // Nobody listens any more only when all of it is about to end.
+        let _ = self.signals.send(signal);
+    }
+
+    /// A connection with both subscriptions.
+    async fn subscribe(&self) -> anyhow::Result<Session> {
+        let patience = self.timeout.min(self.max_lag);
+        let session = timeout(patience, async {
+            let connect = Once(WsConnect::new(self.url.as_str()));
+            let client = RpcClient::connect_pubsub(connect).await?;
+            client.set_channel_size(BUFFER);
+            let provider = RootProvider::new(client);
+            let (chain_id, expected) = (provider.get_chain_id().await?, self.events.chain_id());
+            if chain_id != expected {
+                bail!("it is of chain {chain_id}, not {expected}; check --ws-url");
+            }
+            let heads = provider.subscribe(("newHeads",)).await?;
+            let logs = provider.subscribe(("logs", self.events.subscription())).await?;
+            Ok::<_, anyhow::Error>(Session { heads, logs, _provider: provider })
+        });
+        session.await.map_err(|_| anyhow!("no answer within {} s", patience.as_secs()))?
+    }
+
+    /// Passes on what a connection tells; returns why it ended, and whether it told of a block.
+    async fn forward(&self, mut session: Session) -> (String, bool) {
+        let mut newest = None;
+        let mut alive_until = Instant::now() + self.max_lag;
+        loop {
+            let told = tokio::select! {
+                head = session.heads.recv_result() => head.map(|head| {
+                    alive_until = Instant::now() + self.max_lag;
+                    head.map(|header| {
+                        let block = Block::from(header);
+                        newest = Some(block.number);
+                        self.head(block, Signal::Head);
+                    })
+                }),
+                log = session.logs.recv_result() => {
+                    log.map(|log| log.map(|log| self.log(&log, &mut newest)))
+                }
+                () = sleep_until(alive_until) => {
+                    let reason = format!("no new block for {} s", self.max_lag.as_secs());
+                    return (reason, newest.is_some());
+                }
+            };
+            match told {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    info!("a notification that is not understood: {error}");
+                    self.send(Signal::Hint);
+                }
+                Err(RecvError::Lagged(count)) => {
+                    info!(count, "notifications were lost");
+                    self.send(Signal::Missed);
+                }
+                Err(RecvError::Closed) => {
+                    return ("the connection broke".to_owned(), newest.is_some());
+                }
+            }
+        }
+    }
+
+    /// A log is but a hint: that a block went, or that one came whose head was not told.
+    fn log(&self, log: &Log, newest: &mut Option<u64>) {
+        let number = log.block_number.to();
+        if log.removed {
+            let wallets = self.events.wallets_in(log);
+            self.send(Signal::Removed(BlockReads { number, hash: log.block_hash, wallets }));
+        } else if Some(number) > *newest {
+            *newest = Some(number);
+            self.send(Signal::Hint);
+        }
+    }
+
+    /// Asks for the newest block again and again.
+    async fn poll(&self, state: &mut Polling) -> Infallible {
+        loop {
+            match self.events.newest().await {
+                Ok(block) => {
+                    if !std::mem::replace(&mut state.answers, true) {
+                        state.complained = false;
+                        self.connected(Transport::Http, &self.events.endpoints());
+                    }
+                    if state.last.replace(block) != Some(block) {
+                        self.head(block, Signal::Newest);
+                    }
+                }
+                Err(error) => {
+                    state.answers = false;
+                    if !std::mem::replace(&mut state.complained, true) {
+                        self.disconnected(redact::clean_error(&error), POLL_EVERY);
+                    }
+                    self.events.revive();
+                }
+            }
+            sleep(POLL_EVERY).await;
+        }
+    }
+}

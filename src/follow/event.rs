@@ -1,0 +1,112 @@
+//! What following the chain has to tell: to a person, to a health check, to a metric.
+
+use std::time::Duration;
+
+use crate::tally::{Counts, RunError};
+
+/// How new blocks are heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A subscription over WebSocket.
+    WebSocket,
+    /// Asking over HTTP, again and again.
+    Http,
+}
+
+impl Transport {
+    /// As outputs name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// Blocks that were caught up with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilledGap {
+    /// The first of them.
+    pub from: u64,
+    /// The last of them.
+    pub to: u64,
+    /// Logs in them.
+    pub logs: u64,
+    /// Totals that were written.
+    pub updated: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A stretch of blocks whose wallets have been stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The first block.
+    pub from: u64,
+    /// The last block, to which the checkpoint has moved.
+    pub to: u64,
+    /// Logs in these blocks.
+    pub logs: u64,
+    /// What became of their wallets.
+    pub counts: Counts,
+    /// When the last block was made, in seconds since 1970, if its wallets were stored now.
+    pub made: Option<u64>,
+}
+
+/// Something worth knowing.
+#[derive(Debug)]
+pub enum WatchEvent {
+    /// Another process follows the chain; this one waits until it ends.
+    Standby,
+    /// This process follows the chain from now on.
+    Active {
+        /// The last block whose wallets are stored.
+        checkpoint: Option<u64>,
+    },
+    /// There was no checkpoint, and now there is one.
+    Began(u64),
+    /// A connection stands.
+    Connected {
+        /// How.
+        via: Transport,
+        /// Scheme, host and port.
+        endpoint: String,
+    },
+    /// The connection is lost, or none could be made.
+    Disconnected {
+        /// Why.
+        reason: String,
+        /// When the next try comes.
+        pause: Duration,
+    },
+    /// The newest block that the node has told of.
+    Head(u64),
+    /// Wallets were stored.
+    Stored(Stored),
+    /// All blocks that were missed have been caught up with.
+    GapFilled(FilledGap),
+    /// Blocks were replaced by others.
+    Reorg {
+        /// The first block that went.
+        from: u64,
+        /// The last one.
+        to: u64,
+        /// Wallets that are read again.
+        wallets: u64,
+    },
+    /// Everything up to this block, the newest that is to be followed, is stored.
+    CaughtUp(u64),
+    /// Something failed and is tried again.
+    Failed {
+        /// What, with its causes.
+        error: RunError,
+        /// When the next try comes.
+        pause: Duration,
+    },
+}
+
+/// Whoever is told.
+pub trait Observer: Send + Sync {
+    /// Hears it. Must not take long.
+    fn notify(&self, event: &WatchEvent);
+}

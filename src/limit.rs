@@ -1,0 +1,395 @@
+//! One search for "how much is too much": wallets in an `eth_call`, blocks in an `eth_getLogs`.
+//!
+//! Pure: it takes what was tried and how it ended, and gives what to try next. It begins with a guess, doubles while
+//! requests succeed, and closes in on the limit once one was too large. Limits are not sharp: wallets and blocks
+//! differ, and one bad moment of a node can fail any request. So a size that succeeded before and now fails is
+//! reduced by a small step first, and a size that failed is tried again after more and more successes.
+
+/// A small step is 1/2⁵ of a size. The search ends when the failing size is no further above the good one.
+const SMALL_STEP: u32 = 5;
+/// Successes before the size that failed is tried again, the first time.
+const PATIENCE: u32 = 16;
+/// The same after many failures.
+const LONGEST_PATIENCE: u32 = 256;
+
+/// What is known of the sizes that one endpoint takes.
+#[derive(Clone, Debug)]
+pub struct LimitSearch {
+    /// The largest to try.
+    ceiling: usize,
+    /// The largest that succeeded, or is assumed to; 0 for none.
+    good: usize,
+    /// The smallest above it that failed.
+    bad: Option<usize>,
+    /// What to try next, if anything.
+    untried: Option<usize>,
+    /// Whether a call that tries it is under way.
+    trying: bool,
+    /// A step up, as part of what succeeded: all of it at first, 1/2ⁿ after a failure.
+    up: u32,
+    /// A step down from what succeeded before, as part of it: 1/2ⁿ.
+    down: u32,
+    /// Successes until `bad` is tried again.
+    wait: u32,
+    /// What `wait` was set to last.
+    patience: u32,
+}
+
+/// A size to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// The most that the request may ask for; at least 1.
+    pub len: usize,
+    /// True if it is not known to succeed. One request at a time tries such a size.
+    pub is_untried: bool,
+}
+
+impl LimitSearch {
+    /// A search from `first` up to `ceiling`, both at least 1.
+    pub fn from(first: usize, ceiling: usize) -> Self {
+        Self {
+            ceiling,
+            good: 0,
+            bad: None,
+            untried: Some(first.min(ceiling)),
+            trying: false,
+            up: 0,
+            down: SMALL_STEP,
+            wait: 0,
+            patience: PATIENCE,
+        }
+    }
+
+    /// A search that begins with `number` and never goes above it.
+    pub fn at_most(number: usize) -> Self {
+        // If it turns out to be too large, half of it is as likely as not.
+        Self { good: number, untried: None, down: 1, ..Self::from(number, number) }
+    }
+
+    /// True until a size was too large. One request at a time keeps the search cheap until then.
+    pub const fn is_doubling(&self) -> bool {
+        self.bad.is_none() && self.up == 0 && self.untried.is_some()
+    }
+
+    /// True once a size has succeeded.
+    pub const fn is_known(&self) -> bool {
+        self.good > 0
+    }
+
+    /// The most that the next request may ask for.
+    pub fn largest(&self) -> usize {
+        self.untried.unwrap_or(self.good).max(self.good)
+    }
+
+    /// The size of the next request.
+    pub fn next_size(&mut self) -> Size {
+        match self.untried {
+            Some(len) if !self.trying => {
+                self.trying = true;
+                Size { len, is_untried: true }
+            }
+            untried => {
+                // While nothing is known, the half of what is tried is as good a guess as any.
+                let guess = (untried.unwrap_or(self.ceiling) / 2).max(1);
+                let len = if self.good > 0 { self.good } else { guess };
+                Size { len, is_untried: false }
+            }
+        }
+    }
+
+    /// The request of this size has ended, whatever became of it.
+    pub fn ended(&mut self, size: Size) {
+        self.trying &= !size.is_untried;
+    }
+
+    /// A request of this size succeeded.
+    pub fn succeeded(&mut self, len: usize) {
+        let len = len.min(self.ceiling);
+        if len >= self.good {
+            self.good = len;
+            self.down = SMALL_STEP;
+        }
+        if self.bad.is_some_and(|bad| bad <= len) {
+            self.bad = None;
+        }
+        if self.untried.is_some_and(|untried| untried <= len) {
+            self.untried = self.between().or_else(|| self.above());
+        } else if self.untried.is_none() && self.bad.is_some() {
+            self.wait = self.wait.saturating_sub(1);
+            let again = self.bad.filter(|_| self.wait == 0);
+            self.untried = again.or_else(|| self.between());
+        }
+    }
+
+    /// A request of this size was too large; `allowed` is the size that the node suggests instead.
+    pub fn too_large(&mut self, len: usize, allowed: Option<usize>) {
+        if len <= 1 {
+            // Its size cannot be the cause.
+            return;
+        }
+        if let Some(allowed) = allowed.filter(|allowed| (1..len).contains(allowed)) {
+            if self.bad == Some(allowed + 1) {
+                self.patience = (2 * self.patience).min(LONGEST_PATIENCE);
+            }
+            (self.wait, self.up) = (self.patience, SMALL_STEP);
+            self.bad = Some(allowed + 1);
+            self.untried = (self.good < allowed).then_some(allowed);
+            self.good = self.good.min(allowed);
+            return;
+        }
+        let failed_again = self.bad == Some(len) && self.wait == 0;
+        let fell = len <= self.good && self.down == SMALL_STEP;
+        if failed_again || fell {
+            self.patience = (2 * self.patience).min(LONGEST_PATIENCE);
+        }
+        self.wait = self.patience;
+        self.up = SMALL_STEP;
+        if len <= self.good {
+            self.good = len - part(len, self.down);
+            self.down = self.down.saturating_sub(1).max(1);
+            self.bad = Some(len);
+            self.untried = None;
+        } else {
+            self.bad = Some(self.bad.map_or(len, |bad| bad.min(len)));
+            self.untried = self.between();
+        }
+    }
+
+    /// Half way between what succeeded and what failed; nothing where these are close.
+    fn between(&self) -> Option<usize> {
+        let bad = self.bad?;
+        (bad - self.good > part(self.good, SMALL_STEP)).then(|| self.good.midpoint(bad))
+    }
+
+    /// A step up from what succeeded, where nothing above it has failed.
+    fn above(&mut self) -> Option<usize> {
+        if self.bad.is_some() || self.good >= self.ceiling {
+            return None;
+        }
+        let above = (self.good + part(self.good, self.up)).min(self.ceiling);
+        self.up = self.up.saturating_sub(1);
+        if self.up == 0 {
+            self.patience = PATIENCE;
+        }
+        Some(above)
+    }
+
+    /// How many requests `total` takes on a node that takes `limit` in each.
+    pub fn requests_for(mut self, mut total: u64, limit: usize) -> u64 {
+        let mut requests = 0;
+        while total > 0 {
+            let size = self.next_size();
+            let asked = total.min(size.len as u64);
+            let fits = asked <= limit as u64;
+            // What is too large is asked for again in halves.
+            requests += if fits { 1 } else { 3 };
+            match fits {
+                true => self.succeeded(asked as usize),
+                false => self.too_large(asked as usize, None),
+            }
+            self.ended(size);
+            total -= asked;
+        }
+        requests
+    }
+}
+
+/// 1/2ⁿ of a size, at least 1.
+fn part(size: usize, n: u32) -> usize {
+    (size >> n).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn auto(ceiling: usize) -> LimitSearch {
+        LimitSearch::from(200, ceiling)
+    }
+
+    /// Sizes asked for one after another on a node that takes `limit`, with how each went.
+    fn tries(search: &mut LimitSearch, limit: usize, calls: usize) -> Vec<(usize, bool)> {
+        (0..calls)
+            .map(|_| {
+                let size = search.next_size();
+                let fits = size.len <= limit;
+                if fits {
+                    search.succeeded(size.len)
+                } else {
+                    search.too_large(size.len, None)
+                }
+                search.ended(size);
+                (size.len, fits)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_limit_is_closed_in_on() {
+        let tried = tries(&mut auto(60_000), 2_300, 9);
+        let expected = [
+            (200, true),
+            (400, true),
+            (800, true),
+            (1_600, true),
+            (3_200, false),
+            (2_400, false),
+            (2_000, true),
+            (2_200, true),
+            (2_300, true),
+        ];
+        assert_eq!(tried, expected);
+    }
+
+    #[test]
+    fn a_node_that_takes_fewer_than_the_first_try_is_found_out() {
+        let mut search = auto(60_000);
+        let tried = tries(&mut search, 100, 6);
+        assert_eq!(tried[0], (200, false));
+        assert_eq!(tried[1], (100, true));
+        assert!(tried[5].0 >= 94 && tried[5].0 <= 106, "{tried:?}");
+    }
+
+    /// Wallets differ, so that the limit is not sharp: what succeeds once may fail the next time.
+    #[test]
+    fn near_the_limit_few_calls_are_lost() {
+        let mut search = auto(60_000);
+        let (mut lost, mut asked) = (0, 0);
+        for call in 0..600 {
+            let limit = 5_900 + (call * 7_919) % 200;
+            let (wallets, fits) = tries(&mut search, limit, 1)[0];
+            asked += wallets;
+            lost += usize::from(!fits);
+        }
+        assert!(lost <= 16, "{lost} calls were too much");
+        assert!(asked / 600 >= 5_300, "{} wallets a call", asked / 600);
+    }
+
+    /// As where another node answers behind the same URL.
+    #[test]
+    fn a_limit_that_falls_is_followed_and_one_that_rises_too() {
+        let mut search = auto(60_000);
+        tries(&mut search, 5_000, 30);
+        let fallen = tries(&mut search, 500, 20);
+        assert!(fallen.iter().filter(|(_, fits)| !fits).count() <= 10, "{fallen:?}");
+        assert!((450..=500).contains(&fallen.last().unwrap().0), "{fallen:?}");
+        let risen = tries(&mut search, 5_000, 2_000);
+        assert!(risen.last().unwrap().0 >= 4_600, "{:?}", risen.last());
+    }
+
+    #[test]
+    fn a_number_is_a_ceiling_from_the_start() {
+        let mut search = LimitSearch::at_most(500);
+        assert!(!search.is_doubling());
+        assert!(tries(&mut search, 10_000, 50).iter().all(|tried| *tried == (500, true)));
+        search.too_large(500, None);
+        let tried = tries(&mut search, 10_000, 100);
+        assert_eq!(tried[0].0, 485);
+        assert!(tried.iter().all(|(wallets, _)| *wallets <= 500));
+        assert_eq!(tried.last(), Some(&(500, true)), "what failed once succeeds later");
+    }
+
+    #[test]
+    fn an_untried_size_is_tried_by_one_call_at_a_time() {
+        let mut search = auto(60_000);
+        tries(&mut search, 60_000, 1);
+        assert_eq!(search.next_size(), Size { len: 400, is_untried: true });
+        let meanwhile = search.next_size();
+        assert_eq!(meanwhile, Size { len: 200, is_untried: false });
+        search.ended(meanwhile);
+        assert_eq!(search.next_size(), Size { len: 200, is_untried: false });
+        search.ended(Size { len: 400, is_untried: true });
+        assert_eq!(search.next_size(), Size { len: 400, is_untried: true });
+    }
+
+    #[test]
+    fn one_poisoned_chunk_makes_the_next_ones_little_smaller() {
+        let mut search = auto(60_000);
+        let before = tries(&mut search, 5_000, 40).last().unwrap().0;
+        search.too_large(before, None);
+        let after = tries(&mut search, 5_000, 60);
+        assert!(after.iter().all(|(wallets, _)| *wallets >= before * 15 / 16), "{after:?}");
+    }
+
+    #[test]
+    fn a_number_that_is_too_much_is_halved_and_the_limit_closed_in_on() {
+        for (number, limit) in [(5_000, 1_488), (20_000, 5_050), (2_000, 1_000)] {
+            let calls = LimitSearch::at_most(number).requests_for(1_000_000, limit);
+            let fewest = 1_000_000 / limit as u64;
+            assert!(calls <= fewest * 11 / 10 + 20, "{number}, {limit}: {calls} of {fewest}");
+        }
+    }
+
+    #[test]
+    fn one_wallet_that_fails_alone_says_nothing_of_sizes() {
+        let mut search = auto(60_000);
+        search.too_large(1, None);
+        assert_eq!(search.next_size().len, 200);
+    }
+
+    #[test]
+    fn a_limit_that_the_node_states_is_met_at_once_and_kept() {
+        let mut search = LimitSearch::from(10_000, 10_000);
+        let mut refused = 0;
+        for _ in 0..720 {
+            let size = search.next_size();
+            match size.len <= 10 {
+                true => search.succeeded(size.len),
+                false => search.too_large(size.len, Some(10)),
+            }
+            refused += u32::from(size.len > 10);
+            search.ended(size);
+        }
+        assert_eq!(search.largest(), 10);
+        assert!(refused <= 8, "{refused} requests were too large");
+    }
+
+    #[test]
+    fn several_failures_of_one_size_count_once() {
+        let mut search = LimitSearch::from(10_000, 10_000);
+        (0..4).for_each(|_| search.too_large(10_000, None));
+        assert_eq!(search.next_size().len, 5_000);
+    }
+
+    #[test]
+    fn the_plan_of_a_table_is_near_the_fewest_calls() {
+        // 50M gas at 9.8k and at 21k a wallet, and 2 MB at 1,344 bytes a wallet.
+        for (limit, most) in [(5_100, 700), (2_380, 1_450), (1_560, 2_300)] {
+            let calls = auto(60_000).requests_for(3_150_000, limit);
+            let fewest = 3_150_000_u64.div_ceil(limit as u64);
+            assert!(calls >= fewest && calls <= most, "{limit}: {calls} of {fewest}");
+        }
+        assert_eq!(LimitSearch::at_most(200).requests_for(1_001, 5_000), 6);
+        assert_eq!(auto(60_000).requests_for(3, 5_000), 1);
+        assert_eq!(auto(60_000).requests_for(0, 5_000), 0);
+    }
+
+    proptest! {
+        /// Whatever fails and succeeds, the next size is one that may be asked for.
+        #[test]
+        fn a_size_is_never_none_and_never_above_the_ceiling(
+            ceiling in 1_usize..5_000,
+            outcomes in prop::collection::vec((any::<bool>(), any::<Option<usize>>()), 0..200),
+        ) {
+            let mut search = auto(ceiling);
+            for (fits, allowed) in outcomes {
+                let size = search.next_size();
+                prop_assert!((1..=ceiling).contains(&size.len));
+                if fits { search.succeeded(size.len) } else { search.too_large(size.len, allowed) }
+                search.ended(size);
+            }
+        }
+
+        /// On a node with a fixed limit, 20 calls are enough to come near.
+        #[test]
+        fn a_fixed_limit_is_found(limit in 1_usize..50_000) {
+            let mut search = auto(60_000);
+            tries(&mut search, limit, 20);
+            let settled = tries(&mut search, limit, 12);
+            let best = settled.iter().filter(|(_, fits)| *fits).map(|(wallets, _)| *wallets).max();
+            prop_assert!(best.unwrap() * 18 >= limit * 16, "{limit}: {settled:?}");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Reads wallets' totals: takes them page by page, and asks for as many in one call, and in as many calls at once,
+//! as suits the node.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use alloy::primitives::{Address, B256, U256};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+
+use super::{
+    ReaderSettings,
+    auto::Methods,
+    bisect::{Answers, Caller, Calls},
+    chunker::Chunker,
+    multicall::{List, Multicall3, Parts},
+    packed::Packed,
+    pin::PinnedBlock,
+};
+use crate::{
+    profile::{Profile, View},
+    rpc::{BlockChoice, BlockRef, Call, Client, Endpoint, RequestError, SizeInUse},
+    tally::{Chunk, Pages, Reader, Reading, RunError, Shutdown, Wallet},
+};
+
+/// Bytes of JSON that all calls in flight may take, so that memory is bounded.
+const BYTES_IN_FLIGHT: usize = 16_000_000;
+/// How often a chunk continues at a newer block.
+const RENEWALS: usize = 3;
+/// Lists that are asked for in one call, at most: each may be long.
+const LISTS_IN_CALL: usize = 200;
+
+/// Reads totals from a node.
+pub struct NodeReader {
+    caller: Caller,
+    methods: Methods,
+    block: BlockChoice,
+    pinned: PinnedBlock,
+}
+
+/// A chunk that is about to be read: from this endpoint, first.
+struct Cut<'a> {
+    endpoint: &'a Endpoint,
+    calls: Calls<'a>,
+    size: SizeInUse<'a>,
+}
+
+impl NodeReader {
+    /// A reader of the totals that `profile` defines.
+    pub fn new(
+        client: Arc<Client>,
+        profile: &Profile,
+        settings: ReaderSettings,
+        shutdown: Shutdown,
+    ) -> Self {
+        let multicall3 = Arc::new(Multicall3::new(Parts::of(profile), settings.chunk));
+        let packed = Packed::new(Arc::clone(&multicall3), profile.chain_id, settings.chunk);
+        Self {
+            caller: Caller::new(client, Arc::clone(&multicall3), shutdown),
+            methods: Methods { choice: settings.method, multicall3, packed },
+            block: settings.block,
+            pinned: PinnedBlock::default(),
+        }
+    }
+
+    /// `eth_call`s sent so far.
+    pub fn calls(&self) -> u64 {
+        self.caller.client.counts().eth_calls
+    }
+
+    /// True once the limit on `eth_call`s was reached.
+    pub fn is_spent(&self) -> bool {
+        self.caller.client.is_spent()
+    }
+
+    /// The number of the block to read at, asked for now.
+    ///
+    /// # Errors
+    /// When no endpoint can say.
+    pub async fn pin(&self) -> Result<u64, RunError> {
+        Ok(self.newest().await?)
+    }
+
+    async fn newest(&self) -> Result<u64, RequestError> {
+        self.caller.client.block_number(self.block).await
+    }
+
+    /// Reads these wallets through Multicall3 at `block`.
+    ///
+    /// # Errors
+    /// When the node fails, or a shutdown came in between.
+    pub async fn read_batched(
+        &self,
+        wallets: Vec<Wallet>,
+        block: u64,
+    ) -> Result<Vec<Reading>, RunError> {
+        let count = wallets.len();
+        let calls = self.caller.calls(block.into()).await;
+        match calls.read_in_chunks(self.methods.multicall3.as_ref(), wallets).await {
+            (_, Some(error)) => Err(error.into()),
+            (readings, None) if readings.len() < count => Err(RunError::stopped()),
+            (readings, None) => Ok(readings),
+        }
+    }
+
+    /// Reads each part of a wallet's total by an `eth_call` of its own, not through Multicall3.
+    ///
+    /// Returns name and wei of each part in the profile's order, or why a part is missing.
+    ///
+    /// # Errors
+    /// When the node fails.
+    pub async fn read_parts(
+        &self,
+        wallet: Wallet,
+        block: u64,
+    ) -> Result<Result<Vec<(String, U256)>, String>, RunError> {
+        let calls = self.caller.calls(block.into()).await;
+        let parts = &self.methods.multicall3.parts;
+        let mut read = Vec::with_capacity(parts.names().len());
+        for (name, (contract, data)) in parts.names().iter().zip(parts.calls(wallet)) {
+            let call = Call { to: contract, data, overrides: None };
+            match calls.read_part(name, call, wallet).await? {
+                Ok(part) => read.push((name.clone(), part)),
+                Err(reason) => return Ok(Err(reason)),
+            }
+        }
+        Ok(Ok(read))
+    }
+
+    /// The wallets that `view` lists for each of `owners` at `block`, or why it lists none.
+    ///
+    /// # Errors
+    /// When the node fails, or a shutdown came in between.
+    pub async fn lists(
+        &self,
+        view: &View,
+        owners: &[Wallet],
+        block: BlockRef,
+    ) -> Result<Answers<Vec<Address>>, RunError> {
+        let question = List(view.clone());
+        let mut lists = Vec::with_capacity(owners.len());
+        for chunk in owners.chunks(LISTS_IN_CALL) {
+            let calls = self.caller.calls(block).await;
+            let (answers, error) = calls.ask(&question, chunk.to_vec()).await;
+            lists.extend(answers);
+            if let Some(error) = error {
+                return Err(error.into());
+            }
+        }
+        if lists.len() < owners.len() {
+            return Err(RunError::stopped());
+        }
+        Ok(lists)
+    }
+
+    /// Waits until one more chunk may be in flight, and finds out how large it may be.
+    async fn cut(&self) -> Cut<'_> {
+        let client = &self.caller.client;
+        let permit = client.permit(|| self.chunks_at_once()).await;
+        let endpoint = client.preferred();
+        let size = endpoint.next_size(self.methods.of(endpoint).limit());
+        // The block is resolved once there are wallets.
+        Cut { endpoint, calls: self.caller.with_permit(permit, 0.into()), size }
+    }
+
+    /// How many chunks may be in flight now.
+    fn chunks_at_once(&self) -> usize {
+        let endpoint = self.caller.client.preferred();
+        let method = self.methods.of(endpoint);
+        let (is_doubling, largest) =
+            endpoint.limit(method.limit(), |search| (search.is_doubling(), search.largest()));
+        // What one call finds out, several would find out at the price of several.
+        if is_doubling || self.methods.is_trial(endpoint) {
+            return 1;
+        }
+        (BYTES_IN_FLIGHT / (largest * method.cost_of_wallet().json_bytes())).max(1)
+    }
+
+    /// Reads what `pages` gives in chunks, several at once: at `fixed`, or at the block that was chosen, resolved
+    /// again from time to time.
+    fn read_pages<'a>(&'a self, pages: Pages<'a>, fixed: Option<BlockRef>) -> BoxStream<'a, Chunk> {
+        // A node that failed one chunk for good is not asked for the next.
+        let gave_up = Arc::new(AtomicBool::new(false));
+        let state = Some((Chunker::new(pages), Arc::clone(&gave_up)));
+        let chunks = stream::unfold(state, move |state| async move {
+            let (mut chunker, gave_up) = state?;
+            let cut = self.cut().await;
+            if gave_up.load(Relaxed) {
+                return None;
+            }
+            let wallets = chunker.take(cut.size.get()).await;
+            let error = chunker.error.take();
+            let is_over = wallets.is_empty() && error.is_none();
+            let next = (!chunker.is_over).then_some((chunker, gave_up));
+            (!is_over).then_some(((cut, wallets, error), next))
+        });
+        let read = chunks.map(move |(cut, wallets, error)| {
+            let gave_up = Arc::clone(&gave_up);
+            async move {
+                let mut chunks = match wallets.is_empty() {
+                    true => Vec::new(),
+                    false => self.read_chunk(cut, wallets, fixed).await,
+                };
+                if let Some(error) = error {
+                    chunks.push(Chunk { error: Some(error), ..Chunk::default() });
+                }
+                gave_up.fetch_or(chunks.iter().any(|chunk| chunk.error.is_some()), Relaxed);
+                stream::iter(chunks)
+            }
+        });
+        // The permits limit how many are read at once.
+        read.buffer_unordered(usize::MAX).flatten().boxed()
+    }
+
+    /// Reads one chunk at one block; where a node no longer has that block's state, the rest of it at a newer one.
+    async fn read_chunk(
+        &self,
+        Cut { endpoint, mut calls, size }: Cut<'_>,
+        mut wallets: Vec<Wallet>,
+        fixed: Option<BlockRef>,
+    ) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        let mut requested = wallets.len() as u64;
+        let mut block = match fixed {
+            Some(block) => block,
+            None => match self.pinned.block(self.newest()).await {
+                Ok(number) => number.into(),
+                Err(error) => {
+                    return vec![Chunk {
+                        requested,
+                        error: Some(error.into()),
+                        ..Chunk::default()
+                    }];
+                }
+            },
+        };
+        loop {
+            calls = calls.at(block);
+            let (readings, error) = self.methods.read(endpoint, &calls, wallets.clone()).await;
+            let newer = match &error {
+                Some(error) if chunks.len() < RENEWALS && error.is_block_unavailable() => {
+                    self.newer_than(block, fixed).await
+                }
+                _ => None,
+            };
+            let Some(newer) = newer else {
+                let error = error.map(RunError::from);
+                chunks.push(Chunk { block: block.number, requested, readings, error });
+                drop(size);
+                return chunks;
+            };
+            let read: HashSet<_> = readings.iter().map(|(wallet, _)| *wallet).collect();
+            wallets.retain(|wallet| !read.contains(wallet));
+            let left = wallets.len() as u64;
+            let requested_here = requested - left;
+            chunks.push(Chunk {
+                block: block.number,
+                requested: requested_here,
+                readings,
+                error: None,
+            });
+            (requested, block) = (left, newer);
+        }
+    }
+
+    /// A newer block to read at, if there is one and it may be used.
+    async fn newer_than(&self, block: BlockRef, fixed: Option<BlockRef>) -> Option<BlockRef> {
+        if fixed.is_some() || matches!(self.block, BlockChoice::Number(_)) {
+            return None;
+        }
+        self.pinned.expire(block.number).await;
+        let newest = self.pinned.block(self.newest()).await.ok()?;
+        (newest > block.number).then(|| newest.into())
+    }
+}
+
+impl Reader for NodeReader {
+    fn read<'a>(&'a self, pages: Pages<'a>) -> BoxStream<'a, Chunk> {
+        self.read_pages(pages, None)
+    }
+
+    fn read_block<'a>(&'a self, pages: Pages<'a>, number: u64, hash: B256) -> BoxStream<'a, Chunk> {
+        self.read_pages(pages, Some(BlockRef { number, hash: Some(hash) }))
+    }
+}

@@ -1,0 +1,369 @@
+//! Requests to one chain through several endpoints: rate-limited, retried, failed over.
+//!
+//! The first available endpoint is asked. A failure lets an endpoint cool down, so that the next one is asked
+//! meanwhile, and the first again as soon as it may have recovered.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use alloy::{
+    primitives::Bytes,
+    rpc::json_rpc::{RpcRecv, RpcSend},
+};
+use anyhow::Context;
+use itertools::Itertools;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+use url::Url;
+
+use super::{
+    Action, BlockChoice, BlockRef, Call, Contracts, Endpoint, EndpointId, ErrorKind, Feature,
+    NodeError, RateLimits, Request, RequestError, Support,
+    checks::Expected,
+    endpoint::Availability,
+    limiter::{ConcurrencyLimiter, Permit, RateLimiter},
+    request::CallParams,
+};
+use crate::{
+    profile::Profile,
+    tally::{RequestCounts, Shutdown},
+};
+
+/// How to reach the chain.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// The endpoints, in order of preference. Not empty.
+    pub urls: Vec<Url>,
+    /// How fast requests may follow each other, and how many calls there may be.
+    pub rates: RateLimits,
+    /// `eth_call`s in flight, at most; at least 1.
+    pub concurrency: usize,
+    /// Retries per request.
+    pub retries: u32,
+    /// How long to wait for one answer.
+    pub timeout: Duration,
+    /// The block at which contracts must exist.
+    pub block: BlockChoice,
+    /// Which contracts must exist.
+    pub contracts: Contracts,
+}
+
+/// JSON-RPC over HTTP to one chain.
+pub struct Client {
+    endpoints: Vec<Endpoint>,
+    rates: RateLimiter,
+    concurrency: ConcurrencyLimiter,
+    retries: u32,
+    max_calls: u64,
+    is_spent: AtomicBool,
+    pub(super) expected: Expected,
+    requests: AtomicU64,
+    eth_calls: AtomicU64,
+    retried: AtomicU64,
+    shutdown: Shutdown,
+}
+
+impl Client {
+    /// A client for the chain and the contracts of `profile`. Sends nothing yet.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be made.
+    pub fn new(
+        settings: ClientSettings,
+        profile: &Profile,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Self> {
+        // Fails only where a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .timeout(settings.timeout)
+            .user_agent(concat!("ethtally/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .context("the HTTP client cannot be set up; are CA certificates installed?")?;
+        let endpoint = |(index, url)| Endpoint::new(http.clone(), index, url);
+        Ok(Self {
+            endpoints: settings.urls.into_iter().enumerate().map(endpoint).collect(),
+            rates: RateLimiter::new(settings.rates),
+            concurrency: ConcurrencyLimiter::new(settings.concurrency),
+            retries: settings.retries,
+            max_calls: settings.rates.max_calls.unwrap_or(u64::MAX),
+            is_spent: AtomicBool::new(false),
+            expected: Expected::of(profile, settings.contracts, settings.block),
+            requests: AtomicU64::new(0),
+            eth_calls: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+            shutdown,
+        })
+    }
+
+    /// Retries per request.
+    pub const fn retries(&self) -> u32 {
+        self.retries
+    }
+
+    /// Scheme, host and port of every endpoint.
+    pub fn endpoints(&self) -> String {
+        self.endpoints.iter().map(|endpoint| &endpoint.id).join(", ")
+    }
+
+    /// Requests sent so far, retries and halved chunks included.
+    pub fn counts(&self) -> RequestCounts {
+        RequestCounts {
+            requests: self.requests.load(Relaxed),
+            eth_calls: self.eth_calls.load(Relaxed),
+            retries: self.retried.load(Relaxed),
+        }
+    }
+
+    /// True once the limit on `eth_call`s was reached.
+    pub fn is_spent(&self) -> bool {
+        self.is_spent.load(Relaxed)
+    }
+
+    /// Waits until one more `eth_call` may be in flight; `cap` may lower the limit for this one.
+    pub async fn permit(&self, cap: impl Fn() -> usize) -> Permit<'_> {
+        self.concurrency.acquire(cap).await
+    }
+
+    /// The endpoint that would be asked now.
+    pub fn preferred(&self) -> &Endpoint {
+        let available = self.endpoints.iter().find(|endpoint| endpoint.is_available());
+        available.unwrap_or(&self.endpoints[0])
+    }
+
+    /// The endpoint with this id.
+    pub fn endpoint(&self, id: &EndpointId) -> &Endpoint {
+        &self.endpoints[id.index()]
+    }
+
+    /// Gives endpoints that were given up another chance, for a process that outlives a quota.
+    pub fn revive(&self) {
+        self.endpoints.iter().for_each(Endpoint::revive);
+    }
+
+    /// An `eth_call` at this block, by its hash where that is known and understood; `read` decodes the returned
+    /// bytes. Returns also which endpoint answered. `once` is as in [`Request`].
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn eth_call<T>(
+        &self,
+        permit: &Permit<'_>,
+        once: bool,
+        call: Call,
+        block: BlockRef,
+        read: impl Fn(Bytes) -> Result<T, String>,
+    ) -> Result<(T, &Endpoint), RequestError> {
+        let send = async |block: BlockRef| {
+            let request = Request { once, ..Request::new("eth_call", ()) };
+            let params = |endpoint: &Endpoint| {
+                let takes_hash = endpoint.support(Feature::BlockHash) != Support::Missing;
+                let hash = block.hash.filter(|_| takes_hash);
+                CallParams(call.clone(), BlockRef { hash, ..block })
+            };
+            self.send_to_any(request, params, &read, Some(permit)).await
+        };
+        match send(block).await {
+            Err(RequestError::Node(failure))
+                if block.hash.is_some() && failure.kind == ErrorKind::Unknown =>
+            {
+                let (answer, endpoint) = send(block.number.into()).await?;
+                if failure.endpoint == endpoint.id
+                    && endpoint.learn(Feature::BlockHash, Support::Missing) != Support::Missing
+                {
+                    warn!(
+                        "totals are read by block number, as {} does not take hashes: {}",
+                        endpoint.id, failure.message
+                    );
+                }
+                Ok((answer, endpoint))
+            }
+            called => called,
+        }
+    }
+
+    /// Sends a request with the usual retries.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn request<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        method: &'static str,
+        params: P,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> Result<T, RequestError> {
+        self.send(Request::new(method, params), read).await
+    }
+
+    /// Sends a request until it is answered; `read` decodes the answer.
+    ///
+    /// # Errors
+    /// [`RequestError::Node`] with [`Action::Split`] at once, with any other action when every retry is spent.
+    pub async fn send<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        request: Request<P>,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> Result<T, RequestError> {
+        Ok(self.send_and_tell(request, read).await?.0)
+    }
+
+    /// The same; returns also which endpoint answered.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn send_and_tell<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        Request { method, params, once, freshness }: Request<P>,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> Result<(T, &Endpoint), RequestError> {
+        let request = Request { method, params: (), once, freshness };
+        self.send_to_any(request, |_| params.clone(), &read, None).await
+    }
+
+    async fn send_to_any<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        request: Request<()>,
+        params: impl Fn(&Endpoint) -> P,
+        read: &impl Fn(R) -> Result<T, String>,
+        permit: Option<&Permit<'_>>,
+    ) -> Result<(T, &Endpoint), RequestError> {
+        let Request { method, once, freshness, .. } = request;
+        let retries = if once { 0 } else { self.retries as usize };
+        let mut attempts_left = retries + self.endpoints.len();
+        let mut last = None;
+        for attempt in 0.. {
+            let endpoint = match self.available_endpoint().await {
+                Ok(endpoint) => endpoint,
+                Err(error) => return Err(last.map_or(error, RequestError::Node)),
+            };
+            let sent = async {
+                endpoint.checked().get_or_try_init(|| self.check(endpoint)).await?;
+                if let Some(permit) = permit {
+                    self.unless_stopped(endpoint, permit.renew()).await?;
+                }
+                let answer = self.ask(endpoint, method, params(endpoint), read).await?;
+                self.require_fresh(endpoint, freshness).await?;
+                Ok(answer)
+            };
+            let failure = match sent.await {
+                Ok(answer) => return Ok((answer, endpoint)),
+                Err(RequestError::Node(failure)) => failure,
+                // That a request failed says more than that nothing was sent any more.
+                Err(RequestError::Stopped(_)) if last.is_some() => break,
+                Err(error) => return Err(error),
+            };
+            attempts_left -= 1;
+            if failure.kind == ErrorKind::Unknown {
+                // It is an answer, and the next one will hardly be another.
+                attempts_left = attempts_left.min(usize::from(attempt == 0));
+            }
+            let action = failure.kind.action();
+            info!(method, ?action, "{failure}");
+            if action == Action::Split {
+                return Err(failure.into());
+            }
+            endpoint.let_cool_down(&failure, attempt, self.endpoints.len() == 1);
+            last = Some(failure);
+            if attempts_left == 0 || self.shutdown.is_requested() {
+                break;
+            }
+            self.retried.fetch_add(1, Relaxed);
+        }
+        Err(last.expect("the loop ends after a failure").into())
+    }
+
+    /// The first endpoint that may be asked, as soon as there is one.
+    async fn available_endpoint(&self) -> Result<&Endpoint, RequestError> {
+        loop {
+            let now = Instant::now();
+            let mut earliest: Option<Instant> = None;
+            for endpoint in &self.endpoints {
+                match endpoint.availability() {
+                    Availability::From(then) if then <= now => return Ok(endpoint),
+                    Availability::From(then) => {
+                        earliest = Some(earliest.map_or(then, |earliest| earliest.min(then)));
+                    }
+                    Availability::GivenUp(_) => {}
+                }
+            }
+            let Some(earliest) = earliest else { return Err(self.no_endpoint()) };
+            tokio::select! {
+                () = tokio::time::sleep_until(earliest) => {}
+                () = self.shutdown.requested() => {
+                    return Err(RequestError::Stopped("stopped before it was done".to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Sends a request to an endpoint, once.
+    pub(super) async fn ask<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        endpoint: &Endpoint,
+        method: &'static str,
+        params: P,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> Result<T, RequestError> {
+        let is_call = method == "eth_call";
+        self.unless_stopped(endpoint, self.rates.until_ready(method)).await?;
+        if is_call && !self.may_call() {
+            return Err(no_answer(endpoint));
+        }
+        debug!(method, endpoint = %endpoint.id, "sending");
+        self.requests.fetch_add(1, Relaxed);
+        let sent = Instant::now();
+        let answer = tokio::select! {
+            answer = endpoint.rpc.request::<P, R>(method, params) => answer,
+            () = self.shutdown.overdue() => return Err(no_answer(endpoint)),
+        };
+        let answer = answer.map_err(|error| NodeError::of(&endpoint.id, error));
+        match &answer {
+            Ok(_) => self.concurrency.succeeded(),
+            Err(failure) if failure.kind == ErrorKind::RateLimited => {
+                self.concurrency.rate_limited(sent);
+            }
+            Err(_) => {}
+        }
+        Ok(read(answer?).map_err(|message| NodeError::malformed(&endpoint.id, message))?)
+    }
+
+    /// Waits for this, unless a shutdown comes first.
+    async fn unless_stopped<T>(
+        &self,
+        endpoint: &Endpoint,
+        wait: impl Future<Output = T>,
+    ) -> Result<T, RequestError> {
+        tokio::select! {
+            biased;
+            done = wait => Ok(done),
+            () = self.shutdown.requested() => Err(no_answer(endpoint)),
+        }
+    }
+
+    /// Counts an `eth_call`; requests a shutdown instead once there were enough.
+    fn may_call(&self) -> bool {
+        let one_more = |calls: u64| (calls < self.max_calls).then_some(calls + 1);
+        let counted = self.eth_calls.fetch_update(Relaxed, Relaxed, one_more).is_ok();
+        if !counted {
+            self.is_spent.store(true, Relaxed);
+            self.shutdown.drain();
+        }
+        counted
+    }
+
+    fn no_endpoint(&self) -> RequestError {
+        let reasons = self.endpoints.iter().filter_map(|endpoint| match endpoint.availability() {
+            Availability::GivenUp(reason) => Some(reason),
+            Availability::From(_) => None,
+        });
+        RequestError::NoEndpoint(reasons.collect::<Vec<_>>().join("; "))
+    }
+}
+
+/// A shutdown came before the endpoint answered.
+fn no_answer(endpoint: &Endpoint) -> RequestError {
+    let waited = NodeError::malformed(&endpoint.id, "no answer yet".to_owned());
+    RequestError::Stopped(waited.to_string())
+}

@@ -1,0 +1,240 @@
+//! One endpoint: whether it may be asked, and all that was learnt of it.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use alloy::rpc::client::RpcClient;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::{sync::OnceCell, time::Instant};
+use tracing::warn;
+use url::Url;
+
+use super::{Action, NodeError, transport::HttpPost};
+use crate::limit::{LimitSearch, Size};
+
+/// The longest wait that a provider may ask for; with a longer one the endpoint is given up.
+const LONGEST_ASKED_WAIT: Duration = Duration::from_secs(120);
+
+/// How long an endpoint cools down after each failure of a request in a row.
+fn cool_down() -> ExponentialBuilder {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(175))
+        .with_max_delay(Duration::from_secs(30))
+        .with_jitter()
+        .without_max_times()
+}
+
+/// Which endpoint: its place in the list, and all of its URL that may be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointId {
+    index: usize,
+    label: Arc<str>,
+}
+
+/// Scheme, host and port.
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+/// An endpoint of a provider.
+pub struct Endpoint {
+    /// Which one it is.
+    pub id: EndpointId,
+    pub(super) rpc: RpcClient,
+    availability: Mutex<Availability>,
+    learnt: Learnt,
+}
+
+/// Whether an endpoint may be asked.
+#[derive(Clone)]
+pub(super) enum Availability {
+    /// From then on.
+    From(Instant),
+    /// No more, for this reason.
+    GivenUp(String),
+}
+
+/// What was learnt of an endpoint.
+#[derive(Default)]
+struct Learnt {
+    /// Set once it is known to be of the right chain with every contract.
+    checked: OnceCell<()>,
+    /// The highest block that it is known to have.
+    head: AtomicU64,
+    /// Whether it refuses to give the logs of a block that it does not have.
+    refuses_unknown_blocks: OnceCell<bool>,
+    /// Whether it takes the hash of a block in an `eth_call`, and state overrides.
+    features: Mutex<HashMap<Feature, Support>>,
+    /// How large requests may be, by kind.
+    limits: Mutex<HashMap<&'static str, LimitSearch>>,
+}
+
+/// A form of request that not every node understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Feature {
+    /// The hash of a block in an `eth_call` (EIP-1898).
+    BlockHash,
+    /// State overrides in an `eth_call`.
+    Overrides,
+}
+
+/// Whether an endpoint has a [`Feature`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Support {
+    /// Not tried yet.
+    #[default]
+    Untried,
+    /// It was seen to work.
+    Works,
+    /// It was seen not to work.
+    Missing,
+}
+
+impl Endpoint {
+    pub(super) fn new(http: reqwest::Client, index: usize, url: Url) -> Self {
+        Self {
+            id: EndpointId { index, label: url.origin().ascii_serialization().into() },
+            rpc: RpcClient::new(HttpPost::new(http, url), false),
+            availability: Mutex::new(Availability::From(Instant::now())),
+            learnt: Learnt::default(),
+        }
+    }
+
+    /// Whether it may be asked.
+    pub(super) fn availability(&self) -> Availability {
+        lock(&self.availability).clone()
+    }
+
+    /// True if it may be asked now.
+    pub(super) fn is_available(&self) -> bool {
+        matches!(self.availability(), Availability::From(then) if then <= Instant::now())
+    }
+
+    /// Gives it another chance if it was given up.
+    pub(super) fn revive(&self) {
+        let mut availability = lock(&self.availability);
+        if let Availability::GivenUp(_) = *availability {
+            *availability = Availability::From(Instant::now());
+        }
+    }
+
+    /// Keeps requests away after a failure, for a while or for good. `attempt` counts from 0.
+    pub(super) fn let_cool_down(&self, failure: &NodeError, attempt: usize, is_only_one: bool) {
+        let asked = failure.wait.unwrap_or_default();
+        if failure.kind.action() == Action::GiveUp || asked > LONGEST_ASKED_WAIT {
+            if !is_only_one {
+                warn!("{failure}; this endpoint is not used any more");
+            }
+            *lock(&self.availability) = Availability::GivenUp(failure.to_string());
+            return;
+        }
+        let wait = cool_down().build().nth(attempt).unwrap_or_default().max(asked);
+        if let Availability::From(then) = &mut *lock(&self.availability) {
+            *then = (*then).max(Instant::now() + wait);
+        }
+    }
+
+    /// Set once it is known to be of the right chain with every contract.
+    pub(super) const fn checked(&self) -> &OnceCell<()> {
+        &self.learnt.checked
+    }
+
+    /// Set once it is known whether it refuses to give the logs of a block that it does not have.
+    pub(super) const fn refuses_unknown_blocks(&self) -> &OnceCell<bool> {
+        &self.learnt.refuses_unknown_blocks
+    }
+
+    /// The highest block that it is known to have.
+    pub(super) fn head(&self) -> u64 {
+        self.learnt.head.load(Relaxed)
+    }
+
+    /// It has this block.
+    pub(super) fn has_block(&self, number: u64) {
+        self.learnt.head.fetch_max(number, Relaxed);
+    }
+
+    /// Whether it has this feature, as far as is known.
+    pub fn support(&self, feature: Feature) -> Support {
+        lock(&self.learnt.features).get(&feature).copied().unwrap_or_default()
+    }
+
+    /// Remembers whether it has this feature; returns what was known before.
+    pub fn learn(&self, feature: Feature, support: Support) -> Support {
+        lock(&self.learnt.features).insert(feature, support).unwrap_or_default()
+    }
+
+    /// The search for the largest request of this kind.
+    pub fn limit<T>(&self, limit: Limit, work: impl FnOnce(&mut LimitSearch) -> T) -> T {
+        let mut limits = lock(&self.learnt.limits);
+        let new = || match limit.at_most {
+            Some(number) => LimitSearch::at_most(number),
+            None => LimitSearch::from(limit.first, limit.ceiling),
+        };
+        work(limits.entry(limit.kind).or_insert_with(new))
+    }
+
+    /// The size of the next request of this kind.
+    pub fn next_size(&self, limit: Limit) -> SizeInUse<'_> {
+        let size = self.limit(limit, LimitSearch::next_size);
+        SizeInUse { endpoint: self, limit, size }
+    }
+}
+
+impl EndpointId {
+    #[cfg(test)]
+    pub(super) fn labelled(label: &str) -> Self {
+        Self { index: 0, label: label.into() }
+    }
+
+    /// Its place in the list of endpoints.
+    pub(super) const fn index(&self) -> usize {
+        self.index
+    }
+}
+
+/// A kind of request whose largest size is searched for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// Its name.
+    pub kind: &'static str,
+    /// Where the search begins; at least 1.
+    pub first: usize,
+    /// The largest size to try; at least 1.
+    pub ceiling: usize,
+    /// Where the user set an upper limit: the search begins with it.
+    pub at_most: Option<usize>,
+}
+
+/// A size that a request under way is trying.
+pub struct SizeInUse<'a> {
+    endpoint: &'a Endpoint,
+    limit: Limit,
+    size: Size,
+}
+
+impl SizeInUse<'_> {
+    /// The most that the request may ask for.
+    pub const fn get(&self) -> usize {
+        self.size.len
+    }
+}
+
+impl Drop for SizeInUse<'_> {
+    fn drop(&mut self) {
+        self.endpoint.limit(self.limit, |search| search.ended(self.size));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,64 @@
+//! What is sent: any request, and the parameters of an `eth_call`.
+
+use std::{collections::HashMap, sync::Arc};
+
+use alloy::primitives::{Address, Bytes};
+use serde::{Serialize, Serializer};
+
+use super::{BlockRef, Freshness};
+
+/// A request, and how it is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<P> {
+    /// The method.
+    pub method: &'static str,
+    /// Its parameters.
+    pub params: P,
+    /// True to try each endpoint once only, without retries.
+    pub once: bool,
+    /// When the answer counts.
+    pub freshness: Freshness,
+}
+
+impl<P> Request<P> {
+    /// A request that is retried as usual, whose answer counts as it is.
+    pub const fn new(method: &'static str, params: P) -> Self {
+        Self { method, params, once: false, freshness: Freshness::Any }
+    }
+}
+
+/// A contract call: its target and its data.
+#[derive(Clone, Debug, Serialize)]
+pub struct Call {
+    /// The contract.
+    pub to: Address,
+    /// Selector and arguments.
+    pub data: Bytes,
+    /// Code that replaces an account's for the time of the call.
+    #[serde(skip)]
+    pub overrides: Option<Arc<Overrides>>,
+}
+
+/// The third parameter of `eth_call`: state overrides by account.
+pub type Overrides = HashMap<Address, Override>;
+
+/// An account's state for the time of a call.
+#[derive(Clone, Debug, Serialize)]
+pub struct Override {
+    /// Its code.
+    pub code: Bytes,
+}
+
+/// The parameters of an `eth_call`: two, and a third with overrides.
+#[derive(Clone, Debug)]
+pub(super) struct CallParams(pub(super) Call, pub(super) BlockRef);
+
+impl Serialize for CallParams {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(call, block) = self;
+        match &call.overrides {
+            None => (call, block).serialize(serializer),
+            Some(overrides) => (call, block, overrides.as_ref()).serialize(serializer),
+        }
+    }
+}
