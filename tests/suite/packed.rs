@@ -311,10 +311,10 @@ async fn nothing_but_packed_calls_is_needed_where_all_is_well() {
     table.holds(&expected, &ran).await;
     assert_eq!(calls_of(&stub, true, 3).len(), 3);
     assert_eq!(calls_of(&stub, false, 3).len(), 0);
-    // Twenty bytes a wallet, and nothing else.
+    // The table of three parts, then twenty bytes a wallet.
     for (seen, wallets) in calls_of(&stub, true, 3) {
         let data = seen.params[0]["data"].as_str().expect("call data");
-        assert_eq!((data.len() - 2) / 2, wallets * 20);
+        assert_eq!((data.len() - 2) / 2, 8 + 3 * 24 + wallets * 20);
     }
 }
 

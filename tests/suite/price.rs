@@ -223,5 +223,5 @@ async fn a_budget_that_a_sick_node_used_up_is_told_with_what_the_node_said() {
     let database = table(100);
     let ran = sweep(&database, &stub.url(), &["--max-calls", "2"]).run().expect(0);
     assert_eq!((&ran.json()["updated"], &ran.json()["calls"]), (&json!(0), &json!(2)));
-    assert!(ran.stderr.contains("--max-calls are spent") && ran.stderr.contains("503"), "{ran:?}");
+    assert!(ran.stderr.contains("--max-calls reached") && ran.stderr.contains("503"), "{ran:?}");
 }

@@ -239,7 +239,7 @@ async fn a_sweep_whose_time_is_over_stops_cleanly_and_the_next_goes_on_with_the_
     assert_eq!(swept.json()["failed"], 0);
     assert_eq!(swept.json()["interrupted"], false);
     assert_eq!(wallets_read_through(&stub).len(), first.len(), "what was read is stored");
-    assert!(swept.stderr.starts_with("note: --max-duration is over"), "{}", swept.stderr);
+    assert!(swept.stderr.starts_with("note: --max-duration reached"), "{}", swept.stderr);
 
     stub.clear();
     stub.forget();

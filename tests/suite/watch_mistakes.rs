@@ -38,7 +38,7 @@ fn each_mistake_on_the_command_line_is_told_in_one_line() {
         )
     };
     let no_node = "no node to read from; give --rpc-url URL or set ETH_RPC_URL";
-    let no_ws = "--ws-url is not a URL of ws or wss; percent-encode special characters in it";
+    let no_ws = "--ws-url is not a ws or wss URL; percent-encode special characters in it";
     for (arguments, told) in [
         ("--listen abc", &*listen("abc")),
         ("--listen 99999", &listen("99999")),
@@ -82,7 +82,7 @@ fn each_mistake_on_the_command_line_is_told_in_one_line() {
         ("--rpc-url http://127.0.0.1:1 --ws-url ws:127.0.0.1", no_ws),
         (
             "--rpc-url ws://127.0.0.1:1",
-            "--rpc-url number 1 is not a URL of http or https; give it as --ws-url, and one of http or https here",
+            "--rpc-url number 1 is not an http or https URL; give it as --ws-url, and an http or https URL here",
         ),
         (
             "--rpc-url http://127.0.0.1:1 --block 5",

@@ -30,7 +30,7 @@ async fn quiet_silences_notes_and_json_keeps_them_beside_it() {
     // What is noted and logged goes beside the JSON, never into it.
     let noted =
         "note: --from-block is for a table without a checkpoint; this one goes on at block 1";
-    let logged = format!("INFO {}: chain 1, every contract is there", chain.url());
+    let logged = format!("INFO {}: chain 1, every contract has code", chain.url());
     for (more, told) in [(["--from-block", "7"], noted), (["-v", "-v"], &logged)] {
         let arguments = ["watch", "--json"].into_iter().chain(more);
         let talking = Talking::start(ethtally(arguments).node(chain.url()).database(&database));

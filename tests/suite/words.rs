@@ -331,7 +331,7 @@ async fn quiet_silences_notes_but_not_errors_and_not_the_result() {
     assert_eq!((refreshed.stdout.lines().count(), refreshed.stderr.as_str()), (1, ""));
     mistake(ethtally(["sweep", "-q"]).database(&database).run());
     let logged = ethtally(["sweep", "-v"]).node(&node).database(&database).run().expect(0);
-    assert!(logged.stderr.contains("chain 1, every contract is there"), "{logged:?}");
+    assert!(logged.stderr.contains("chain 1, every contract has code"), "{logged:?}");
     assert_eq!(logged.stdout.lines().count(), 1);
 }
 
