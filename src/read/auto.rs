@@ -6,11 +6,11 @@ use alloy::primitives::U256;
 use tracing::{info, warn};
 
 use super::{
-    MethodChoice,
     bisect::{Calls, ChunkRead, ReadError},
     method::TotalsMethod,
     multicall::Multicall3,
     packed::{Packed, PackedResult},
+    settings::MethodChoice,
 };
 use crate::{
     rpc::{Client, Endpoint, EndpointId, ErrorKind, Feature, RequestError, Support},
@@ -62,7 +62,7 @@ impl Methods {
         calls: &Calls<'_>,
         wallets: Vec<Wallet>,
     ) -> ChunkRead<U256> {
-        let client = &calls.caller.client;
+        let client = calls.client();
         let mut result = self.packed.read_packed(calls, wallets.clone()).await;
         let is_untried =
             |id: &EndpointId| client.endpoint(id).support(Feature::Overrides) != Support::Works;
@@ -73,7 +73,7 @@ impl Methods {
         match result.error.take() {
             Some(ReadError::Unsupported { endpoint, reason }) => {
                 do_without(client, &endpoint, &reason);
-                calls.read_in_chunks(self.multicall3.as_ref(), wallets).await
+                self.multicall3.read_all(calls, wallets).await
             }
             None if is_trial => self.compare(calls, wallets, result, &untried).await,
             // What was read so far was not compared with anything.
@@ -98,12 +98,12 @@ impl Methods {
         untried: &[EndpointId],
     ) -> ChunkRead<U256> {
         let count = wallets.len();
-        let (readings, error) = calls.read_in_chunks(self.multicall3.as_ref(), wallets).await;
+        let (readings, error) = self.multicall3.read_all(calls, wallets).await;
         if error.is_some() || readings.len() < count {
             // Nothing was learnt.
             return (readings, error);
         }
-        let client = &calls.caller.client;
+        let client = calls.client();
         let packed: HashMap<_, _> = result.totals.into_iter().collect();
         // A wallet that is marked is read through Multicall3 in any case; when all are, packing is no help.
         let differs = |(wallet, total): &&Reading| match packed.get(wallet) {
@@ -142,9 +142,9 @@ impl Methods {
         error: ReadError,
     ) -> ChunkRead<U256> {
         let count = wallets.len();
-        let (readings, second) = calls.read_in_chunks(self.multicall3.as_ref(), wallets).await;
+        let (readings, second) = self.multicall3.read_all(calls, wallets).await;
         if second.is_none() && readings.len() == count {
-            do_without(&calls.caller.client, endpoint, &error.to_string());
+            do_without(calls.client(), endpoint, &error.to_string());
             return (readings, None);
         }
         (readings, Some(error))

@@ -12,10 +12,7 @@ use alloy::primitives::{Bytes, U256};
 use thiserror::Error;
 use tracing::info;
 
-use super::{
-    method::TotalsMethod,
-    multicall::{Multicall3, Question, word},
-};
+use super::aggregate3::{Answers, Question, Totals, word};
 use crate::{
     rpc::{
         Action, BlockRef, Call, Client, Endpoint, EndpointId, ErrorKind, Limit, MULTICALL3,
@@ -23,9 +20,6 @@ use crate::{
     },
     tally::{Reading, RunError, Shutdown, Wallet},
 };
-
-/// What is known of each wallet, or why it is not.
-pub type Answers<T> = Vec<(Wallet, Result<T, String>)>;
 
 /// What a chunk gave: its answers, and the error for those wallets that have none.
 pub(super) type ChunkRead<T> = (Answers<T>, Option<ReadError>);
@@ -73,19 +67,15 @@ impl ReadError {
 /// What the calls of every chunk share.
 pub(super) struct Caller {
     pub(super) client: Arc<Client>,
-    pub(super) multicall3: Arc<Multicall3>,
-    pub(super) shutdown: Shutdown,
+    totals: Arc<Totals>,
+    shutdown: Shutdown,
     /// One more than the last block at which the canary had a total.
     sane_at: AtomicU64,
 }
 
 impl Caller {
-    pub(super) fn new(
-        client: Arc<Client>,
-        multicall3: Arc<Multicall3>,
-        shutdown: Shutdown,
-    ) -> Self {
-        Self { client, multicall3, shutdown, sane_at: AtomicU64::new(0) }
+    pub(super) fn new(client: Arc<Client>, totals: Arc<Totals>, shutdown: Shutdown) -> Self {
+        Self { client, totals, shutdown, sane_at: AtomicU64::new(0) }
     }
 
     /// The calls of a chunk at this block, as soon as one more may be in flight.
@@ -106,7 +96,7 @@ impl Caller {
 
 /// The calls of one chunk, one at a time, all at one block.
 pub(super) struct Calls<'a> {
-    pub(super) caller: &'a Caller,
+    caller: &'a Caller,
     permit: Permit<'a>,
     pub(super) block: BlockRef,
 }
@@ -117,25 +107,14 @@ impl<'a> Calls<'a> {
         Self { block, ..self }
     }
 
-    /// Reads by this method in as many chunks as it takes.
-    pub(super) async fn read_in_chunks(
-        &self,
-        method: &dyn TotalsMethod,
-        wallets: Vec<Wallet>,
-    ) -> ChunkRead<U256> {
-        let mut readings = Vec::with_capacity(wallets.len());
-        let mut left = wallets.as_slice();
-        while !left.is_empty() && !self.caller.shutdown.is_requested() {
-            let size = self.caller.client.preferred().next_size(method.limit());
-            let (now, later) = left.split_at(size.get().min(left.len()));
-            let (read, error) = method.read(self, now.to_vec()).await;
-            readings.extend(read);
-            if error.is_some() {
-                return (readings, error);
-            }
-            left = later;
-        }
-        (readings, None)
+    /// True if a shutdown was requested.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.caller.shutdown.is_requested()
+    }
+
+    /// The client that sends them.
+    pub(super) fn client(&self) -> &'a Client {
+        &self.caller.client
     }
 
     /// Asks through Multicall3, halving what fails until each wallet is answered or has failed alone.
@@ -148,7 +127,7 @@ impl<'a> Calls<'a> {
         let mut done = Vec::with_capacity(size);
         let mut open = vec![chunk];
         while let Some(wallets) = open.pop() {
-            if self.caller.shutdown.is_requested() {
+            if self.is_stopped() {
                 break;
             }
             match self.aggregate(question, false, &wallets).await {
@@ -202,8 +181,7 @@ impl<'a> Calls<'a> {
         match self.call(false, call, Ok).await {
             Ok((bytes, _)) => Ok(word(&bytes).map_err(|why| format!("{name} {why}"))),
             Err(error) => {
-                let limit = TotalsMethod::limit(self.caller.multicall3.as_ref());
-                let reason = self.blame(error, &[wallet], Some(limit)).await?;
+                let reason = self.blame(error, &[wallet], None).await?;
                 Ok(Err(format!("{name} failed: {reason}")))
             }
         }
@@ -268,7 +246,7 @@ impl<'a> Calls<'a> {
     /// Reads a wallet that holds nothing, once: does the node work, and is the profile right?
     async fn canary(&self) -> Result<Reading, RequestError> {
         let canary = [Wallet::from(MULTICALL3)];
-        let mut readings = self.aggregate(self.caller.multicall3.as_ref(), true, &canary).await?;
+        let mut readings = self.aggregate(self.caller.totals.as_ref(), true, &canary).await?;
         Ok(readings.pop().expect("one reading for one wallet"))
     }
 

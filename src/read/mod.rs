@@ -5,6 +5,7 @@
 //! call (see `packed.yul`). What is too large for a call is halved. `README.md` beside this file explains it for
 //! operators.
 
+mod aggregate3;
 mod auto;
 mod bisect;
 mod chunker;
@@ -12,10 +13,10 @@ mod method;
 mod multicall;
 mod packed;
 mod pin;
+mod plan;
 mod reader;
 mod settings;
 
-pub use bisect::Answers;
-pub use method::MethodChoice;
+pub use aggregate3::Answers;
 pub use reader::NodeReader;
-pub use settings::{ChunkLimit, ChunkLimitError, ReaderSettings};
+pub use settings::{ChunkLimit, ChunkLimitError, MethodChoice, ReaderSettings};

@@ -13,9 +13,10 @@ use alloy::primitives::{Address, U256, address, hex};
 use async_trait::async_trait;
 
 use super::{
+    aggregate3::Parts,
     bisect::{Calls, ChunkRead, ReadError, halves},
     method::{CallCost, TotalsMethod, limit},
-    multicall::{Multicall3, Parts},
+    multicall::Multicall3,
     settings::ChunkLimit,
 };
 use crate::{
@@ -73,10 +74,10 @@ impl Packed {
     /// Reads the parts that `multicall3` reads.
     pub(super) fn new(multicall3: Arc<Multicall3>, chain_id: u64, chunk: ChunkLimit) -> Self {
         let code = hex::decode(CODE.trim()).expect("packed.hex is hexadecimal");
-        let parts = multicall3.parts.views().len();
+        let parts = multicall3.parts().views().len();
         Self {
             overrides: Arc::new([(PROGRAM, Override { code: code.into() })].into()),
-            table: table(&multicall3.parts),
+            table: table(multicall3.parts()),
             parts,
             chain_id,
             limit: limit("packed", chunk, Self::cost(parts)),
@@ -138,7 +139,7 @@ impl Packed {
         chunk: Vec<Wallet>,
     ) -> Result<(), ReadError> {
         let size = chunk.len();
-        let client = &calls.caller.client;
+        let client = calls.client();
         let is_trusted = client.preferred().support(Feature::Overrides) == Support::Works;
         let mut open = vec![chunk];
         // One wallet that fails alone before any was read may be the cause itself; two are not. A node that
@@ -148,7 +149,7 @@ impl Packed {
         // One strange answer may be a bad moment.
         let mut may_be_strange = is_trusted;
         while let Some(wallets) = open.pop() {
-            if calls.caller.shutdown.is_requested() {
+            if calls.is_stopped() {
                 break;
             }
             match calls.call(false, self.call(&wallets), Ok).await {
@@ -216,7 +217,7 @@ impl Packed {
             return (readings, result.error);
         }
         let marked = std::mem::take(&mut result.marked);
-        let (read, error) = calls.read_in_chunks(self.multicall3.as_ref(), marked).await;
+        let (read, error) = self.multicall3.read_all(calls, marked).await;
         readings.extend(read);
         (readings, error)
     }
@@ -237,7 +238,7 @@ impl TotalsMethod for Packed {
         let answered: HashSet<_> =
             result.answered_by.iter().filter(|_| result.error.is_none()).collect();
         for id in answered {
-            calls.caller.client.endpoint(id).learn(Feature::Overrides, Support::Works);
+            calls.client().endpoint(id).learn(Feature::Overrides, Support::Works);
         }
         self.complete(calls, result).await
     }

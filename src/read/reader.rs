@@ -16,13 +16,15 @@ use futures_util::{
 };
 
 use super::{
-    ReaderSettings,
+    aggregate3::{Answers, List, Parts},
     auto::Methods,
-    bisect::{Answers, Caller, Calls},
+    bisect::{Caller, Calls},
     chunker::Chunker,
-    multicall::{List, Multicall3, Parts},
+    method::TotalsMethod,
+    multicall::Multicall3,
     packed::Packed,
     pin::PinnedBlock,
+    settings::ReaderSettings,
 };
 use crate::{
     profile::{Profile, View},
@@ -63,7 +65,7 @@ impl NodeReader {
         let multicall3 = Arc::new(Multicall3::new(Parts::of(profile), settings.chunk));
         let packed = Packed::new(Arc::clone(&multicall3), profile.chain_id, settings.chunk);
         Self {
-            caller: Caller::new(client, Arc::clone(&multicall3), shutdown),
+            caller: Caller::new(client, Arc::clone(&multicall3.totals), shutdown),
             methods: Methods { choice: settings.method, multicall3, packed },
             block: settings.block,
             pinned: PinnedBlock::default(),
@@ -103,7 +105,7 @@ impl NodeReader {
     ) -> Result<Vec<Reading>, RunError> {
         let count = wallets.len();
         let calls = self.caller.calls(block.into()).await;
-        match calls.read_in_chunks(self.methods.multicall3.as_ref(), wallets).await {
+        match self.methods.multicall3.read_all(&calls, wallets).await {
             (_, Some(error)) => Err(error.into()),
             (readings, None) if readings.len() < count => Err(RunError::stopped()),
             (readings, None) => Ok(readings),
@@ -122,7 +124,7 @@ impl NodeReader {
         block: u64,
     ) -> Result<Result<Vec<(String, U256)>, String>, RunError> {
         let calls = self.caller.calls(block.into()).await;
-        let parts = &self.methods.multicall3.parts;
+        let parts = self.methods.multicall3.parts();
         let mut read = Vec::with_capacity(parts.names().len());
         for (name, (contract, data)) in parts.names().iter().zip(parts.calls(wallet)) {
             let call = Call { to: contract, data, overrides: None };

@@ -2,9 +2,9 @@
 
 use std::{fmt, num::NonZeroUsize, str::FromStr};
 
+use clap::ValueEnum;
 use thiserror::Error;
 
-use super::MethodChoice;
 use crate::rpc::BlockChoice;
 
 /// How wallets are read.
@@ -16,6 +16,18 @@ pub struct ReaderSettings {
     pub chunk: ChunkLimit,
     /// How totals are read.
     pub method: MethodChoice,
+}
+
+/// How totals are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum MethodChoice {
+    /// The Multicall3 contract; works with every node
+    #[default]
+    Multicall3,
+    /// A program sent with each call, far cheaper; needs a node that takes state overrides
+    Packed,
+    /// packed, once its first totals equal those of multicall3; otherwise multicall3
+    Auto,
 }
 
 /// How many wallets one call may be for.

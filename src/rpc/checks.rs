@@ -8,7 +8,14 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use tracing::info;
 
-use super::{BlockChoice, Client, Endpoint, ErrorKind, NodeError, RequestError};
+use super::{
+    block::BlockChoice,
+    endpoint::Endpoint,
+    error::{NodeError, RequestError},
+    kind::ErrorKind,
+    request::Freshness,
+    sender::Sender,
+};
 use crate::profile::Profile;
 
 /// Multicall3, at the same address on every chain.
@@ -37,18 +44,6 @@ pub(super) struct Expected {
     block: BlockChoice,
 }
 
-/// When an answer counts. A node that is behind has no logs of blocks that it does not have, and some say so by an
-/// empty list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Freshness {
-    /// Always.
-    Any,
-    /// If the endpoint has this block.
-    HasBlock(u64),
-    /// If the endpoint has the block with this hash, or is known to refuse requests for unknown blocks.
-    HasHash(B256),
-}
-
 impl Expected {
     /// What `profile` needs; code is looked for at `block`.
     pub(super) fn of(profile: &Profile, which: Contracts, block: BlockChoice) -> Self {
@@ -71,12 +66,16 @@ impl Expected {
     }
 }
 
-impl Client {
+impl Sender {
     /// Checks that the endpoint is of the right chain and has every contract.
-    pub(super) async fn check(&self, endpoint: &Endpoint) -> Result<(), RequestError> {
+    pub(super) async fn check(
+        &self,
+        endpoint: &Endpoint,
+        expected: &Expected,
+    ) -> Result<(), RequestError> {
         let label = &endpoint.id;
         let chain_id = self.ask(endpoint, "eth_chainId", (), |id: U64| Ok(id.to::<u64>())).await?;
-        let Expected { chain_id: expected, profile, contracts, block } = &self.expected;
+        let Expected { chain_id: expected, profile, contracts, block } = expected;
         if chain_id != *expected {
             return Err(RequestError::settings(format!(
                 "{label} is a node of chain {chain_id}, but profile {profile} is for chain {expected}; \

@@ -4,7 +4,7 @@
 //! meanwhile, and the first again as soon as it may have recovered.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -15,16 +15,19 @@ use alloy::{
 use anyhow::Context;
 use itertools::Itertools;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use url::Url;
 
 use super::{
-    Action, BlockChoice, BlockRef, Call, Contracts, Endpoint, EndpointId, ErrorKind, Feature,
-    NodeError, RateLimits, Request, RequestError, Support,
-    checks::Expected,
-    endpoint::Availability,
-    limiter::{ConcurrencyLimiter, Permit, RateLimiter},
-    request::CallParams,
+    block::{BlockChoice, BlockRef},
+    checks::{Contracts, Expected},
+    endpoint::{Availability, Endpoint, Feature, Support},
+    error::RequestError,
+    kind::{Action, ErrorKind},
+    limiter::{Permit, RateLimits},
+    request::{Call, CallParams, Request},
+    sender::Sender,
+    transport::EndpointId,
 };
 use crate::{
     profile::Profile,
@@ -53,14 +56,9 @@ pub struct ClientSettings {
 /// JSON-RPC over HTTP to one chain.
 pub struct Client {
     endpoints: Vec<Endpoint>,
-    rates: RateLimiter,
-    concurrency: ConcurrencyLimiter,
+    sender: Sender,
+    expected: Expected,
     retries: u32,
-    max_calls: u64,
-    is_spent: AtomicBool,
-    pub(super) expected: Expected,
-    requests: AtomicU64,
-    eth_calls: AtomicU64,
     retried: AtomicU64,
     shutdown: Shutdown,
 }
@@ -85,14 +83,9 @@ impl Client {
         let endpoint = |(index, url)| Endpoint::new(http.clone(), index, url);
         Ok(Self {
             endpoints: settings.urls.into_iter().enumerate().map(endpoint).collect(),
-            rates: RateLimiter::new(settings.rates),
-            concurrency: ConcurrencyLimiter::new(settings.concurrency),
-            retries: settings.retries,
-            max_calls: settings.rates.max_calls.unwrap_or(u64::MAX),
-            is_spent: AtomicBool::new(false),
+            sender: Sender::new(settings.rates, settings.concurrency, shutdown.clone()),
             expected: Expected::of(profile, settings.contracts, settings.block),
-            requests: AtomicU64::new(0),
-            eth_calls: AtomicU64::new(0),
+            retries: settings.retries,
             retried: AtomicU64::new(0),
             shutdown,
         })
@@ -110,21 +103,17 @@ impl Client {
 
     /// Requests sent so far, retries and halved chunks included.
     pub fn counts(&self) -> RequestCounts {
-        RequestCounts {
-            requests: self.requests.load(Relaxed),
-            eth_calls: self.eth_calls.load(Relaxed),
-            retries: self.retried.load(Relaxed),
-        }
+        RequestCounts { retries: self.retried.load(Relaxed), ..self.sender.counts() }
     }
 
     /// True once the limit on `eth_call`s was reached.
     pub fn is_spent(&self) -> bool {
-        self.is_spent.load(Relaxed)
+        self.sender.is_spent()
     }
 
     /// Waits until one more `eth_call` may be in flight; `cap` may lower the limit for this one.
     pub async fn permit(&self, cap: impl Fn() -> usize) -> Permit<'_> {
-        self.concurrency.acquire(cap).await
+        self.sender.permit(cap).await
     }
 
     /// The endpoint that would be asked now.
@@ -239,12 +228,15 @@ impl Client {
                 Err(error) => return Err(last.map_or(error, RequestError::Node)),
             };
             let sent = async {
-                endpoint.checked().get_or_try_init(|| self.check(endpoint)).await?;
+                endpoint
+                    .checked()
+                    .get_or_try_init(|| self.sender.check(endpoint, &self.expected))
+                    .await?;
                 if let Some(permit) = permit {
-                    self.unless_stopped(endpoint, permit.renew()).await?;
+                    self.sender.unless_stopped(endpoint, permit.renew()).await?;
                 }
-                let answer = self.ask(endpoint, method, params(endpoint), read).await?;
-                self.require_fresh(endpoint, freshness).await?;
+                let answer = self.sender.ask(endpoint, method, params(endpoint), read).await?;
+                self.sender.require_fresh(endpoint, freshness).await?;
                 Ok(answer)
             };
             let failure = match sent.await {
@@ -298,61 +290,6 @@ impl Client {
         }
     }
 
-    /// Sends a request to an endpoint, once.
-    pub(super) async fn ask<P: RpcSend, R: RpcRecv, T>(
-        &self,
-        endpoint: &Endpoint,
-        method: &'static str,
-        params: P,
-        read: impl Fn(R) -> Result<T, String>,
-    ) -> Result<T, RequestError> {
-        let is_call = method == "eth_call";
-        self.unless_stopped(endpoint, self.rates.until_ready(method)).await?;
-        if is_call && !self.may_call() {
-            return Err(no_answer(endpoint));
-        }
-        debug!(method, endpoint = %endpoint.id, "sending");
-        self.requests.fetch_add(1, Relaxed);
-        let sent = Instant::now();
-        let answer = tokio::select! {
-            answer = endpoint.rpc.request::<P, R>(method, params) => answer,
-            () = self.shutdown.overdue() => return Err(no_answer(endpoint)),
-        };
-        let answer = answer.map_err(|error| NodeError::of(&endpoint.id, error));
-        match &answer {
-            Ok(_) => self.concurrency.succeeded(),
-            Err(failure) if failure.kind == ErrorKind::RateLimited => {
-                self.concurrency.rate_limited(sent);
-            }
-            Err(_) => {}
-        }
-        Ok(read(answer?).map_err(|message| NodeError::malformed(&endpoint.id, message))?)
-    }
-
-    /// Waits for this, unless a shutdown comes first.
-    async fn unless_stopped<T>(
-        &self,
-        endpoint: &Endpoint,
-        wait: impl Future<Output = T>,
-    ) -> Result<T, RequestError> {
-        tokio::select! {
-            biased;
-            done = wait => Ok(done),
-            () = self.shutdown.requested() => Err(no_answer(endpoint)),
-        }
-    }
-
-    /// Counts an `eth_call`; requests a shutdown instead once there were enough.
-    fn may_call(&self) -> bool {
-        let one_more = |calls: u64| (calls < self.max_calls).then_some(calls + 1);
-        let counted = self.eth_calls.fetch_update(Relaxed, Relaxed, one_more).is_ok();
-        if !counted {
-            self.is_spent.store(true, Relaxed);
-            self.shutdown.drain();
-        }
-        counted
-    }
-
     fn no_endpoint(&self) -> RequestError {
         let reasons = self.endpoints.iter().filter_map(|endpoint| match endpoint.availability() {
             Availability::GivenUp(reason) => Some(reason),
@@ -360,10 +297,4 @@ impl Client {
         });
         RequestError::NoEndpoint(reasons.collect::<Vec<_>>().join("; "))
     }
-}
-
-/// A shutdown came before the endpoint answered.
-fn no_answer(endpoint: &Endpoint) -> RequestError {
-    let waited = NodeError::malformed(&endpoint.id, "no answer yet".to_owned());
-    RequestError::Stopped(waited.to_string())
 }

@@ -2,9 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -16,7 +15,11 @@ use tokio::{sync::OnceCell, time::Instant};
 use tracing::warn;
 use url::Url;
 
-use super::{Action, NodeError, transport::HttpPost};
+use super::{
+    error::NodeError,
+    kind::Action,
+    transport::{EndpointId, HttpPost},
+};
 use crate::limit::{LimitSearch, Size};
 
 /// The longest wait that a provider may ask for; with a longer one the endpoint is given up.
@@ -29,20 +32,6 @@ fn cool_down() -> ExponentialBuilder {
         .with_max_delay(Duration::from_secs(30))
         .with_jitter()
         .without_max_times()
-}
-
-/// Which endpoint: its place in the list, and all of its URL that may be shown.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EndpointId {
-    index: usize,
-    label: Arc<str>,
-}
-
-/// Scheme, host and port.
-impl fmt::Display for EndpointId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.label)
-    }
 }
 
 /// An endpoint of a provider.
@@ -102,7 +91,7 @@ pub enum Support {
 impl Endpoint {
     pub(super) fn new(http: reqwest::Client, index: usize, url: Url) -> Self {
         Self {
-            id: EndpointId { index, label: url.origin().ascii_serialization().into() },
+            id: EndpointId::new(index, &url),
             rpc: RpcClient::new(HttpPost::new(http, url), false),
             availability: Mutex::new(Availability::From(Instant::now())),
             learnt: Learnt::default(),
@@ -187,18 +176,6 @@ impl Endpoint {
     pub fn next_size(&self, limit: Limit) -> SizeInUse<'_> {
         let size = self.limit(limit, LimitSearch::next_size);
         SizeInUse { endpoint: self, limit, size }
-    }
-}
-
-impl EndpointId {
-    #[cfg(test)]
-    pub(super) fn labelled(label: &str) -> Self {
-        Self { index: 0, label: label.into() }
-    }
-
-    /// Its place in the list of endpoints.
-    pub(super) const fn index(&self) -> usize {
-        self.index
     }
 }
 

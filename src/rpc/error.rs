@@ -1,6 +1,4 @@
-//! What a node's failure means, and what to do about it.
-//!
-//! The wordings of nodes and providers are in `rules`.
+//! Why a request has no answer.
 
 use std::time::Duration;
 
@@ -10,76 +8,12 @@ use alloy::{
 };
 use thiserror::Error;
 
-use super::{EndpointId, rules::ErrorSignature, transport::HttpError};
+use super::{
+    kind::ErrorKind,
+    rules::ErrorSignature,
+    transport::{EndpointId, HttpError},
+};
 use crate::{redact, tally::RunError};
-
-/// What kind of failure it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The provider wants fewer requests a second.
-    RateLimited,
-    /// The plan's quota is used up.
-    QuotaExhausted,
-    /// The endpoint refuses us: a bad key, a wrong path, a method it does not serve.
-    Refused,
-    /// One request asked for too much: gas, bytes, time or blocks.
-    TooLarge,
-    /// The call reverted as a whole.
-    Reverted,
-    /// The node does not have the block or its state.
-    BlockUnavailable,
-    /// No answer, or one that makes no sense.
-    Unreachable,
-    /// An answer was begun or waited for, and cut off.
-    TimedOut,
-    /// An error that the table does not know.
-    Unknown,
-}
-
-/// What to do about a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Wait, then ask again.
-    Retry,
-    /// Ask the next endpoint; this one again after a pause.
-    NextEndpoint,
-    /// Ask for less in one request.
-    Split,
-    /// Never ask this endpoint again; with no other left, stop.
-    GiveUp,
-}
-
-impl ErrorKind {
-    /// What to do about a failure of this kind.
-    pub const fn action(self) -> Action {
-        match self {
-            Self::RateLimited => Action::Retry,
-            Self::BlockUnavailable | Self::Unreachable | Self::TimedOut | Self::Unknown => {
-                Action::NextEndpoint
-            }
-            Self::TooLarge | Self::Reverted => Action::Split,
-            Self::QuotaExhausted | Self::Refused => Action::GiveUp,
-        }
-    }
-
-    /// What an operator can do about it.
-    const fn remedy(self) -> &'static str {
-        match self {
-            Self::RateLimited => "; lower --rps or --concurrency, or raise --retries",
-            Self::QuotaExhausted => {
-                "; the plan's quota is used up: raise it or give another --rpc-url"
-            }
-            Self::Refused => "; check the URL and its key",
-            Self::BlockUnavailable => {
-                "; the node lacks that block or its state: give --block, or another --rpc-url"
-            }
-            Self::Unreachable => "; check that the node is up, or give a second --rpc-url",
-            Self::TimedOut => "; lower --chunk, raise --timeout, or give a second --rpc-url",
-            Self::TooLarge => "; lower --chunk",
-            Self::Reverted | Self::Unknown => "",
-        }
-    }
-}
 
 /// A request that failed at one endpoint.
 #[derive(Debug, Error)]

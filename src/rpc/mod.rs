@@ -1,23 +1,29 @@
 //! One chain over several endpoints; knows no wallet.
 //!
-//! A request passes through [`Client`], which limits its rate, retries it and picks the endpoint, down to one
-//! HTTP POST. A failure comes back as a [`NodeError`], and its [`ErrorKind`] decides what each layer does.
+//! A request passes through [`Client`], which retries it and picks the endpoint, and `sender`, which makes one attempt
+//! within the limits, down to one HTTP POST in `transport`. A failure comes back as a [`NodeError`], and its
+//! [`ErrorKind`] decides what each layer does. What was learnt of an endpoint is kept in [`Endpoint`].
 
 mod block;
 mod checks;
 mod client;
 mod endpoint;
 mod error;
+mod headers;
+mod kind;
 mod limiter;
 mod request;
 mod rules;
+mod sender;
 mod transport;
 
 pub use block::{BlockChoice, BlockChoiceError, BlockRef, Header};
-pub use checks::{Contracts, Freshness, MULTICALL3};
+pub use checks::{Contracts, MULTICALL3};
 pub use client::{Client, ClientSettings};
-pub use endpoint::{Endpoint, EndpointId, Feature, Limit, SizeInUse, Support};
-pub use error::{Action, ErrorKind, NodeError, RequestError};
+pub use endpoint::{Endpoint, Feature, Limit, SizeInUse, Support};
+pub use error::{NodeError, RequestError};
+pub use kind::{Action, ErrorKind};
 pub use limiter::{Permit, RateLimits, UNITS_PER_CALL};
-pub use request::{Call, Override, Overrides, Request};
+pub use request::{Call, Freshness, Override, Overrides, Request};
 pub(crate) use rules::allowed_blocks;
+pub use transport::EndpointId;

@@ -2,10 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use alloy::primitives::{Address, Bytes};
+use alloy::primitives::{Address, B256, Bytes};
 use serde::{Serialize, Serializer};
 
-use super::{BlockRef, Freshness};
+use super::block::BlockRef;
 
 /// A request, and how it is sent.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,18 @@ pub struct Request<P> {
     pub once: bool,
     /// When the answer counts.
     pub freshness: Freshness,
+}
+
+/// When an answer counts. A node that is behind has no logs of blocks that it does not have, and some say so by an
+/// empty list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Always.
+    Any,
+    /// If the endpoint has this block.
+    HasBlock(u64),
+    /// If the endpoint has the block with this hash, or is known to refuse requests for unknown blocks.
+    HasHash(B256),
 }
 
 impl<P> Request<P> {

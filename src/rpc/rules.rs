@@ -3,7 +3,7 @@
 //! Codes are reused for different things, so a message decides before a code, and a
 //! code before an HTTP status.
 
-use super::ErrorKind;
+use super::kind::ErrorKind;
 
 /// One sign of a kind of failure. What a rule leaves open matches anything.
 struct Rule {

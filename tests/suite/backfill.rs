@@ -358,7 +358,10 @@ async fn a_file_without_any_wallet_is_an_error() {
         let result = ran.json();
         assert!(result["rows"].as_u64() > Some(0), "{result}");
         assert_eq!((&result["rows"], &result["wallets"]), (&result["rejected"], &json!(0)));
-        assert!(ran.error().contains("holds a wallet address; name the column with --column"), "{ran:?}");
+        assert!(
+            ran.error().contains("holds a wallet address; name the column with --column"),
+            "{ran:?}"
+        );
     }
     assert_eq!(dump(&database).await, Vec::<String>::new());
 }

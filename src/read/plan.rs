@@ -1,0 +1,39 @@
+//! How many calls a sweep would take, for `--dry-run`.
+
+use super::{
+    method::{CallCost, search},
+    multicall::Multicall3,
+    packed::Packed,
+    settings::{ChunkLimit, MethodChoice, ReaderSettings},
+};
+
+impl ReaderSettings {
+    /// About how many `eth_call`s it takes to read so many wallets' totals, of so many parts, from a
+    /// node with the usual limits: 50M gas in a call, and bodies of 2 MB.
+    pub fn expected_calls(&self, parts: usize, wallets: u64) -> u64 {
+        let search = |cost| search(self.chunk, cost);
+        let calls = |cost: CallCost, wallets| search(cost).requests_for(wallets, cost.usual());
+        let (multicall3, packed) = (Multicall3::cost(parts), Packed::cost(parts));
+        match self.method {
+            MethodChoice::Multicall3 => calls(multicall3, wallets),
+            MethodChoice::Packed => calls(packed, wallets),
+            // The first chunk is read by both methods.
+            MethodChoice::Auto => {
+                let first = search(packed).next_size().len as u64;
+                calls(packed, wallets) + calls(multicall3, first.min(wallets))
+            }
+        }
+    }
+
+    /// Whether that number depends on these limits.
+    pub fn depends_on_limits(&self, parts: usize) -> bool {
+        let cost = match self.method {
+            MethodChoice::Packed => Packed::cost(parts),
+            MethodChoice::Multicall3 | MethodChoice::Auto => Multicall3::cost(parts),
+        };
+        match self.chunk {
+            ChunkLimit::Auto => true,
+            ChunkLimit::AtMost(number) => number.get() > cost.usual(),
+        }
+    }
+}

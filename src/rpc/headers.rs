@@ -1,0 +1,67 @@
+//! Asks for blocks' numbers and headers.
+
+use alloy::primitives::{B256, U64};
+use serde::Deserialize;
+
+use super::{
+    block::{BlockChoice, Header},
+    client::Client,
+    error::RequestError,
+    request::{Freshness, Request},
+};
+
+impl Client {
+    /// The number of the block that was chosen, asked for now.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn block_number(&self, choice: BlockChoice) -> Result<u64, RequestError> {
+        #[derive(Debug, Deserialize)]
+        struct Numbered {
+            number: U64,
+        }
+        match choice {
+            BlockChoice::Number(number) => Ok(number),
+            BlockChoice::Latest => {
+                self.request("eth_blockNumber", (), |number: U64| Ok(number.to())).await
+            }
+            tag @ (BlockChoice::Safe | BlockChoice::Finalized) => {
+                let number = |block: Option<Numbered>| match block {
+                    Some(block) => Ok(block.number.to()),
+                    None => Err(format!("it has no {tag} block yet")),
+                };
+                self.request("eth_getBlockByNumber", (tag.to_string(), false), number).await
+            }
+        }
+    }
+
+    /// The newest header.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn newest_header(&self) -> Result<Header, RequestError> {
+        let present = |header: Option<Header>| header.ok_or_else(|| "it has no block".to_owned());
+        self.request("eth_getBlockByNumber", ("latest", false), present).await
+    }
+
+    /// The header of the block with this number, if there is one, from an endpoint that has the block `seen` too.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn header(&self, number: u64, seen: u64) -> Result<Option<Header>, RequestError> {
+        let request = Request {
+            freshness: Freshness::HasBlock(seen),
+            ..Request::new("eth_getBlockByNumber", (U64::from(number), false))
+        };
+        self.send(request, Ok).await
+    }
+
+    /// The header of the block with this hash.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn header_by_hash(&self, hash: B256) -> Result<Header, RequestError> {
+        let present = |header: Option<Header>| header.ok_or_else(|| "header not found".to_owned());
+        self.request("eth_getBlockByHash", (hash, false), present).await
+    }
+}

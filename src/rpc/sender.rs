@@ -1,0 +1,120 @@
+//! One attempt: a request to one endpoint, within the limits of rate, concurrency and number, and until a shutdown.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use alloy::rpc::json_rpc::{RpcRecv, RpcSend};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{
+    endpoint::Endpoint,
+    error::{NodeError, RequestError},
+    kind::ErrorKind,
+    limiter::{ConcurrencyLimiter, Permit, RateLimiter, RateLimits},
+};
+use crate::tally::{RequestCounts, Shutdown};
+
+/// Sends requests, each once.
+pub(super) struct Sender {
+    rates: RateLimiter,
+    concurrency: ConcurrencyLimiter,
+    max_calls: u64,
+    is_spent: AtomicBool,
+    requests: AtomicU64,
+    eth_calls: AtomicU64,
+    shutdown: Shutdown,
+}
+
+impl Sender {
+    pub(super) fn new(rates: RateLimits, concurrency: usize, shutdown: Shutdown) -> Self {
+        Self {
+            rates: RateLimiter::new(rates),
+            concurrency: ConcurrencyLimiter::new(concurrency),
+            max_calls: rates.max_calls.unwrap_or(u64::MAX),
+            is_spent: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            eth_calls: AtomicU64::new(0),
+            shutdown,
+        }
+    }
+
+    /// Requests sent so far; their retries are not known here.
+    pub(super) fn counts(&self) -> RequestCounts {
+        RequestCounts {
+            requests: self.requests.load(Relaxed),
+            eth_calls: self.eth_calls.load(Relaxed),
+            retries: 0,
+        }
+    }
+
+    /// True once the limit on `eth_call`s was reached.
+    pub(super) fn is_spent(&self) -> bool {
+        self.is_spent.load(Relaxed)
+    }
+
+    /// Waits until one more `eth_call` may be in flight; `cap` may lower the limit for this one.
+    pub(super) async fn permit(&self, cap: impl Fn() -> usize) -> Permit<'_> {
+        self.concurrency.acquire(cap).await
+    }
+
+    /// Sends a request to an endpoint, once.
+    pub(super) async fn ask<P: RpcSend, R: RpcRecv, T>(
+        &self,
+        endpoint: &Endpoint,
+        method: &'static str,
+        params: P,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> Result<T, RequestError> {
+        let is_call = method == "eth_call";
+        self.unless_stopped(endpoint, self.rates.until_ready(method)).await?;
+        if is_call && !self.may_call() {
+            return Err(no_answer(endpoint));
+        }
+        debug!(method, endpoint = %endpoint.id, "sending");
+        self.requests.fetch_add(1, Relaxed);
+        let sent = Instant::now();
+        let answer = tokio::select! {
+            answer = endpoint.rpc.request::<P, R>(method, params) => answer,
+            () = self.shutdown.overdue() => return Err(no_answer(endpoint)),
+        };
+        let answer = answer.map_err(|error| NodeError::of(&endpoint.id, error));
+        match &answer {
+            Ok(_) => self.concurrency.succeeded(),
+            Err(failure) if failure.kind == ErrorKind::RateLimited => {
+                self.concurrency.rate_limited(sent);
+            }
+            Err(_) => {}
+        }
+        Ok(read(answer?).map_err(|message| NodeError::malformed(&endpoint.id, message))?)
+    }
+
+    /// Waits for this, unless a shutdown comes first.
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        endpoint: &Endpoint,
+        wait: impl Future<Output = T>,
+    ) -> Result<T, RequestError> {
+        tokio::select! {
+            biased;
+            done = wait => Ok(done),
+            () = self.shutdown.requested() => Err(no_answer(endpoint)),
+        }
+    }
+
+    /// Counts an `eth_call`; requests a shutdown instead once there were enough.
+    fn may_call(&self) -> bool {
+        let one_more = |calls: u64| (calls < self.max_calls).then_some(calls + 1);
+        let counted = self.eth_calls.fetch_update(Relaxed, Relaxed, one_more).is_ok();
+        if !counted {
+            self.is_spent.store(true, Relaxed);
+            self.shutdown.drain();
+        }
+        counted
+    }
+}
+
+/// A shutdown came before the endpoint answered.
+fn no_answer(endpoint: &Endpoint) -> RequestError {
+    let waited = NodeError::malformed(&endpoint.id, "no answer yet".to_owned());
+    RequestError::Stopped(waited.to_string())
+}
