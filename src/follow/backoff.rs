@@ -1,28 +1,34 @@
-//! How long to wait before something that failed is tried again.
+//! How long `watch` waits before it retries what failed.
 
 use std::time::Duration;
 
-/// A pause of 1 s that doubles with each failure, up to 60 s, less up to half of it at random, so
-/// that many who lost the same node do not come back at once.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Backoff {
-    failures: u32,
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+/// Pauses of half a second to a second at first, twice as long after each failure, up to half a minute to a minute. At
+/// random, so that many who lost the same node do not come back at once.
+#[derive(Debug)]
+pub struct Backoff(ExponentialBackoff);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        let policy = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(500))
+            .with_max_delay(Duration::from_secs(30))
+            .with_jitter()
+            .without_max_times();
+        Self(policy.build())
+    }
 }
 
 impl Backoff {
-    const FIRST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(60);
-
     /// The pause after one more failure.
     pub fn pause(&mut self) -> Duration {
-        let full = Self::FIRST.saturating_mul(1 << self.failures.min(6)).min(Self::LONGEST);
-        self.failures = self.failures.saturating_add(1);
-        full.mul_f64(rand::random_range(0.5..=1.0))
+        self.0.next().expect("the policy has no end")
     }
 
-    /// It works again.
-    pub const fn reset(&mut self) {
-        self.failures = 0;
+    /// Starts again, as it works again.
+    pub fn reset(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -31,11 +37,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pause_doubles_from_one_second_to_sixty() {
+    fn the_pause_doubles_from_half_a_second_to_a_minute() {
         let mut backoff = Backoff::default();
-        for full in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
+        for least in [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] {
             let pause = backoff.pause().as_secs_f64();
-            assert!(pause >= full / 2.0 && pause <= full, "{pause} of {full}");
+            assert!(pause >= least && pause <= 2.0 * least, "{pause} of {least}");
         }
         backoff.reset();
         assert!(backoff.pause() <= Duration::from_secs(1));

@@ -25,11 +25,12 @@ use crate::limit::{LimitSearch, Size};
 /// The longest wait that a provider may ask for; with a longer one the endpoint is given up.
 const LONGEST_ASKED_WAIT: Duration = Duration::from_secs(120);
 
-/// How long an endpoint cools down after each failure of a request in a row.
+/// How long an endpoint cools down after each failure of a request in a row: 125 to 250 ms at first, twice as long each
+/// time, up to 15 to 30 s.
 fn cool_down() -> ExponentialBuilder {
     ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(175))
-        .with_max_delay(Duration::from_secs(30))
+        .with_min_delay(Duration::from_millis(125))
+        .with_max_delay(Duration::from_secs(15))
         .with_jitter()
         .without_max_times()
 }
