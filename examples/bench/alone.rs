@@ -1,5 +1,5 @@
-//! Reading without writing, and writing without reading: each through the program's own way from
-//! pages to records, with nothing at the other end.
+//! Reading without writing, and writing without reading: each runs the program's own pipeline with a null
+//! reader or a null ledger.
 
 use std::{sync::Arc, time::Instant};
 
@@ -23,15 +23,15 @@ use futures_util::{
 
 use crate::{
     Arguments, Method,
-    ground::{Ground, Table},
+    fixture::{Fixture, Table},
     program::own_cpu,
     report::{Row, What, say},
 };
 
-/// Wallets in a page, as the program has it.
+/// Wallets per page, as in the program.
 const PAGE: usize = 5_000;
 
-/// The reader that the program makes of the same settings.
+/// The reader that the program builds from the same settings.
 fn reader(url: &str, method: Method, arguments: &Arguments) -> anyhow::Result<NodeReader> {
     let (profile, shutdown) = (Profile::audius(), Shutdown::default());
     let settings = ClientSettings {
@@ -61,51 +61,52 @@ fn reader(url: &str, method: Method, arguments: &Arguments) -> anyhow::Result<No
 
 /// Reads every wallet and stores nothing.
 pub(crate) async fn reading(
-    ground: &Ground,
+    fixture: &Fixture,
     method: Method,
     arguments: &Arguments,
 ) -> anyhow::Result<Row> {
     let what = What::Reading(method);
     say(format_args!("{what} …"));
-    let reader = reader(&ground.chain.url(), method, arguments)?;
-    let row = measured(what, ground, &reader, &Nowhere).await?;
+    let reader = reader(&fixture.chain.url(), method, arguments)?;
+    let row = measured(what, fixture, &reader, &NullLedger).await?;
     Ok(Row { calls: Some(reader.calls()), ..row })
 }
 
 /// Writes a total for every wallet and reads nothing.
-pub(crate) async fn writing(ground: &Ground, table: &Table) -> anyhow::Result<Row> {
+pub(crate) async fn writing(fixture: &Fixture, table: &Table) -> anyhow::Result<Row> {
     let what = What::Writing;
     say(format_args!("{what} …"));
     let store = store::open(&table.url, Access::Write).await?;
     store.migrate().await?;
-    let row = measured(what, ground, &Known, store.as_ref()).await?;
+    let row = measured(what, fixture, &NullReader, store.as_ref()).await?;
     store.close().await;
     Ok(row)
 }
 
-/// All wallets from this reader to this ledger, in the order in which a sweep takes them.
+/// Measures all wallets from this reader to this ledger, in the order of a sweep.
 async fn measured(
     what: What,
-    ground: &Ground,
+    fixture: &Fixture,
     reader: &dyn Reader,
     ledger: &dyn Ledger,
 ) -> anyhow::Result<Row> {
-    let count = ground.wallets.len() as u64;
-    let pages = stream::iter(ground.wallets.chunks(PAGE).map(|page| Ok(page.to_vec())));
-    let pipeline = Pipeline { reader, ledger, shutdown: &Shutdown::default(), progress: &Nobody };
+    let count = fixture.wallets.len() as u64;
+    let pages = stream::iter(fixture.wallets.chunks(PAGE).map(|page| Ok(page.to_vec())));
+    let pipeline =
+        Pipeline { reader, ledger, shutdown: &Shutdown::default(), progress: &NoProgress };
     let (started, cpu) = (Instant::now(), own_cpu()?);
     let run = pipeline.run(pages, |_, _| {}).await;
     let (time, cpu) = (started.elapsed(), own_cpu()?.saturating_sub(cpu));
     let RunSummary { counts, error, .. } = run;
     error.map_or(Ok(()), Err)?;
-    ensure!(counts.updated == count, "of {count} wallets only {} were done", counts.updated);
+    ensure!(counts.updated == count, "of {count} wallets only {} were processed", counts.updated);
     Ok(Row { time, cpu: Some(cpu), ..Row::new(what, count) })
 }
 
-/// A node that knows every total at once, with as many digits as those of the chain.
-struct Known;
+/// A reader that returns a total for every wallet at once, with as many digits as a real one.
+struct NullReader;
 
-impl Reader for Known {
+impl Reader for NullReader {
     fn read<'a>(&'a self, pages: Pages<'a>) -> BoxStream<'a, Chunk> {
         let total = |wallet: &Wallet| U256::from_be_slice(&wallet.address()[..9]);
         pages
@@ -126,18 +127,19 @@ impl Reader for Known {
     }
 }
 
-/// A database that stores nothing.
-struct Nowhere;
+/// A ledger that stores nothing.
+struct NullLedger;
 
 #[async_trait]
-impl Ledger for Nowhere {
+impl Ledger for NullLedger {
     async fn record(&self, totals: &[TotalRead], _: &[Unreadable]) -> Result<Recorded, RunError> {
         Ok(Recorded { updated: totals.len() as u64, superseded: 0 })
     }
 }
 
-struct Nobody;
+/// Shows no progress.
+struct NoProgress;
 
-impl Progress for Nobody {
+impl Progress for NoProgress {
     fn wallets(&self, _: u64, _: u64) {}
 }

@@ -1,17 +1,17 @@
-//! How fast ethtally is, what it costs, and how that compares with the original's way; all in one run.
+//! Measures ethtally's speed and cost, and compares them with the original system, in one run.
 //!
-//! Starts its own Anvil and PostgreSQL. These share the machine with the program, as they do not in
-//! production: the ratios hold, the absolute numbers are of this machine.
+//! Starts its own Anvil and PostgreSQL. Unlike in production, these share the machine with the program: the ratios
+//! are meaningful, the absolute numbers are specific to this machine.
 //!
-//! `examples/bench.sh --wallets 3150000`, or with Anvil and PostgreSQL at hand
+//! `examples/bench.sh --wallets 3150000`, or with Anvil and PostgreSQL installed
 //! `cargo run --release --example bench -- --wallets 300000 --database sqlite --only reading,writing,sweep`
 //!
-//! - `ground`: the chain, and tables that are alike for each measure; `program`: the real program, measured
-//! - `alone`: reading without writing and the reverse; `original`: the system that ethtally comes from
-//! - `price`: gas and bytes a wallet; `report`: what is shown of all that
+//! - `fixture`: the chain, and an identical table for each measurement; `program`: runs and measures the real program
+//! - `alone`: reading without writing, and the reverse; `original`: the original system
+//! - `price`: gas and bytes per wallet; `report`: the output
 
 mod alone;
-mod ground;
+mod fixture;
 mod original;
 mod price;
 mod program;
@@ -21,42 +21,42 @@ use std::{fmt, time::Duration};
 
 use anyhow::ensure;
 use clap::{Parser, ValueEnum};
-use ethtally_testbed::Delay;
+use ethtally_testbed::LatencyProxy;
 
-use ground::{Ground, Table};
-use program::{Order, Program};
+use fixture::{Fixture, Table};
+use program::{CommandLine, Program};
 use report::{Report, Row, What, say};
 
-/// Processes that share the wallets among them.
+/// Number of processes in measurements with shards.
 const SHARDS: u32 = 4;
 
 #[derive(Parser)]
 struct Arguments {
-    /// How many wallets the chain and the table have, in whole thousands
+    /// Wallets on the chain and in the table, in whole thousands
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1_000..))]
     wallets: u64,
-    /// Where the table is
+    /// The database of the table
     #[arg(long, value_enum, default_value = "postgres")]
     database: Backend,
-    /// What its rows are before a measure
+    /// The rows of the table before a measurement
     #[arg(long, value_enum, default_value = "swept")]
     rows: Rows,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Measure::ALL)]
     only: Vec<Measure>,
-    /// How to read; the last is the one for backfill, shards and distance
+    /// Readers; the last one is used for backfill, shards and latency
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Method::Multicall3, Method::Packed])]
     readers: Vec<Method>,
-    /// Wallets in one eth_call [default: the program's own]
+    /// Wallets per eth_call [default: the program's]
     #[arg(long)]
     chunk: Option<u32>,
     /// eth_calls in flight
     #[arg(long, default_value_t = 4)]
     concurrency: u32,
-    /// Milliseconds from the program to the node and back, for `delay`
+    /// Round-trip time between program and node in milliseconds, for `delay`
     #[arg(long, default_value_t = 50)]
     round_trip: u64,
-    /// How many ticks of the original are timed
+    /// Ticks of the original to time
     #[arg(long, default_value_t = 200)]
     ticks: u64,
     /// Print the table as Markdown
@@ -70,32 +70,32 @@ enum Backend {
     Sqlite,
 }
 
-/// What a table holds before a measure. Either way the rows lie in no order of their keys.
+/// What a table contains before a measurement. The rows are not stored in key order.
 #[derive(Clone, Copy, ValueEnum)]
 enum Rows {
-    /// What the original leaves after a round: 50 rows of one age, half a minute between them
+    /// As after a round of the original: 50 rows of the same age, then half a minute later the next 50
     Swept,
-    /// Placeholders, all of one age, so that a sweep goes by key
+    /// Placeholders of the same age, so that a sweep reads in key order
     New,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Measure {
-    /// Gas and bytes a wallet
+    /// Gas and bytes per wallet
     Price,
     /// Reading alone
     Reading,
     /// Writing alone
     Writing,
-    /// The whole sweep
+    /// A whole sweep
     Sweep,
-    /// Backfill of a CSV file into an empty table
+    /// Backfill from a CSV file into an empty table
     Backfill,
-    /// Four processes at once
+    /// Four concurrent processes
     Shards,
-    /// The original's way
+    /// The original system
     Original,
-    /// With a long way between program and node
+    /// With latency between program and node
     Delay,
 }
 
@@ -112,7 +112,7 @@ impl Measure {
     ];
 }
 
-/// How wallets are read, in the program's words.
+/// The reader, as in the program's --reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Method {
     Multicall3,
@@ -133,21 +133,21 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = Arguments::parse();
     arguments.wallets = arguments.wallets.next_multiple_of(1_000);
     let program = Program::build()?;
-    let ground = Ground::prepare(arguments.wallets, arguments.database, arguments.rows).await?;
-    let report = Report::new(&ground, arguments.round_trip).await?;
-    let mut bench = Bench { arguments, program, ground, report, failures: 0 };
+    let fixture = Fixture::prepare(arguments.wallets, arguments.database, arguments.rows).await?;
+    let report = Report::new(&fixture, arguments.round_trip).await?;
+    let mut bench = Bench { arguments, program, fixture, report, failures: 0 };
     for measure in bench.arguments.only.clone() {
         bench.measure(measure).await;
     }
     bench.report.print(bench.arguments.markdown)?;
-    ensure!(bench.failures == 0, "{} measures failed: see above", bench.failures);
+    ensure!(bench.failures == 0, "{} measurements failed: see above", bench.failures);
     Ok(())
 }
 
 struct Bench {
     arguments: Arguments,
     program: Program,
-    ground: Ground,
+    fixture: Fixture,
     report: Report,
     failures: u32,
 }
@@ -162,12 +162,12 @@ impl Bench {
                     let price = self.price(method).await;
                     self.keep(price, |report, price| report.prices.push((Some(method), price)));
                 }
-                let price = original::price(&self.ground).await;
+                let price = original::price(&self.fixture).await;
                 self.keep(price, |report, price| report.prices.push((None, price)));
             }
             Measure::Reading => {
                 for method in readers {
-                    let row = alone::reading(&self.ground, method, &self.arguments).await;
+                    let row = alone::reading(&self.fixture, method, &self.arguments).await;
                     self.keep_row(row);
                 }
             }
@@ -195,7 +195,7 @@ impl Bench {
             }
             Measure::Delay => {
                 let one_way = Duration::from_millis(self.arguments.round_trip) / 2;
-                let delay = match Delay::in_front_of(&self.ground.chain.url(), one_way) {
+                let delay = match LatencyProxy::in_front_of(&self.fixture.chain.url(), one_way) {
                     Ok(delay) => delay,
                     Err(error) => return self.keep_row(Err(error)),
                 };
@@ -209,7 +209,7 @@ impl Bench {
         }
     }
 
-    /// What one measure finds is kept, and the next goes on also where it fails: the rest has taken its time.
+    /// Keeps a result. A failure is counted and does not stop the other measurements.
     fn keep<T>(&mut self, found: anyhow::Result<T>, keep: impl FnOnce(&mut Report, T)) {
         match found {
             Ok(found) => keep(&mut self.report, found),
@@ -227,82 +227,82 @@ impl Bench {
         });
     }
 
-    /// What the program is to do: `work`, with these many calls in flight, towards this node and table.
-    fn order(&self, work: &str, method: Method, node: &str, table: &Table) -> Order {
-        let mut order = Order::new(work)
+    /// The command line for this subcommand, reader, node and table.
+    fn command(&self, subcommand: &str, method: Method, node: &str, table: &Table) -> CommandLine {
+        let mut command = CommandLine::new(subcommand)
             .set("ETH_RPC_URL", node)
             .set("DATABASE_URL", &table.url)
             .set("ETHTALLY_READER", method.to_string())
             .set("ETHTALLY_CONCURRENCY", self.arguments.concurrency.to_string());
         if let Some(chunk) = self.arguments.chunk {
-            order = order.set("ETHTALLY_CHUNK", chunk.to_string());
+            command = command.set("ETHTALLY_CHUNK", chunk.to_string());
         }
-        order
+        command
     }
 
     async fn price(&self, method: Method) -> anyhow::Result<price::Price> {
-        say(format_args!("the price of a wallet, {method}"));
-        let table = self.ground.empty_table().await?;
-        let file = self.ground.csv(self.arguments.wallets.min(price::SAMPLE))?;
-        let journal = price::Journal::of(&self.ground.chain)?;
-        let order = self.order("backfill --from-csv", method, &journal.url(), &table);
-        self.program.run(&[order.arg(file.path())])?;
+        say(format_args!("price per wallet, {method}"));
+        let table = self.fixture.empty_table().await?;
+        let file = self.fixture.csv(self.arguments.wallets.min(price::SAMPLE))?;
+        let journal = price::Journal::of(&self.fixture.chain)?;
+        let command = self.command("backfill --from-csv", method, &journal.url(), &table);
+        self.program.run(&[command.arg(file.path())])?;
         table.drop().await?;
-        journal.price(&self.ground.chain).await
+        journal.price(&self.fixture.chain).await
     }
 
     async fn writing(&self) -> anyhow::Result<Row> {
-        let table = self.ground.table().await?;
-        let row = alone::writing(&self.ground, &table).await?;
+        let table = self.fixture.table().await?;
+        let row = alone::writing(&self.fixture, &table).await?;
         table.drop().await?;
         Ok(row)
     }
 
-    /// The real program goes over all wallets, alone or as several processes.
-    async fn sweep(&self, what: What, way: Option<&Delay>) -> anyhow::Result<Row> {
-        let table = self.ground.table().await?;
+    /// Sweeps all wallets with the real program, as one or several processes.
+    async fn sweep(&self, what: What, proxy: Option<&LatencyProxy>) -> anyhow::Result<Row> {
+        let table = self.fixture.table().await?;
         say(format_args!("{what} …"));
-        let node = way.map_or_else(|| self.ground.chain.url(), Delay::url);
+        let node = proxy.map_or_else(|| self.fixture.chain.url(), LatencyProxy::url);
         let concurrency = self.arguments.concurrency;
         let (method, processes, in_flight) = match what {
             What::FarOne(method) => (method, 1, 1),
             What::FarShards(method) => (method, SHARDS, 1),
-            // As many calls in flight as the one has.
+            // Together as many calls in flight as one process.
             What::Shards(method) => (method, SHARDS, concurrency.div_ceil(SHARDS)),
             What::Sweep(method) | What::FarSweep(method) => (method, 1, concurrency),
-            _ => anyhow::bail!("{what} is no sweep"),
+            _ => anyhow::bail!("{what} is not a sweep"),
         };
-        let orders: Vec<Order> = (0..processes)
+        let commands: Vec<CommandLine> = (0..processes)
             .map(|shard| {
-                let order = self
-                    .order("sweep --all --shard", method, &node, &table)
+                let command = self
+                    .command("sweep --all --shard", method, &node, &table)
                     .set("ETHTALLY_CONCURRENCY", in_flight.to_string());
-                order.arg(format!("{shard}/{processes}"))
+                command.arg(format!("{shard}/{processes}"))
             })
             .collect();
-        let ran = self.program.run(&orders)?;
-        table.is_read(&self.ground).await?;
+        let ran = self.program.run(&commands)?;
+        table.check_read(&self.fixture).await?;
         table.drop().await?;
         Ok(Row::of_program(what, self.arguments.wallets, &ran))
     }
 
     async fn backfill(&self, method: Method) -> anyhow::Result<Row> {
         let what = What::Backfill(method);
-        let table = self.ground.empty_table().await?;
-        let file = self.ground.csv(self.arguments.wallets)?;
+        let table = self.fixture.empty_table().await?;
+        let file = self.fixture.csv(self.arguments.wallets)?;
         say(format_args!("{what} …"));
-        let node = self.ground.chain.url();
-        let order = self.order("backfill --from-csv", method, &node, &table);
-        let ran = self.program.run(&[order.arg(file.path())])?;
-        table.is_read(&self.ground).await?;
+        let node = self.fixture.chain.url();
+        let command = self.command("backfill --from-csv", method, &node, &table);
+        let ran = self.program.run(&[command.arg(file.path())])?;
+        table.check_read(&self.fixture).await?;
         table.drop().await?;
         Ok(Row::of_program(what, self.arguments.wallets, &ran))
     }
 
-    async fn original(&self, what: What, way: Option<&Delay>) -> anyhow::Result<Row> {
-        let table = self.ground.table().await?;
+    async fn original(&self, what: What, proxy: Option<&LatencyProxy>) -> anyhow::Result<Row> {
+        let table = self.fixture.table().await?;
         say(format_args!("{what} …"));
-        let node = way.map_or_else(|| self.ground.chain.url(), Delay::url);
+        let node = proxy.map_or_else(|| self.fixture.chain.url(), LatencyProxy::url);
         let ticks = self.arguments.ticks.min(self.arguments.wallets / original::WALLETS_A_TICK);
         let (time, note) = original::run(&table, &node, ticks).await?;
         table.drop().await?;
@@ -310,7 +310,7 @@ impl Bench {
         Ok(Row {
             time: time.mul_f64(all as f64 / ticks as f64),
             calls: Some(all),
-            note: Some(format!("{note}; reckoned from {ticks} of them, without a pause")),
+            note: Some(format!("{note}; estimated from {ticks} ticks, without pauses")),
             ..Row::new(what, self.arguments.wallets)
         })
     }

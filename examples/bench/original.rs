@@ -1,5 +1,5 @@
-//! The system that ethtally comes from, as it goes round its table: 50 wallets a tick, one `aggregate3`
-//! for them, 50 upserts, and the next tick; here without the pause of 30 s.
+//! The original system, which sweeps its table in ticks: 50 wallets, one `aggregate3`, 50 upserts; here
+//! without the pause of 30 s between ticks.
 
 use std::time::{Duration, Instant};
 
@@ -19,26 +19,26 @@ use serde_json::{Value, json};
 use sqlx::{PgConnection, SqliteConnection};
 
 use crate::{
-    ground::{Ground, Table, postgres, sqlite},
+    fixture::{Fixture, Table, postgres, sqlite},
     price::{self, Price},
 };
 
-/// Wallets in a tick, which are also those of one call: it could take 200.
+/// Wallets per tick and call.
 pub(crate) const WALLETS_A_TICK: u64 = 50;
 
-/// Its connection. One statement, one round trip, one transaction.
+/// Its connection, on which each statement is a round trip and a transaction.
 enum Connection {
     Postgres(PgConnection),
     Sqlite(SqliteConnection),
 }
 
-/// Goes on for so many ticks; returns how long they took, and where that time went.
+/// Runs this many ticks; returns their time, and a note on where it was spent.
 pub(crate) async fn run(
     table: &Table,
     node: &str,
     ticks: u64,
 ) -> anyhow::Result<(Duration, String)> {
-    ensure!(ticks > 0, "not one tick to time");
+    ensure!(ticks > 0, "there are no ticks to time");
     let provider = provider(node)?;
     let mut connection = Connection::open(table).await?;
     let (mut selects, mut calls) = (Duration::ZERO, Duration::ZERO);
@@ -59,7 +59,7 @@ pub(crate) async fn run(
     let time = started.elapsed();
     let of_each = |time: Duration| time.as_secs_f64() * 1e3 / ticks as f64;
     let note = format!(
-        "a tick of {:.1} ms: select {:.1}, eth_call {:.1}, {WALLETS_A_TICK} upserts {:.1}",
+        "{:.1} ms per tick: select {:.1}, eth_call {:.1}, {WALLETS_A_TICK} upserts {:.1}",
         of_each(time),
         of_each(selects),
         of_each(calls),
@@ -68,18 +68,18 @@ pub(crate) async fn run(
     Ok((time, note))
 }
 
-/// What one of its calls costs.
-pub(crate) async fn price(ground: &Ground) -> anyhow::Result<Price> {
-    let wallets: Vec<_> = ground
+/// The price of one of its calls.
+pub(crate) async fn price(fixture: &Fixture) -> anyhow::Result<Price> {
+    let wallets: Vec<_> = fixture
         .wallets
         .iter()
         .take(WALLETS_A_TICK as usize)
         .map(|wallet| wallet.address())
         .collect();
-    price::of_call(&ground.chain, call(&wallets, "latest"), WALLETS_A_TICK).await
+    price::of_call(&fixture.chain, call(&wallets, "latest"), WALLETS_A_TICK).await
 }
 
-/// Keeps its connection open, as Go's client does.
+/// A provider that keeps its connection open, like Go's HTTP client.
 fn provider(node: &str) -> anyhow::Result<RootProvider> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let transport = Http::with_client(client, node.parse()?);
@@ -113,7 +113,7 @@ fn totals(returned: &[u8]) -> anyhow::Result<Vec<U256>> {
 
 impl Connection {
     async fn open(table: &Table) -> anyhow::Result<Self> {
-        // An index that the original's table does not have.
+        // The original's table does not have this index.
         const DROP: &str = "drop index if exists eth_wallet_balances_sweep_idx";
         Ok(if table.url.starts_with("sqlite:") {
             let mut connection = sqlite(&table.url).await?;
@@ -132,7 +132,7 @@ impl Connection {
             Self::Postgres(connection) => sqlx::query_scalar(OLDEST).fetch_all(connection).await?,
             Self::Sqlite(connection) => sqlx::query_scalar(OLDEST).fetch_all(connection).await?,
         };
-        texts.iter().map(|text| text.parse().context("a wallet that is none")).collect()
+        texts.iter().map(|text| text.parse().context("an invalid wallet")).collect()
     }
 
     async fn upsert(&mut self, wallet: Address, total: U256) -> anyhow::Result<()> {

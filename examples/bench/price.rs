@@ -1,4 +1,4 @@
-//! What a wallet costs at the node and on the line: gas, and bytes of request and answer.
+//! The price of a wallet: gas at the node, and bytes of request and response.
 
 use alloy::{primitives::Bytes, providers::Provider};
 use alloy::{providers::bindings::IMulticall3::aggregate3Call, sol_types::SolCall};
@@ -6,25 +6,25 @@ use anyhow::Context;
 use ethtally::profile::Profile;
 use ethtally_testbed::{
     Chain,
-    stub::{Seen, Stub},
+    stub::{RecordedRequest, Stub},
 };
 use serde_json::{Value, json};
 
-/// Enough wallets for a chunk to find its size.
+/// Enough wallets for the chunk size to reach its limit.
 pub(crate) const SAMPLE: u64 = 60_000;
 
-/// For one wallet, in a large call of the program's.
+/// The price per wallet in a large call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Price {
-    /// What the call used, its own 21,000 and its data included.
+    /// Gas used by the call, including its base cost of 21,000 and its data.
     pub(crate) gas: f64,
-    /// Bodies of request and answer as JSON.
+    /// Bytes of request and response as JSON.
     pub(crate) bytes: f64,
     /// Wallets in that call.
     pub(crate) wallets: u64,
 }
 
-/// Writes down what the program sends.
+/// Records what the program sends.
 pub(crate) struct Journal(Stub);
 
 impl Journal {
@@ -36,17 +36,17 @@ impl Journal {
         self.0.url()
     }
 
-    /// The price in the largest call that the node took.
+    /// The price in the largest call that the node accepted.
     pub(crate) async fn price(&self, chain: &Chain) -> anyhow::Result<Price> {
         let mut calls = self.0.requests();
         calls.retain(|seen| seen.method == "eth_call");
         calls.sort_by_key(|seen| std::cmp::Reverse(seen.bytes));
         let mut refused = None;
-        for Seen { params, .. } in calls {
+        for RecordedRequest { params, .. } in calls {
             let Some(wallets) = wallets_in(&params) else { continue };
             match of_call(chain, params, wallets).await {
                 Ok(price) => return Ok(price),
-                // What was too much is there, too.
+                // Calls that were too large are recorded too.
                 Err(error) => drop(refused.get_or_insert(error)),
             }
         }
@@ -54,13 +54,13 @@ impl Journal {
     }
 }
 
-/// The price of an `eth_call` for so many wallets.
+/// The price of an `eth_call` with this many wallets.
 pub(crate) async fn of_call(chain: &Chain, params: Value, wallets: u64) -> anyhow::Result<Price> {
     let request = json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": params });
     let returned: Bytes = chain.provider().raw_request("eth_call".into(), &params).await?;
     let answer = json!({ "jsonrpc": "2.0", "id": 1, "result": returned });
-    // A trace says what was used; an estimate is what would have sufficed, which is less where parts may
-    // fail, and more where each must find its stipend.
+    // A trace has the gas used. An estimate has the gas needed, which is less if parts may fail, and more if
+    // each part needs its stipend.
     let tracer = json!({
         "tracer": "callTracer",
         "tracerConfig": { "onlyTopCall": true },
@@ -78,7 +78,7 @@ pub(crate) async fn of_call(chain: &Chain, params: Value, wallets: u64) -> anyho
     })
 }
 
-/// How many wallets these parameters of an `eth_call` are for: parts of each by Multicall3, or packed.
+/// Number of wallets in these parameters of an `eth_call`, with Multicall3 or packed.
 fn wallets_in(params: &Value) -> Option<u64> {
     let data: Bytes = params[0]["data"].as_str()?.parse().ok()?;
     let count = match aggregate3Call::abi_decode(&data) {

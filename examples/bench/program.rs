@@ -1,4 +1,4 @@
-//! The real program as a process: built if need be, run, and measured from outside.
+//! Builds the real program, runs it as a process, and measures it from outside.
 
 use std::{
     env,
@@ -15,35 +15,35 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde_json::Value;
 
-/// How often a running process is looked at.
-const LOOK: Duration = Duration::from_millis(10);
+/// Interval between looks at a running process.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 pub(crate) struct Program {
     path: PathBuf,
 }
 
 /// Command line and environment of one run.
-pub(crate) struct Order {
+pub(crate) struct CommandLine {
     arguments: Vec<OsString>,
     settings: Vec<(&'static str, String)>,
 }
 
-/// What one or several processes did that ran at once.
+/// The measurements of one or several concurrent processes.
 #[derive(Debug)]
-pub(crate) struct Ran {
+pub(crate) struct Usage {
     /// Until the last of them ended.
     pub(crate) time: Duration,
-    /// `eth_call`s of all.
+    /// `eth_call`s of all processes.
     pub(crate) calls: u64,
-    /// Time on a processor, user's and system's, of all.
+    /// User and system CPU time of all processes.
     pub(crate) cpu: Duration,
-    /// Of the largest, if the system says.
+    /// Peak memory of the largest process, if known.
     pub(crate) peak_kib: Option<u64>,
 }
 
-impl Order {
-    pub(crate) fn new(words: &str) -> Self {
-        Self { arguments: words.split(' ').map(Into::into).collect(), settings: Vec::new() }
+impl CommandLine {
+    pub(crate) fn new(arguments: &str) -> Self {
+        Self { arguments: arguments.split(' ').map(Into::into).collect(), settings: Vec::new() }
     }
 
     pub(crate) fn arg(mut self, argument: impl Into<OsString>) -> Self {
@@ -51,7 +51,7 @@ impl Order {
         self
     }
 
-    /// Sets a variable; the last word counts.
+    /// Sets an environment variable; the last value wins.
     pub(crate) fn set(mut self, variable: &'static str, value: impl Into<String>) -> Self {
         self.settings.push((variable, value.into()));
         self
@@ -59,15 +59,15 @@ impl Order {
 }
 
 impl Program {
-    /// Builds the program as this example was built, which takes a moment if that was done before.
+    /// Builds the program with the profile of this example.
     pub(crate) fn build() -> anyhow::Result<Self> {
         // TARGET/release/examples/bench
         let example = env::current_exe()?;
-        let folder = example.parent().and_then(Path::parent).context("no folder above")?;
-        let target = folder.parent().context("no folder above")?;
+        let folder = example.parent().and_then(Path::parent).context("no parent folder")?;
+        let target = folder.parent().context("no parent folder")?;
         let mut cargo = Command::new(env!("CARGO"));
-        // With the example, which is there already: without it, cargo would build every library anew
-        // that the tests' packages ask more features of.
+        // Together with the example, which is built already: otherwise cargo would rebuild every library for
+        // which the tests enable more features.
         cargo.args(["build", "--quiet", "--bin", "ethtally", "--example", "bench"]);
         cargo.arg("--manifest-path");
         cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
@@ -75,7 +75,7 @@ impl Program {
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }
-        // What `cargo run` tells this example of itself is news to build scripts, and they would start anew.
+        // The variables that `cargo run` sets for this example would make build scripts run again.
         for (variable, _) in env::vars_os() {
             let name = variable.to_string_lossy();
             if ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|prefix| name.starts_with(prefix)) {
@@ -83,38 +83,38 @@ impl Program {
             }
         }
         let status = cargo.status().context("cannot run cargo")?;
-        ensure!(status.success(), "ethtally was not built: cargo ended with {status}");
+        ensure!(status.success(), "cannot build ethtally: cargo ended with {status}");
         Ok(Self { path: folder.join("ethtally") })
     }
 
-    /// Runs one process for each of these, all at once, until the last has ended.
-    pub(crate) fn run(&self, orders: &[Order]) -> anyhow::Result<Ran> {
+    /// Runs a process for each command line, all concurrently, until the last one ends.
+    pub(crate) fn run(&self, commands: &[CommandLine]) -> anyhow::Result<Usage> {
         let before = children_cpu()?;
         let started = Instant::now();
         let mut processes = Processes(Vec::new());
-        for order in orders {
-            processes.0.push(self.start(order)?);
+        for command in commands {
+            processes.0.push(self.start(command)?);
         }
         let mut peak_kib = None;
         while !processes.ended()? {
             peak_kib = peak_kib.max(processes.peak_kib());
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         let time = started.elapsed();
         let mut calls = 0;
         for process in processes.0.drain(..) {
             let output = process.wait_with_output()?;
-            ensure!(output.status.success(), "the program ended with {}", output.status);
+            ensure!(output.status.success(), "ethtally ended with {}", output.status);
             let result: Value = serde_json::from_slice(&output.stdout)?;
             ensure!(result["failed"] == 0, "wallets could not be read: {result}");
             calls += result["calls"].as_u64().context("a result without calls")?;
         }
-        Ok(Ran { time, calls, cpu: children_cpu()?.saturating_sub(before), peak_kib })
+        Ok(Usage { time, calls, cpu: children_cpu()?.saturating_sub(before), peak_kib })
     }
 
-    fn start(&self, order: &Order) -> anyhow::Result<Child> {
+    fn start(&self, line: &CommandLine) -> anyhow::Result<Child> {
         let mut command = Command::new(&self.path);
-        // Settings of the one who runs the benchmark are not for this.
+        // Without the user's settings.
         for (variable, _) in env::vars_os() {
             let name = variable.to_string_lossy();
             if ["ETHTALLY_", "ETH_"].iter().any(|prefix| name.starts_with(prefix)) {
@@ -122,17 +122,17 @@ impl Program {
             }
         }
         command
-            .args(&order.arguments)
-            // Nor does anybody need its bars.
+            .args(&line.arguments)
+            // Without progress bars.
             .args(["--json", "--quiet"])
-            .envs(order.settings.iter().map(|(name, value)| (*name, value)))
+            .envs(line.settings.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         command.spawn().with_context(|| format!("cannot run {}", self.path.display()))
     }
 }
 
-/// Running processes. They end when this is dropped.
+/// Running processes, which are killed when this is dropped.
 struct Processes(Vec<Child>);
 
 impl Processes {
@@ -158,20 +158,19 @@ impl Drop for Processes {
     }
 }
 
-/// The most memory that a running process has had so far, from Linux's /proc.
+/// The peak memory of a running process so far, from Linux's /proc.
 fn peak_kib(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// The time on a processor of all processes that were started here and have ended: nothing but the
-/// program ends while it runs.
+/// The CPU time of all child processes that have ended. No other child ends during a measurement.
 fn children_cpu() -> anyhow::Result<Duration> {
     cpu(UsageWho::RUSAGE_CHILDREN)
 }
 
-/// The time on a processor of this process.
+/// The CPU time of this process.
 pub(crate) fn own_cpu() -> anyhow::Result<Duration> {
     cpu(UsageWho::RUSAGE_SELF)
 }

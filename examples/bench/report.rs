@@ -1,4 +1,4 @@
-//! What was found, as a table and as ratios; and on stderr what is being done.
+//! The results as a table and as ratios on stdout; progress on stderr.
 
 use std::{
     fmt, fs,
@@ -11,25 +11,25 @@ use std::{
 use alloy::providers::Provider;
 use chrono::Utc;
 
-use crate::{Method, SHARDS, ground::Ground, price::Price, program::Ran};
+use crate::{Method, SHARDS, fixture::Fixture, price::Price, program::Usage};
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Tells what is being done, and since when.
+/// Prints progress with the time since the start.
 pub(crate) fn say(what: impl fmt::Display) {
     let since = STARTED.elapsed().as_secs_f64();
-    // Nobody may be listening.
+    // Stderr may be closed.
     let _ = writeln!(io::stderr(), "{since:>7.1} s  {what}");
 }
 
-/// What can be measured.
+/// The kinds of measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
     Reading(Method),
     Writing,
     Sweep(Method),
     Backfill(Method),
-    /// Several processes, with as many calls in flight as the one sweep.
+    /// Several processes, with together as many calls in flight as one sweep.
     Shards(Method),
     Original,
     FarOriginal,
@@ -46,8 +46,8 @@ impl fmt::Display for What {
             Self::Reading(method) => write!(f, "reading alone, {method}"),
             Self::Writing => f.write_str("writing alone"),
             Self::Sweep(method) => write!(f, "sweep --all, {method}"),
-            Self::Backfill(method) => write!(f, "backfill of a CSV, {method}"),
-            Self::Shards(method) => write!(f, "{SHARDS} shards at once, {method}"),
+            Self::Backfill(method) => write!(f, "backfill from CSV, {method}"),
+            Self::Shards(method) => write!(f, "{SHARDS} concurrent shards, {method}"),
             Self::Original => f.write_str("the original's way"),
             Self::FarOriginal => f.write_str("far node: the original's way"),
             Self::FarSweep(method) => write!(f, "far node: sweep --all, {method}"),
@@ -64,7 +64,7 @@ impl What {
         matches!(self, Self::FarOriginal | Self::FarSweep(_) | Self::FarOne(_) | Self::FarShards(_))
     }
 
-    /// How it reads; `None` for the original, which has its own price.
+    /// The reader, if it reads; `Some(None)` is the original, which has its own price.
     fn method(self) -> Option<Option<Method>> {
         match self {
             Self::Writing => None,
@@ -80,7 +80,7 @@ impl What {
     }
 }
 
-/// One line of the table.
+/// A row of the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) what: What,
@@ -90,7 +90,7 @@ pub(crate) struct Row {
     pub(crate) calls: Option<u64>,
     pub(crate) cpu: Option<Duration>,
     pub(crate) peak_kib: Option<u64>,
-    /// How the time was reckoned, if it is not that of all wallets.
+    /// How the time was estimated, if it was not measured for all wallets.
     pub(crate) note: Option<String>,
 }
 
@@ -100,12 +100,12 @@ impl Row {
         Self { what, wallets, time, calls: None, cpu: None, peak_kib: None, note: None }
     }
 
-    pub(crate) fn of_program(what: What, wallets: u64, ran: &Ran) -> Self {
+    pub(crate) fn of_program(what: What, wallets: u64, usage: &Usage) -> Self {
         Self {
-            time: ran.time,
-            calls: Some(ran.calls),
-            cpu: Some(ran.cpu),
-            peak_kib: ran.peak_kib,
+            time: usage.time,
+            calls: Some(usage.calls),
+            cpu: Some(usage.cpu),
+            peak_kib: usage.peak_kib,
             ..Self::new(what, wallets)
         }
     }
@@ -115,7 +115,7 @@ impl Row {
     }
 }
 
-/// All that was found.
+/// All results.
 pub(crate) struct Report {
     title: String,
     round_trip: u64,
@@ -129,27 +129,27 @@ const HEAD: [&str; 8] = [
     "seconds",
     "wallets/s",
     "eth_calls",
-    "gas a wallet",
-    "bytes a wallet",
-    "CPU-s a million",
+    "gas per wallet",
+    "bytes per wallet",
+    "CPU-s per million",
     "peak MiB",
 ];
 
 impl Report {
-    pub(crate) async fn new(ground: &Ground, round_trip: u64) -> anyhow::Result<Self> {
-        let node = ground.chain.provider().get_client_version().await?;
+    pub(crate) async fn new(fixture: &Fixture, round_trip: u64) -> anyhow::Result<Self> {
+        let node = fixture.chain.provider().get_client_version().await?;
         let title = format!(
             "{} wallets, {}, {}, {}, {}",
-            grouped(ground.wallets.len() as f64),
+            grouped(fixture.wallets.len() as f64),
             Utc::now().format("%Y-%m-%d"),
-            ground.database_version().await?,
+            fixture.database_version().await?,
             node.split('-').next().unwrap_or(&node),
             machine()
         );
         Ok(Self { title, round_trip, rows: Vec::new(), prices: Vec::new() })
     }
 
-    /// Prints the table to stdout, and below it what follows from it.
+    /// Prints the table to stdout, followed by the conclusions.
     pub(crate) fn print(&self, markdown: bool) -> io::Result<()> {
         let mut lines = vec![HEAD.map(str::to_owned)];
         lines.extend(self.rows.iter().map(|row| self.cells(row)));
@@ -205,7 +205,7 @@ impl Report {
         self.rows.iter().find(|row| row.what == what)
     }
 
-    /// What follows, as far as it was measured.
+    /// The conclusions that the measurements allow.
     fn conclusions(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for method in [Method::Multicall3, Method::Packed] {
@@ -229,7 +229,7 @@ impl Report {
         for (method, price) in &self.prices {
             let of = method.map_or_else(|| "the original".to_owned(), |method| method.to_string());
             lines.push(format!(
-                "{of}: gas and bytes are those of a call for {} wallets",
+                "{of}: gas and bytes are from a call with {} wallets",
                 grouped(price.wallets as f64)
             ));
         }
@@ -238,20 +238,20 @@ impl Report {
         }
         if self.rows.iter().any(|row| row.what.is_far()) {
             lines.push(format!(
-                "far node: {} ms there and back between program and node",
+                "far node: {} ms round-trip time between program and node",
                 self.round_trip
             ));
         }
         lines
     }
 
-    /// The floor is what reading and then writing would take.
+    /// Compares a sweep with reading and then writing without overlap.
     fn against_floor(&self, method: Method) -> Option<String> {
         let sweep = self.row(What::Sweep(method))?;
         let (reading, writing) = (self.row(What::Reading(method))?, self.row(What::Writing)?);
         let floor = reading.seconds() + writing.seconds();
         Some(format!(
-            "{}: {:.2} of the speed 1/(1/reading + 1/writing), by which it would take {floor:.1} s",
+            "{}: {:.2} times the speed of reading and then writing, which take {floor:.1} s together",
             sweep.what,
             floor / sweep.seconds()
         ))
@@ -273,7 +273,7 @@ fn seconds(time: Duration) -> String {
     if seconds < 100.0 { format!("{seconds:.1}") } else { grouped(seconds) }
 }
 
-/// A number without decimals, its thousands set apart.
+/// A number without decimals, with thousands separators.
 fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();
@@ -286,7 +286,7 @@ fn grouped(number: f64) -> String {
     text
 }
 
-/// Processors, and their model where the system says.
+/// Number and model of the processors, as far as known.
 fn machine() -> String {
     let count = thread::available_parallelism().map_or(1, usize::from);
     let model = fs::read_to_string("/proc/cpuinfo").ok().and_then(|info| {

@@ -1,35 +1,33 @@
-//! `backfill`: wallets come in from a CSV file, however it is written.
+//! `backfill`: reads wallets from CSV files of many kinds.
 
 use std::{fs, path::Path};
 
-use ethtally_testbed::{
-    stub::{Stub, When},
-    wallet,
-};
+use ethtally_testbed::{stub::When, wallet};
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{Database, Ran, ethtally, on_both_databases},
-    world::{
-        address, addresses, date_rows, dump, lines, read_wallets, still_chain, store_unread,
-        wallets_read_through, without_time,
-    },
+use crate::support::{
+    chains::{still_chain, still_stub, stub_of},
+    database::{Database, on_both_databases},
+    program::{Output, ethtally},
+    requests::wallets_read,
+    table::{date_rows, dump, read_wallets, store_unread},
+    wallets::{address, address_lines, addresses, right_and_wrong_checksum, sorted_addresses},
 };
 
 on_both_databases! {
     every_kind_of_row_is_counted_and_every_wallet_is_read_once
     placeholders_are_the_oldest_rows_and_a_sweep_fills_them_first
-    resume_leaves_out_what_was_read
-    a_second_run_changes_nothing_but_freshness
+    resume_skips_wallets_that_were_read
+    a_second_run_only_changes_updated_at
 }
 
-/// A backfill of this text from standard input.
-async fn backfill(database: &Database, csv: impl Into<Vec<u8>>, arguments: &[&str]) -> Ran {
+/// Runs `backfill` with this CSV on stdin.
+async fn backfill(database: &Database, csv: impl Into<Vec<u8>>, arguments: &[&str]) -> Output {
     let arguments = ["backfill", "--from-csv", "-", "--json"].iter().chain(arguments).copied();
     ethtally(arguments).node(still_chain().await.url()).database(database).input(csv).run()
 }
 
-/// Some fields of a result.
+/// These fields of a result.
 fn fields(result: &Value, names: &[&str]) -> Vec<u64> {
     names.iter().map(|name| result[*name].as_u64().unwrap_or_else(|| panic!("{name}"))).collect()
 }
@@ -38,7 +36,7 @@ const INTAKE: [&str; 4] = ["rows", "wallets", "duplicates", "rejected"];
 
 async fn every_kind_of_row_is_counted_and_every_wallet_is_read_once(database: Database) {
     let chain = still_chain().await;
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let stub = stub_of(chain);
     let checksummed = wallet(1).to_checksum(None);
     let csv = format!(
         "id,wallet\n1,{}\n2,{checksummed}\n3,{}\n4,0x12\n5,{}\n6,{}\n",
@@ -56,14 +54,14 @@ async fn every_kind_of_row_is_counted_and_every_wallet_is_read_once(database: Da
 
     let ran = run(&["--json"]).expect(0);
     assert_eq!(
-        without_time(&ran),
+        ran.without_time(),
         r#"{"command":"backfill","rows":6,"wallets":3,"duplicates":2,"rejected":1,"kept":0,"updated":3,"failed":0,"superseded":0,"calls":1,"block":0,"elapsed_ms":N,"skipped":false,"interrupted":false}"#
     );
     assert_eq!(
         ran.stderr,
         "note: line 5: \"0x12\" is no wallet: it has 2 digits after 0x, not 40\n"
     );
-    assert_eq!(wallets_read_through(&stub), addresses(0..3).into_iter().collect::<Vec<_>>());
+    assert_eq!(wallets_read(&stub), sorted_addresses(0..3));
     let mut expected = Vec::new();
     for n in 0..3 {
         expected.push(format!("{}|{}|0|", address(n), chain.total(wallet(n)).await.unwrap()));
@@ -74,13 +72,13 @@ async fn every_kind_of_row_is_counted_and_every_wallet_is_read_once(database: Da
     assert_eq!(database.sql(stored).await, expected);
 
     assert_eq!(
-        without_time(&run(&[]).expect(0)),
+        run(&[]).expect(0).without_time(),
         "backfill complete rows:6 wallets:3 duplicates:2 rejected:1 kept:0 updated:3 failed:0 superseded:0 calls:1 block:0 in N ms"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_wallet_is_found_however_the_file_is_written() {
+async fn wallets_are_found_in_every_csv_variant() {
     let (a, b) = (address(0), address(1));
     let upper = |text: &str| format!("0x{}", text[2..].to_uppercase());
     let cases: [(String, &[&str]); 16] = [
@@ -117,12 +115,12 @@ async fn the_first_ten_bad_rows_are_shown_and_all_of_them_are_written_to_a_file(
     for n in 0..25 {
         csv.push_str(&format!("\"bad, {n}\"\n"));
     }
-    csv.push_str(&lines(1..3));
+    csv.push_str(&address_lines(1..3));
 
     let ran = backfill(&database, csv, &["--rejects", rejects.to_str().unwrap()]).await.expect(0);
 
     assert_eq!(fields(&ran.json(), &INTAKE), [28, 3, 0, 25]);
-    assert_eq!(read_wallets(&database).await, addresses(0..3), "the rest went on");
+    assert_eq!(read_wallets(&database).await, addresses(0..3), "the other rows are read");
     let mut notes: Vec<_> = ran.stderr.lines().collect();
     assert_eq!(notes.pop(), Some("note: more rows hold no wallet; --rejects FILE writes them all"));
     let reason = "it does not begin with 0x";
@@ -138,17 +136,9 @@ async fn the_first_ten_bad_rows_are_shown_and_all_of_them_are_written_to_a_file(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_reason_for_a_reject_is_told_with_its_line() {
+async fn every_reject_is_reported_with_its_line_and_reason() {
     let database = Database::sqlite();
-    let good = wallet(0).to_checksum(None);
-    let at = good.rfind(|c: char| c.is_ascii_alphabetic()).unwrap();
-    let mut bad = good.clone();
-    let turned = if bad.as_bytes()[at].is_ascii_lowercase() {
-        bad[at..=at].to_uppercase()
-    } else {
-        bad[at..=at].to_lowercase()
-    };
-    bad.replace_range(at..=at, &turned);
+    let (good, bad) = right_and_wrong_checksum(0);
     let csv = format!(
         "id,wallet\n1,{good}\n2,\n3\n4,{}\n5,0x12\n6,{}g\n\"7\n7\",{bad}\n8,nobody\n",
         &good[2..],
@@ -176,11 +166,11 @@ async fn every_reason_for_a_reject_is_told_with_its_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_row_that_is_meant_as_an_address_is_no_header() {
+async fn a_first_row_that_looks_like_an_address_is_not_a_header() {
     let a = address(0);
     for first in [a.replacen('x', "X", 1).as_str(), &a[2..], &a[2..41], "0x", "0x12"] {
         let database = Database::sqlite();
-        let csv = format!("{first}\n{}", lines(1..3));
+        let csv = format!("{first}\n{}", address_lines(1..3));
         let ran = backfill(&database, csv, &[]).await.expect(0);
         assert_eq!(fields(&ran.json(), &INTAKE), [3, 2, 0, 1], "{first}");
         assert!(ran.stderr.starts_with("note: line 1: "), "{first}: {ran:?}");
@@ -191,20 +181,20 @@ async fn placeholders_are_the_oldest_rows_and_a_sweep_fills_them_first(database:
     let chain = still_chain().await;
     ethtally(["refresh", &address(0)]).node(chain.url()).database(&database).run().expect(0);
     let before = dump(&database).await;
-    let csv = lines(0..4);
+    let csv = address_lines(0..4);
 
-    // No node is given.
+    // Without a node.
     let placeholders = || {
         let backfill = ethtally(["backfill", "--from-csv", "-", "--placeholders", "--json"]);
         backfill.database(&database).input(csv.as_str()).run().expect(0)
     };
     assert_eq!(
-        without_time(&placeholders()),
+        placeholders().without_time(),
         r#"{"command":"backfill","rows":4,"wallets":4,"duplicates":0,"rejected":0,"kept":1,"updated":3,"failed":0,"superseded":0,"calls":0,"block":null,"elapsed_ms":N,"skipped":false,"interrupted":false}"#
     );
     let stored = dump(&database).await;
     assert_eq!(stored.len(), 4);
-    assert!(stored.contains(&before[0]), "the row that was there stays as it is");
+    assert!(stored.contains(&before[0]), "the existing row does not change");
     let unread = "select count(*) from eth_wallet_balances
         where updated_at = '1970-01-01 00:00:00' and read_block is null and balance = '0'";
     assert_eq!(database.value(unread).await, "3");
@@ -212,32 +202,32 @@ async fn placeholders_are_the_oldest_rows_and_a_sweep_fills_them_first(database:
     assert_eq!(dump(&database).await, stored);
 
     date_rows(&database, &[(0, "1970-01-01 00:00:01")]).await;
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let stub = stub_of(chain);
     ethtally(["sweep", "--batch", "3"]).node(stub.url()).database(&database).run().expect(0);
-    assert_eq!(wallets_read_through(&stub), addresses(1..4).into_iter().collect::<Vec<_>>());
+    assert_eq!(wallets_read(&stub), sorted_addresses(1..4));
     assert_eq!(read_wallets(&database).await, addresses(0..4));
 }
 
-async fn resume_leaves_out_what_was_read(database: Database) {
-    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
+async fn resume_skips_wallets_that_were_read(database: Database) {
+    let stub = still_stub().await;
     let refresh = ethtally(["refresh", &address(0), &address(1)]).node(stub.url());
     refresh.database(&database).run().expect(0);
     store_unread(&database, 2..3);
-    // As the original system wrote it: read, and at no known block.
+    // A row of the original system: read, at an unknown block.
     let original =
         format!("insert into eth_wallet_balances (wallet, balance) values ('{}', '5')", address(5));
     database.sql(&original).await;
     let before = dump(&database).await;
     stub.forget();
 
-    let ran = ethtally(["backfill", "--from-csv", "-", "--resume", "--json"])
-        .node(stub.url())
-        .database(&database)
-        .input(lines(0..6))
-        .run()
-        .expect(0);
+    let resume = || {
+        let backfill = ethtally(["backfill", "--from-csv", "-", "--resume", "--json"]);
+        let backfill = backfill.node(stub.url()).database(&database).input(address_lines(0..6));
+        backfill.run().expect(0)
+    };
+    let ran = resume();
 
-    assert_eq!(wallets_read_through(&stub), addresses(2..5).into_iter().collect::<Vec<_>>());
+    assert_eq!(wallets_read(&stub), sorted_addresses(2..5));
     assert_eq!(fields(&ran.json(), &["wallets", "duplicates", "updated", "kept"]), [6, 0, 3, 3]);
     let after = dump(&database).await;
     assert_eq!(after.len(), 6);
@@ -246,18 +236,13 @@ async fn resume_leaves_out_what_was_read(database: Database) {
     assert!(kept.clone().count() == 3 && kept.clone().all(|row| after.contains(row)));
 
     stub.forget();
-    let ran = ethtally(["backfill", "--from-csv", "-", "--resume", "--json"])
-        .node(stub.url())
-        .database(&database)
-        .input(lines(0..6))
-        .run()
-        .expect(0);
+    let ran = resume();
     assert_eq!(fields(&ran.json(), &["wallets", "updated", "kept", "calls"]), [6, 0, 6, 0]);
     assert_eq!(dump(&database).await, after);
 }
 
-async fn a_second_run_changes_nothing_but_freshness(database: Database) {
-    let csv = lines(0..300);
+async fn a_second_run_only_changes_updated_at(database: Database) {
+    let csv = address_lines(0..300);
     let row = "select wallet, balance, blocknumber, created_at, read_block from eth_wallet_balances order by wallet";
     backfill(&database, csv.as_str(), &[]).await.expect(0);
     let first = database.sql(row).await;
@@ -269,22 +254,19 @@ async fn a_second_run_changes_nothing_but_freshness(database: Database) {
     assert_eq!(fields(&ran.json(), &["wallets", "updated", "superseded"]), [300, 300, 0]);
     assert_eq!(database.sql(row).await, first);
     let old = "select count(*) from eth_wallet_balances where updated_at < '2021-01-01'";
-    assert_eq!(database.value(old).await, "0", "the row is fresh again");
+    assert_eq!(database.value(old).await, "0", "the row is fresh");
 }
 
-/// What a file that cannot be taken in says: one line.
+/// The error line for a file that `backfill` refuses.
 async fn refused(database: &Database, csv: &Path, arguments: &[&str]) -> String {
     let csv = csv.to_str().unwrap();
     let arguments = [&["backfill", "--json", "--from-csv", csv], arguments].concat();
     let node = still_chain().await.url();
-    let ran = ethtally(arguments).node(node).database(database).run().expect(2);
-    assert_eq!(ran.stdout, "", "{ran:?}");
-    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
-    ran.error().to_owned()
+    ethtally(arguments).node(node).database(database).run().refused()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_file_to_read_is_refused_by_name() {
+async fn an_unreadable_file_is_refused_by_name() {
     let database = Database::sqlite();
     let folder = database.folder();
     let missing = folder.join("missing.csv");
@@ -320,7 +302,7 @@ async fn a_file_in_utf_16_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_column_that_is_not_there_is_refused_with_those_that_are() {
+async fn a_missing_column_is_refused_with_the_existing_ones() {
     let database = Database::sqlite();
     let file = database.folder().join("users.csv");
     fs::write(&file, format!("id,wallet\n1,{}\n", address(0))).unwrap();
@@ -334,10 +316,10 @@ async fn a_column_that_is_not_there_is_refused_with_those_that_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_file_of_rejects_is_never_the_file_to_read() {
+async fn the_rejects_file_must_not_be_the_input_file() {
     let database = Database::sqlite();
     let file = database.folder().join("wallets.csv");
-    let csv = lines(0..2);
+    let csv = address_lines(0..2);
     fs::write(&file, &csv).unwrap();
     let link = database.folder().join("link.csv");
     std::os::unix::fs::symlink(&file, &link).unwrap();
@@ -367,9 +349,9 @@ async fn a_file_without_any_wallet_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_without_rows_is_taken_in_at_once() {
+async fn a_file_without_rows_needs_no_node() {
     let database = Database::sqlite();
-    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
+    let stub = still_stub().await;
     stub.fault(ethtally_testbed::stub::Fault::Reset, When::always());
     for csv in ["", "wallet\n", "\u{feff}", "\n\n"] {
         let ran = ethtally(["backfill", "--from-csv", "-", "--json"])

@@ -1,9 +1,8 @@
-//! The real program against a real node and real databases, as a user would run it.
+//! Runs the program like a user does, against a real node and real databases.
 
 mod backfill;
 mod chunks;
 mod faults;
-mod harness;
 mod pace;
 mod packed;
 mod packed_words;
@@ -17,9 +16,9 @@ mod secrets;
 mod sharing;
 mod status;
 mod store;
+mod support;
 mod sweep;
 mod takeover;
-mod traffic;
 mod unreadable;
 mod upgrade;
 mod verify;
@@ -36,6 +35,4 @@ mod watch_socket;
 mod watch_streams;
 mod watch_volume;
 mod watch_words;
-mod watching;
 mod words;
-mod world;

@@ -1,4 +1,4 @@
-//! As fast as a provider allows, and no faster; and at a block that it still has.
+//! Rate limits and concurrency: as fast as the provider allows, at a block whose state it still has.
 
 use std::{
     collections::BTreeSet,
@@ -9,78 +9,71 @@ use std::{
 use alloy::primitives::U256;
 use ethtally_testbed::{
     Chain,
-    stub::{Fault, Seen, Stub, When},
+    stub::{Fault, RecordedRequest, When},
     wallet,
 };
 use serde_json::json;
 
-use crate::{
-    chunks::{holds_what_they_hold, sweep, table, wide_chain},
-    harness::eventually,
+use crate::support::{
+    chains::{stub_of, wide_stub},
+    program::{eventually, sweep_all},
+    table::{assert_read_at_genesis, unread_table},
 };
 
-fn calls() -> When {
-    When::method("eth_call")
-}
-
-fn eth_calls(stub: &Stub) -> Vec<Seen> {
-    stub.requests().into_iter().filter(|seen| seen.method == "eth_call").collect()
-}
-
-/// Calls take long enough to be many at once.
-const WHILE: Fault = Fault::Delay(Duration::from_millis(40));
+/// Makes calls slow enough to overlap.
+const SLOW: Fault = Fault::Delay(Duration::from_millis(40));
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_takes_two_at_once_is_asked_for_about_two_and_more_when_it_takes_more() {
-    let stub = Stub::in_front_of(&wide_chain().await.url()).unwrap();
-    stub.fault(Fault::TooManyAtOnce(2), calls());
-    stub.fault(WHILE, calls());
-    let database = table(12_000);
+async fn concurrency_adapts_to_a_node_that_accepts_two_calls_and_later_more() {
+    let stub = wide_stub().await;
+    stub.fault(Fault::TooManyInFlight(2), When::eth_call());
+    stub.fault(SLOW, When::eth_call());
+    let database = unread_table(12_000);
     let options = ["--chunk", "20", "--concurrency", "16", "--retries", "5"];
-    let running = sweep(&database, &stub.url(), &options).start();
+    let running = sweep_all(&database, &stub.url(), &options).start();
 
     eventually("half of the sweep", || stub.count("eth_call") >= 300);
-    let strict = eth_calls(&stub);
+    let strict = stub.eth_calls();
     stub.clear();
-    stub.fault(WHILE, calls());
+    stub.fault(SLOW, When::eth_call());
     running.wait().expect(0);
-    holds_what_they_hold(&database, 12_000, &[]).await;
+    assert_read_at_genesis(&database, 12_000, &[]).await;
 
     let refused =
         strict.iter().filter(|seen| seen.answered != "passed" && seen.answered != "delay");
     let refused = refused.count();
     assert!(refused * 4 <= strict.len(), "{refused} of {} calls were refused", strict.len());
-    // What the search for the best number costs is paid once in a while, not each time.
+    // The search for the best concurrency is repeated rarely.
     let late = &strict[strict.len() / 2..];
-    assert!(late.iter().all(|seen| seen.on_hand <= 6), "{:?}", on_hand(late));
-    let free = eth_calls(&stub).split_off(strict.len());
-    assert!(free.iter().any(|seen| seen.on_hand >= 14), "{:?}", on_hand(&free));
+    assert!(late.iter().all(|seen| seen.in_flight <= 6), "{:?}", in_flight(late));
+    let free = stub.eth_calls().split_off(strict.len());
+    assert!(free.iter().any(|seen| seen.in_flight >= 14), "{:?}", in_flight(&free));
 }
 
-fn on_hand(calls: &[Seen]) -> Vec<usize> {
-    calls.iter().map(|seen| seen.on_hand).collect()
+fn in_flight(calls: &[RecordedRequest]) -> Vec<usize> {
+    calls.iter().map(|seen| seen.in_flight).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_that_is_refused_halves_what_is_in_flight_once() {
-    let stub = Stub::in_front_of(&wide_chain().await.url()).unwrap();
-    // The refusals take their time too, so that all of a burst is under way before the first is heard.
-    stub.fault(Fault::Delay(Duration::from_millis(150)), calls());
-    stub.fault(Fault::status(429), calls().after(64).times(16));
-    let database = table(6_000);
+async fn a_refused_burst_halves_the_concurrency_once() {
+    let stub = wide_stub().await;
+    // Refusals are slow too, so that the whole burst is in flight before the first one arrives.
+    stub.fault(Fault::Delay(Duration::from_millis(150)), When::eth_call());
+    stub.fault(Fault::status(429), When::eth_call().after(64).times(16));
+    let database = unread_table(6_000);
     let options = ["--chunk", "20", "--concurrency", "16"];
-    sweep(&database, &stub.url(), &options).run().expect(0);
-    holds_what_they_hold(&database, 6_000, &[]).await;
-    let calls = eth_calls(&stub);
+    sweep_all(&database, &stub.url(), &options).run().expect(0);
+    assert_read_at_genesis(&database, 6_000, &[]).await;
+    let calls = stub.eth_calls();
     let last = calls.iter().rposition(|seen| seen.answered == "status 429").expect("a refusal");
-    let after = on_hand(&calls[last + 1..]);
+    let after = in_flight(&calls[last + 1..]);
     let most = after.iter().take(10).max().copied().unwrap_or(0);
     assert!((6..=12).contains(&most), "a half of 16: {after:?}");
     assert!(after.contains(&16), "all of them in the end: {after:?}");
 }
 
-/// The most calls within any second.
-fn most_in_a_second(calls: &[Seen]) -> usize {
+/// The highest number of calls within one second.
+fn most_in_a_second(calls: &[RecordedRequest]) -> usize {
     let within = |from: Instant| {
         calls
             .iter()
@@ -91,64 +84,63 @@ fn most_in_a_second(calls: &[Seen]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_second_holds_more_compute_units_than_cups() {
-    let stub = Stub::in_front_of(&wide_chain().await.url()).unwrap();
-    // As a provider counts, with what a busy machine may bunch together on the way.
+async fn no_second_exceeds_cups() {
+    let stub = wide_stub().await;
+    // As a provider counts, with a tolerance for a busy machine.
     stub.fault(Fault::ComputeUnits(2_600 + 260), When::always());
-    let database = table(2_500);
+    let database = unread_table(2_500);
     let options = ["--chunk", "10", "--cups", "2600", "--concurrency", "16"];
     let begun = Instant::now();
-    sweep(&database, &stub.url(), &options).run().expect(0);
+    sweep_all(&database, &stub.url(), &options).run().expect(0);
     assert!(begun.elapsed() >= Duration::from_millis(2_300), "250 calls at 100 a second");
-    holds_what_they_hold(&database, 2_500, &[]).await;
-    let calls = eth_calls(&stub);
+    assert_read_at_genesis(&database, 2_500, &[]).await;
+    let calls = stub.eth_calls();
     assert!(most_in_a_second(&calls) <= 110, "{}", most_in_a_second(&calls));
-    assert!(calls.iter().all(|seen| seen.answered == "passed"), "not one was too fast");
+    assert!(calls.iter().all(|seen| seen.answered == "passed"), "no call was too fast");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dearer_call_is_paced_by_its_price() {
-    let stub = Stub::in_front_of(&wide_chain().await.url()).unwrap();
-    let database = table(600);
+async fn cu_per_call_lowers_the_rate() {
+    let stub = wide_stub().await;
+    let database = unread_table(600);
     let options = ["--chunk", "10", "--cups", "2600", "--cu-per-call", "100"];
-    sweep(&database, &stub.url(), &options).run().expect(0);
-    let calls = eth_calls(&stub);
+    sweep_all(&database, &stub.url(), &options).run().expect(0);
+    let calls = stub.eth_calls();
     assert!(most_in_a_second(&calls) <= 30, "{}", most_in_a_second(&calls));
     assert_eq!(calls.len(), 60);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_faster_pace_is_not_waited_for() {
-    let stub = Stub::in_front_of(&wide_chain().await.url()).unwrap();
-    let database = table(600);
+async fn a_high_cups_does_not_slow_calls_down() {
+    let stub = wide_stub().await;
+    let database = unread_table(600);
     let options = ["--chunk", "10", "--cups", "26000", "--cu-per-call", "26"];
-    sweep(&database, &stub.url(), &options).run().expect(0);
-    assert!(most_in_a_second(&eth_calls(&stub)) > 40);
+    sweep_all(&database, &stub.url(), &options).run().expect(0);
+    assert!(most_in_a_second(&stub.eth_calls()) > 40);
 }
 
-/// A chain that goes on all the time, a wallet of which gets something in each block.
-async fn goes_on(chain: &Chain, wallets: u64, until: &AtomicBool) {
+/// Mines a block with a mint for one of the wallets every 20 ms.
+async fn mint_until(chain: &Chain, wallets: u64, until: &AtomicBool) {
     let mut n = 0;
     while !until.load(Relaxed) {
         chain.mint(wallet(n % wallets), U256::from(n + 1)).await.unwrap();
-        // Some fifty blocks a second.
         tokio::time::sleep(Duration::from_millis(20)).await;
         n += 7;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_forgets_the_past_is_read_at_a_newer_block_again_and_again() {
+async fn a_node_that_prunes_state_is_read_at_newer_blocks_repeatedly() {
     for (reader, kept) in [("multicall3", 128), ("packed", 128)] {
         let chain = Chain::builder().start().await.unwrap();
-        let stub = Stub::in_front_of(&chain.url()).unwrap();
-        stub.fault(Fault::StateDroppedAfter(kept), calls());
-        stub.fault(WHILE, calls());
-        let database = table(1_000);
+        let stub = stub_of(&chain);
+        stub.fault(Fault::StateDroppedAfter(kept), When::eth_call());
+        stub.fault(SLOW, When::eth_call());
+        let database = unread_table(1_000);
         let options = ["--reader", reader, "--chunk", "5", "--concurrency", "2"];
-        let running = sweep(&database, &stub.url(), &options).start();
+        let running = sweep_all(&database, &stub.url(), &options).start();
         let is_over = AtomicBool::new(false);
-        let ran = tokio::join!(goes_on(&chain, 1_000, &is_over), async {
+        let ran = tokio::join!(mint_until(&chain, 1_000, &is_over), async {
             let ran = tokio::task::spawn_blocking(|| running.wait()).await.unwrap();
             is_over.store(true, Relaxed);
             ran
@@ -156,7 +148,7 @@ async fn a_node_that_forgets_the_past_is_read_at_a_newer_block_again_and_again()
         let ran = ran.1.expect(0);
         assert_eq!((&ran.json()["updated"], &ran.json()["failed"]), (&1_000.into(), &0.into()));
 
-        // Each total is that of the block that stands beside it.
+        // Each total is that of its read_block.
         let rows = "select wallet, balance, read_block from eth_wallet_balances order by wallet";
         let mut blocks = BTreeSet::new();
         for row in database.sql(rows).await {
@@ -169,44 +161,44 @@ async fn a_node_that_forgets_the_past_is_read_at_a_newer_block_again_and_again()
             blocks.insert(block);
         }
         assert!(blocks.len() > 3, "{kept}: {blocks:?}");
-        let gone = eth_calls(&stub).iter().filter(|seen| seen.answered == "state dropped").count();
+        let gone = stub.eth_calls().iter().filter(|seen| seen.answered == "state dropped").count();
         let all = stub.count("eth_call");
         assert!(gone * 20 <= all, "{gone} of {all} calls were too late");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_is_gone_all_at_once_is_given_up_for_a_newer_one() {
+async fn a_block_whose_state_disappears_is_replaced_by_a_newer_one() {
     let chain = Chain::builder().start().await.unwrap();
     chain.mine(500).await.unwrap();
     for reader in ["multicall3", "packed", "auto"] {
-        let stub = Stub::in_front_of(&chain.url()).unwrap();
-        // The newest block is 0 at first, whose state is gone after some calls.
+        let stub = stub_of(&chain);
+        // The newest block is 0 at first; its state disappears after some calls.
         stub.script([Fault::Answer(json!("0x0"))], When::method("eth_blockNumber"));
         let gone = Fault::error(-32000, "missing trie node 1f2e (path ) state is not available");
-        stub.fault(gone, calls().matching(|call| call["params"][1] == "0x0").after(4));
-        let database = table(1_000);
+        stub.fault(gone, When::eth_call().matching(|call| call["params"][1] == "0x0").after(4));
+        let database = unread_table(1_000);
         let options = ["--reader", reader, "--chunk", "50", "--retries", "1"];
-        let ran = sweep(&database, &stub.url(), &options).run().expect(0);
+        let ran = sweep_all(&database, &stub.url(), &options).run().expect(0);
         assert_eq!(ran.json()["failed"], 0);
-        holds_what_they_hold(&database, 1_000, &[]).await;
+        assert_read_at_genesis(&database, 1_000, &[]).await;
         let blocks = "select distinct read_block from eth_wallet_balances order by 1";
         assert_eq!(database.sql(blocks).await, ["0", "500"], "{reader}");
-        assert!(eth_calls(&stub).iter().any(|seen| seen.answered == "error -32000"));
+        assert!(stub.eth_calls().iter().any(|seen| seen.answered == "error -32000"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_was_asked_for_by_its_number_stays_it() {
+async fn a_block_given_by_number_is_never_replaced() {
     let chain = Chain::builder().start().await.unwrap();
     chain.mine(50).await.unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
-    stub.fault(Fault::StateDroppedAfter(10), calls());
-    let database = table(100);
+    let stub = stub_of(&chain);
+    stub.fault(Fault::StateDroppedAfter(10), When::eth_call());
+    let database = unread_table(100);
     let options = ["--block", "5", "--retries", "1"];
-    let ran = sweep(&database, &stub.url(), &options).run().expect(2);
+    let ran = sweep_all(&database, &stub.url(), &options).run().expect(2);
     assert!(ran.error().contains("missing trie node"), "{}", ran.error());
     assert!(ran.error().contains("--block"), "{}", ran.error());
-    holds_what_they_hold(&database, 0, &[]).await;
-    assert!(eth_calls(&stub).iter().all(|seen| seen.params[1] == "0x5"));
+    assert_read_at_genesis(&database, 0, &[]).await;
+    assert!(stub.eth_calls().iter().all(|seen| seen.params[1] == "0x5"));
 }

@@ -1,27 +1,29 @@
-//! A table of 3.15 million rows in PostgreSQL: no statement of the program goes through all of it to find a few rows.
+//! With 3.15 million rows in PostgreSQL, no statement of the program scans the whole table to find a few rows.
 //!
-//! The plans are those of the real statements, as the server itself writes them to its log.
+//! Checks the plans of the real statements, as the server logs them.
 
 use std::collections::BTreeSet;
 
 use alloy::primitives::U256;
 use ethtally_testbed::{
-    Chain, Fault,
+    Chain, TokenFault,
     postgres::{self, Cluster},
     wallet,
 };
 use serde_json::Value;
 
-use crate::{
-    harness::{Database, ethtally},
-    watching::{caught_up, start, watch},
-    world::{address, lines, store_unread},
+use crate::support::{
+    database::Database,
+    program::ethtally,
+    table::store_unread,
+    wallets::{address, address_lines},
+    watch::{caught_up, start_connected, watch},
 };
 
-/// More rows than this are the whole table, or a good part of it.
+/// More rows than this are a large part of the table.
 const MANY: f64 = 200_000.0;
 
-/// As the original makes it and fills it: some rows by events, some by sweeps, the tenth part not yet.
+/// The original's table: rows from events, rows from sweeps, and a tenth never read.
 const TABLE: &str = "
     BEGIN;
     CREATE TABLE eth_wallet_balances (
@@ -42,7 +44,7 @@ const TABLE: &str = "
     CREATE INDEX eth_wallet_balances_updated_at_idx ON eth_wallet_balances (updated_at);
     COMMIT;";
 
-/// Wallets that could not be read, some of them without a row, every second one to be tried again.
+/// Unreadable wallets, some without a row, every second one due.
 const FAILURES: &str = "
     INSERT INTO eth_wallet_read_failures
     SELECT wallet, 1, 'reverted', now(), now() at time zone 'utc' + (n % 2 * 2 - 1) * interval '1 day'
@@ -51,7 +53,7 @@ const FAILURES: &str = "
     SELECT '0xffff' || md5(n::text) || '0000', 1, 'reverted', now(), now() at time zone 'utc' + (n % 2 * 2 - 1) * interval '1 day'
     FROM generate_series(1, 500) AS n;";
 
-/// A server that writes every plan to its log, and that makes no statistics by itself.
+/// A server that logs every plan and does not gather statistics on its own.
 fn server() -> Cluster {
     Cluster::start_with(&[
         ("session_preload_libraries", "auto_explain"),
@@ -62,7 +64,7 @@ fn server() -> Cluster {
         ("log_line_prefix", "%a|"),
         ("autovacuum", "off"),
         ("max_wal_size", "8GB"),
-        // A table that is filled in the transaction that makes it is not logged.
+        // Filling a table in the transaction that creates it writes no WAL.
         ("wal_level", "minimal"),
         ("max_wal_senders", "0"),
         ("maintenance_work_mem", "256MB"),
@@ -70,7 +72,7 @@ fn server() -> Cluster {
     .unwrap()
 }
 
-/// The plans that the server has made for the program, from this place in its log on.
+/// The plans of the program's statements in this part of the log.
 fn plans_of_the_program(log: &str) -> Vec<Value> {
     let mut lines = log.lines().peekable();
     let mut plans = Vec::new();
@@ -86,34 +88,34 @@ fn plans_of_the_program(log: &str) -> Vec<Value> {
     plans
 }
 
-/// A node of a plan and those below it.
+/// A node of a plan and all below it.
 fn nodes(node: &Value) -> Vec<&Value> {
     let below = node["Plans"].as_array().into_iter().flatten();
     std::iter::once(node).chain(below.flat_map(nodes)).collect()
 }
 
-/// How many rows came out of a node, all its repetitions together.
+/// Number of rows that a node returns over all its loops.
 fn rows(node: &Value) -> f64 {
     let number = |name: &str| node[name].as_f64().unwrap_or_default();
     number("Actual Rows") * number("Actual Loops")
 }
 
-/// What is wrong with a node of a plan.
+/// The problem of a plan's node, if any.
 fn fault(node: &Value) -> Option<&'static str> {
     let of_totals = node["Relation Name"] == "eth_wallet_balances";
     match node["Node Type"].as_str().unwrap_or_default() {
-        "Seq Scan" if of_totals => Some("goes through the whole table"),
+        "Seq Scan" if of_totals => Some("scans the whole table"),
         "Bitmap Index Scan" | "Sample Scan" if rows(node) > MANY => Some("finds too many rows"),
         "Sort" | "Incremental Sort" | "Hash"
             if node["Plans"].as_array()?.iter().any(|below| rows(below) > MANY) =>
         {
-            Some("takes the whole table up")
+            Some("sorts or hashes the whole table")
         }
         _ => None,
     }
 }
 
-/// A plan on a few lines.
+/// A plan as text.
 fn shown(plan: &Value) -> String {
     fn tree(node: &Value, depth: usize, text: &mut String) {
         let word = |name: &str| node[name].as_str().unwrap_or_default();
@@ -137,7 +139,7 @@ fn shown(plan: &Value) -> String {
     text
 }
 
-/// Every command that has something to say to the database.
+/// Runs every command that uses the database.
 async fn every_command(chain: &Chain, database: &Database, round: u64) {
     let run = |arguments: &[&str], input: String| {
         let ran =
@@ -150,7 +152,7 @@ async fn every_command(chain: &Chain, database: &Database, round: u64) {
     for arguments in [
         "status --max-age 90d",
         "sweep --batch 1000",
-        // More than a page.
+        // More than one page.
         "sweep --batch 12000",
         "sweep --all --shard 7/5000",
         "sweep --older-than 1d --batch 500",
@@ -169,14 +171,13 @@ async fn every_command(chain: &Chain, database: &Database, round: u64) {
         let ran = ethtally(arguments).node(chain.url()).database(database).run();
         assert!(ran.status < 2, "{ran:?}");
     }
-    // Half of them are in the table; one cannot be read.
-    chain.set_fault(wallet(base + 7_000), Fault::Revert).await.unwrap();
-    run(&["backfill", "--from-csv", "-", "--placeholders"], lines(base..base + 6_000));
-    run(&["backfill", "--from-csv", "-", "--resume"], lines(base + 3_000..base + 9_000));
-    run(&["backfill", "--from-csv", "-"], lines(base + 6_000..base + 9_900));
-    let watching = start(watch("", chain.url(), database));
-    watching.until("connected", 1);
-    // An event whose total is superseded: the row is said to be of a later block.
+    // Half of them are in the table; one is unreadable.
+    chain.set_fault(wallet(base + 7_000), TokenFault::Revert).await.unwrap();
+    run(&["backfill", "--from-csv", "-", "--placeholders"], address_lines(base..base + 6_000));
+    run(&["backfill", "--from-csv", "-", "--resume"], address_lines(base + 3_000..base + 9_000));
+    run(&["backfill", "--from-csv", "-"], address_lines(base + 6_000..base + 9_900));
+    let watching = start_connected(watch("", chain.url(), database));
+    // An event whose total is superseded, as the row is of a later block.
     let later = format!(
         "update eth_wallet_balances set read_block = 1000000 where wallet = '{}'",
         address(20)
@@ -188,7 +189,7 @@ async fn every_command(chain: &Chain, database: &Database, round: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_statement_goes_through_three_million_rows_for_a_few() {
+async fn no_statement_scans_the_whole_table_for_a_few_rows() {
     let server = server();
     let database = Database::at(server.create_database("plans").unwrap());
     postgres::psql(&database.url, TABLE).unwrap();
@@ -197,7 +198,7 @@ async fn no_statement_goes_through_three_million_rows_for_a_few() {
     store_unread(&database, 0..1_000);
     let chain = Chain::builder().faulty().start().await.unwrap();
 
-    // Where nothing is known of the rows, and where it is; with values at hand, and without.
+    // Without and with statistics; with custom and generic plans.
     let mut faults = BTreeSet::new();
     let mut seen = String::new();
     for (round, (statistics, plans)) in [

@@ -1,4 +1,4 @@
-//! `profile` and `--profile`: what a total is made of is data.
+//! `profile` and `--profile`: the definition of a total.
 
 use std::fs;
 
@@ -10,9 +10,12 @@ use ethtally_testbed::{
 };
 use serde_json::json;
 
-use crate::{
-    harness::{Database, ethtally, on_both_databases},
-    world::{address, still_chain, store_unread},
+use crate::support::{
+    chains::still_chain,
+    database::{Database, on_both_databases},
+    program::ethtally,
+    table::store_unread,
+    wallets::address,
 };
 
 on_both_databases! {
@@ -37,7 +40,7 @@ async fn another_total_on_another_chain_works_end_to_end(database: Database) {
             ethtally(arguments.iter().copied()).env("ETHTALLY_PROFILE", file.to_str().unwrap());
         tally.node(chain.url()).database(&database).run().expect(status)
     };
-    // A wallet that delegates, so that its total by the built-in profile would be another.
+    // A delegator, whose total with the built-in profile is different.
     let n = (0..1000).find(|n| !holding(*n).delegated.is_zero()).unwrap();
     let held = chain.holding_at(wallet(n), 0).await.unwrap();
     let total = held.balance + held.staked;
@@ -62,14 +65,14 @@ async fn another_total_on_another_chain_works_end_to_end(database: Database) {
     assert_eq!(run(&["status", "--json"], 0).json()["checkpoint"]["last_block"], 7);
     assert_eq!(run(&["profile"], 0).stdout, points());
 
-    // And the built-in profile is for another chain.
+    // The built-in profile is for another chain.
     let ran = ethtally(["refresh", &address(n)]).node(chain.url()).database(&database).run();
     let ran = ran.expect(2);
     assert!(ran.error().contains("is a node of chain 5"), "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_built_in_profile_is_printed_and_taken_back() {
+async fn the_printed_profile_can_be_used_as_a_profile() {
     let printed = ethtally(["profile"]).run().expect(0);
     assert_eq!(printed.stdout, include_str!("../../src/profile/audius.toml"));
     assert_eq!(printed.stderr, "");
@@ -147,7 +150,7 @@ fn a_bad_profile_is_refused_with_its_file_and_line() {
     refuse("[[read", "line 1: ");
     refuse("", "missing field");
 
-    // What is right, beside it.
+    // A valid profile, for comparison.
     let text = format!("{}{event}wallets = [\"to\"]\n", points()).replace(&audio, &lower);
     fs::write(folder.path().join("good.toml"), &text).unwrap();
     let ran = ethtally(["profile", "--profile", "good.toml"]).folder(folder.path()).run().expect(0);
@@ -155,7 +158,7 @@ fn a_bad_profile_is_refused_with_its_file_and_line() {
 }
 
 #[test]
-fn a_profile_that_is_not_there_is_refused_by_name() {
+fn a_missing_profile_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["missing.toml", "."] {
         let ran = ethtally(["profile", "--profile", name]).folder(folder.path()).run().expect(2);

@@ -1,17 +1,20 @@
-//! `refresh`: wallets are read now, and stored.
+//! `refresh`: reads wallets now and stores them.
 
 use alloy::primitives::U256;
-use ethtally_testbed::{Chain, Fault, wallet};
+use ethtally_testbed::{Chain, TokenFault, wallet};
 use serde_json::json;
 
-use crate::{
-    harness::{Database, ethtally, on_both_databases},
-    world::{address, dump, read_wallets, still_chain, store_unread, without_time},
+use crate::support::{
+    chains::still_chain,
+    database::{Database, on_both_databases},
+    program::ethtally,
+    table::{dump, read_wallets, store_unread},
+    wallets::{address, right_and_wrong_checksum},
 };
 
 on_both_databases! {
     a_wallet_is_read_once_and_stored_in_lower_case
-    a_wallet_that_the_table_lacks_is_added_beside_the_others
+    a_new_wallet_is_added_and_other_rows_do_not_change
     a_wallet_that_cannot_be_read_has_no_total_and_no_row
 }
 
@@ -40,7 +43,7 @@ async fn a_wallet_is_read_once_and_stored_in_lower_case(database: Database) {
     );
 }
 
-async fn a_wallet_that_the_table_lacks_is_added_beside_the_others(database: Database) {
+async fn a_new_wallet_is_added_and_other_rows_do_not_change(database: Database) {
     let chain = still_chain().await;
     store_unread(&database, 0..2);
     let before = dump(&database).await;
@@ -55,7 +58,7 @@ async fn a_wallet_that_the_table_lacks_is_added_beside_the_others(database: Data
 
 async fn a_wallet_that_cannot_be_read_has_no_total_and_no_row(database: Database) {
     let chain = Chain::builder().faulty().start().await.unwrap();
-    chain.set_fault(wallet(1), Fault::Revert).await.unwrap();
+    chain.set_fault(wallet(1), TokenFault::Revert).await.unwrap();
     let block = chain.block_number().await.unwrap();
     let (good, bad) = (address(0), address(1));
     let total = chain.total(wallet(0)).await.unwrap().to_string();
@@ -89,7 +92,7 @@ async fn a_wallet_that_cannot_be_read_has_no_total_and_no_row(database: Database
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_result_has_the_keys_of_the_contract_in_the_order_of_the_arguments() {
+async fn the_result_has_the_documented_keys_in_the_order_of_the_arguments() {
     let chain = still_chain().await;
     let database = Database::sqlite();
     let order = [7, 3, 999, 0];
@@ -105,7 +108,7 @@ async fn the_result_has_the_keys_of_the_contract_in_the_order_of_the_arguments()
     }
     let counts = r#""requested":4,"updated":4,"failed":0,"superseded":0,"calls":1,"block":0"#;
     assert_eq!(
-        without_time(&ran),
+        ran.without_time(),
         format!(
             r#"{{"command":"refresh",{counts},"elapsed_ms":N,"skipped":false,"interrupted":false,"wallets":[{}]}}"#,
             shown.join(",")
@@ -114,7 +117,7 @@ async fn the_result_has_the_keys_of_the_contract_in_the_order_of_the_arguments()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_see_each_total_in_audio_and_in_wei() {
+async fn text_output_shows_each_total_in_audio_and_in_wei() {
     let chain = Chain::builder().start().await.unwrap();
     let (rich, poor) = (5_000, 5_001);
     let wei: U256 = "1234567500000000000000001".parse().unwrap();
@@ -142,12 +145,7 @@ async fn people_see_each_total_in_audio_and_in_wei() {
 async fn an_address_with_a_wrong_checksum_is_refused_and_nothing_is_read() {
     let chain = still_chain().await;
     let database = Database::sqlite();
-    let good = wallet(0).to_checksum(None);
-    // The case of one letter turned.
-    let at = good.rfind(|c: char| c.is_ascii_alphabetic()).unwrap();
-    let mut bad = good.clone().into_bytes();
-    bad[at] ^= 0x20;
-    let bad = String::from_utf8(bad).unwrap();
+    let (good, bad) = right_and_wrong_checksum(0);
 
     let ran = ethtally(["refresh", "--json", &good, &bad])
         .node(chain.url())
@@ -158,5 +156,5 @@ async fn an_address_with_a_wrong_checksum_is_refused_and_nothing_is_read() {
     assert_eq!(ran.stdout, "");
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     assert!(ran.error().contains(&bad) && ran.error().contains("EIP-55 checksum"), "{ran:?}");
-    assert_eq!(std::fs::read_dir(database.folder()).unwrap().count(), 0, "no database was made");
+    assert_eq!(std::fs::read_dir(database.folder()).unwrap().count(), 0, "no database is created");
 }

@@ -1,4 +1,4 @@
-//! Rows drawn at random: from everywhere, and as many as were asked for.
+//! Random samples: from the whole table, and of the requested size.
 
 use std::collections::HashSet;
 
@@ -8,14 +8,14 @@ use ethtally::{
 };
 use ethtally_testbed::wallet;
 
-use crate::harness::{Database, on_both_databases};
+use crate::support::database::{Database, on_both_databases};
 
 on_both_databases! {
-    a_few_rows_are_drawn_from_everywhere_in_a_large_table
-    where_most_rows_are_gone_as_many_are_drawn_as_were_asked_for
+    a_small_sample_covers_the_whole_table
+    a_sample_is_complete_after_most_rows_are_deleted
 }
 
-/// So many that not all of its pages are looked at for a few rows.
+/// Enough rows that a small sample does not visit all pages.
 const ROWS: u64 = 30_000;
 
 async fn large_table(database: &Database) -> (Box<dyn Store>, Vec<Wallet>) {
@@ -35,7 +35,7 @@ async fn drawn(store: &dyn Store, count: u32) -> HashSet<Wallet> {
     wallets
 }
 
-async fn a_few_rows_are_drawn_from_everywhere_in_a_large_table(database: Database) {
+async fn a_small_sample_covers_the_whole_table(database: Database) {
     let (store, wallets) = large_table(&database).await;
     let mut all = HashSet::new();
     for _ in 0..100 {
@@ -46,11 +46,11 @@ async fn a_few_rows_are_drawn_from_everywhere_in_a_large_table(database: Databas
     let tenths = wallets.chunks(ROWS as usize / 10);
     let drawn: Vec<_> =
         tenths.map(|tenth| tenth.iter().filter(|wallet| all.contains(wallet)).count()).collect();
-    // About 50 of each; fewer than 15 come once in millions of runs.
+    // About 50 per tenth; fewer than 15 occur once in millions of runs.
     assert!(drawn.iter().all(|count| *count >= 15), "{drawn:?}");
 }
 
-async fn where_most_rows_are_gone_as_many_are_drawn_as_were_asked_for(database: Database) {
+async fn a_sample_is_complete_after_most_rows_are_deleted(database: Database) {
     let (store, wallets) = large_table(&database).await;
     let kept: HashSet<_> = wallets[14_000..14_040].iter().copied().collect();
     let texts: Vec<_> = kept.iter().map(|wallet| format!("'{wallet}'")).collect();

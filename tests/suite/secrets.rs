@@ -1,44 +1,23 @@
-//! No secret of a URL is shown, logged or stored, whatever goes wrong.
-
-use std::fmt::Write;
+//! No secret of a URL is shown, logged or stored, whatever fails.
 
 use ethtally_testbed::{
-    Chain,
     postgres::Cluster,
     stub::{Fault, Stub, When},
-    wallet,
 };
 
-use crate::harness::{Database, Ethtally, Ran, ethtally};
+use crate::support::{
+    chains::chain_and_stub,
+    database::Database,
+    program::{COMMANDS, Ethtally, ethtally},
+    secrets::{
+        DATABASE_SECRETS, RPC_SECRETS, assert_hidden_in, dump_all_tables,
+        faults_that_repeat_secrets, rpc_url,
+    },
+    table::unread_table,
+    wallets::address,
+};
 
-/// What must not be seen of [`rpc_url`].
-pub(crate) const RPC_SECRETS: [&str; 7] = [
-    "Rpc%2Fpa55word",
-    "Rpc/pa55word",
-    "pa55word",
-    "PATHKEY0123456789abcdef",
-    "QUERYKEY9876543210",
-    "PATHK",
-    "QUERYK",
-];
-
-/// What must not be seen of [`database_password`]'s URLs.
-pub(crate) const DATABASE_SECRETS: [&str; 3] = ["Db%40hush-hush", "Db@hush-hush", "hush-hush"];
-
-/// A node's URL with a secret at every place that can hold one.
-pub(crate) fn rpc_url(origin: &str) -> String {
-    let (scheme, host) = origin.split_once("://").expect("an origin");
-    format!(
-        "{scheme}://rpcuser:{}@{host}/v2/{}/x?apikey={}",
-        RPC_SECRETS[0], RPC_SECRETS[3], RPC_SECRETS[4]
-    )
-}
-
-fn address(n: u64) -> String {
-    format!("{:#x}", wallet(n))
-}
-
-/// Every command, in the ways that use node and database.
+/// All commands, in all variants that use node or database.
 fn commands() -> Vec<Vec<String>> {
     let text = "migrate
         sweep
@@ -61,18 +40,18 @@ fn commands() -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The commands that ask a node, and cannot do without its answer.
+/// Whether a command fails without a node.
 fn reads_the_node(command: &[String]) -> bool {
     matches!(&*command[0], "refresh" | "verify" | "sweep" | "backfill" | "watch")
         && !command.iter().any(|argument| argument == "--dry-run" || argument == "--placeholders")
 }
 
-/// The commands that open the database.
+/// Whether a command opens the database.
 fn opens_the_database(command: &[String]) -> bool {
     !matches!(&*command[0], "profile" | "completions" | "man")
 }
 
-/// As talkative as it gets.
+/// Prepares a command with the most verbose output.
 fn prepared(command: &[String], more: &[&str]) -> Ethtally {
     let fixed = ["-vv", "--retries", "0", "--timeout", "2"];
     ethtally(command.iter().map(|argument| &**argument).chain(fixed).chain(more.iter().copied()))
@@ -81,171 +60,99 @@ fn prepared(command: &[String], more: &[&str]) -> Ethtally {
         .env("RUST_LOG", "trace")
 }
 
-#[track_caller]
-pub(crate) fn hides(ran: &Ran, secrets: &[&str]) {
-    let shown = format!("{}{}", ran.stdout, ran.stderr);
-    for secret in secrets {
-        assert!(!shown.contains(secret), "{secret} in {ran:?}");
-    }
-    assert!(!shown.contains("panicked"), "{ran:?}");
-    if ran.status == 2 {
-        ran.error();
-    }
-}
-
-/// Every row of every table, as text.
-pub(crate) async fn dump(database: &Database) -> String {
-    let mut all = String::new();
-    for table in [
-        "eth_wallet_balances",
-        "eth_wallet_read_failures",
-        "eth_indexer_checkpoints",
-        "eth_watch_blocks",
-    ] {
-        for row in database.sql(&format!("select * from {table}")).await {
-            writeln!(all, "{row}").unwrap();
-        }
-    }
-    all
-}
-
-/// A database with one wallet that was never read.
-fn with_a_wallet() -> Database {
-    let database = Database::sqlite();
-    ethtally(["backfill", "--from-csv", "-", "--placeholders"])
-        .input(address(1))
-        .database(&database)
-        .run()
-        .expect(0);
-    database
-}
-
-/// Runs every command on a node that fails, with and without --json; its host is named, and no secret.
-async fn every_command_hides_the_node(origin: &str) {
-    let database = with_a_wallet();
+/// Runs every command against a failing node, with and without --json; the output must name its host and no secret.
+async fn assert_every_command_hides_the_node(origin: &str) {
+    let database = unread_table(2);
     for command in commands() {
         for more in [&[][..], &["--json"]] {
             let url = rpc_url(origin);
             let ran = prepared(&command, more).node(&url).database(&database).run();
-            hides(&ran, &RPC_SECRETS);
+            assert_hidden_in(&ran, &RPC_SECRETS);
             assert_eq!(ran.status == 2, reads_the_node(&command), "{ran:?}");
             if ran.status == 2 {
                 assert!(ran.error().contains(origin), "{origin}: {ran:?}");
             }
             let as_flag = format!("--rpc-url={url}");
-            hides(&prepared(&command, &[&as_flag]).database(&database).run(), &RPC_SECRETS);
+            assert_hidden_in(
+                &prepared(&command, &[&as_flag]).database(&database).run(),
+                &RPC_SECRETS,
+            );
         }
     }
-    let rows = dump(&database).await;
+    let rows = dump_all_tables(&database).await;
     assert!(RPC_SECRETS.iter().all(|secret| !rows.contains(secret)), "{rows}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_node_keeps_its_key() {
-    every_command_hides_the_node(&Stub::dead()).await;
+async fn a_dead_node_does_not_leak_its_key() {
+    assert_every_command_hides_the_node(&Stub::dead()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_does_not_exist_keeps_its_key() {
-    every_command_hides_the_node("https://node.invalid").await;
+async fn an_unknown_host_does_not_leak_its_key() {
+    assert_every_command_hides_the_node("https://node.invalid").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_speaks_no_tls_keeps_its_key() {
+async fn a_node_without_tls_does_not_leak_its_key() {
     let stub = Stub::in_front_of(&Stub::dead()).unwrap();
-    every_command_hides_the_node(&stub.url().replace("http:", "https:")).await;
-}
-
-/// A node whose failures repeat all that they know about the one who asks.
-pub(crate) fn echoes() -> Vec<Fault> {
-    let url = rpc_url("https://upstream.example:8443");
-    let all = format!(
-        "no: {} of {url} ({})",
-        RPC_SECRETS[3],
-        [0, 1, 3, 4].map(|secret| RPC_SECRETS[secret]).join(" or ")
-    );
-    let quoted = format!("dial \"{url}\": key={}&token='{}'", RPC_SECRETS[4], RPC_SECRETS[3]);
-    let mut faults = vec![Fault::NotJson, Fault::Truncated, Fault::Reset];
-    for status in [400, 401, 403, 404, 413, 429, 500] {
-        faults.push(Fault::status(status).with_body(&all));
-    }
-    faults.push(Fault::status(401).with_body(
-        &serde_json::json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32001, "message": quoted}})
-            .to_string(),
-    ));
-    // An excerpt of a long body may end anywhere, also in the middle of a secret.
-    for padding in (138..156).step_by(3) {
-        let body = format!("{} {}", "x".repeat(padding), RPC_SECRETS[3]);
-        faults.push(Fault::status(503).with_body(&body));
-    }
-    for text in [&all, &quoted] {
-        for code in [-32000, -32005, -32601, 3, 429] {
-            faults.push(Fault::error(code, text));
-        }
-        faults.push(Fault::error(-32000, &format!("out of gas: {text}")));
-        faults.push(Fault::error(-32000, &format!("execution reverted: {text}")));
-        faults.push(Fault::error(-32000, "no").with_data(text.as_str().into()));
-        faults.push(Fault::Answer(text.as_str().into()));
-    }
-    faults
+    assert_every_command_hides_the_node(&stub.url().replace("http:", "https:")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_repeats_the_key_does_not_get_it_printed() {
-    let chain = Chain::builder().start().await.unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+async fn a_key_repeated_by_the_node_is_not_printed() {
+    let (_chain, stub) = chain_and_stub().await;
     let command = ["refresh".to_owned(), address(1)];
-    for fault in echoes() {
-        for when in [When::always(), When::method("eth_call")] {
+    for fault in faults_that_repeat_secrets() {
+        for when in [When::always(), When::eth_call()] {
             let database = Database::sqlite();
             stub.clear();
             stub.fault(fault.clone(), when);
             for more in [&[][..], &["--json"]] {
                 let ran =
                     prepared(&command, more).node(rpc_url(&stub.url())).database(&database).run();
-                hides(&ran.expect(2), &RPC_SECRETS);
+                assert_hidden_in(&ran.expect(2), &RPC_SECRETS);
             }
         }
     }
     for fault in [Fault::status(401), Fault::status(403), Fault::NotJson] {
         stub.clear();
         stub.fault(fault, When::always());
-        every_command_hides_the_node(&stub.url()).await;
+        assert_every_command_hides_the_node(&stub.url()).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_repeats_the_key_does_not_get_it_stored() {
-    let chain = Chain::builder().start().await.unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
-    let poisoned = address(1);
-    for fault in echoes() {
+async fn a_key_repeated_by_the_node_is_not_stored() {
+    let (_chain, stub) = chain_and_stub().await;
+    let failing = address(1);
+    for fault in faults_that_repeat_secrets() {
         if !matches!(fault, Fault::Error { .. } | Fault::Status { status: 413, .. }) {
             continue;
         }
         let database = Database::sqlite();
         stub.clear();
-        stub.fault(fault, When::method("eth_call").mentioning(&poisoned));
+        stub.fault(fault, When::eth_call().mentioning(&failing));
         for command in [
-            vec!["refresh".to_owned(), address(0), poisoned.clone()],
-            vec!["verify".to_owned(), poisoned.clone()],
+            vec!["refresh".to_owned(), address(0), failing.clone()],
+            vec!["verify".to_owned(), failing.clone()],
             vec!["verify".to_owned(), "--sample".to_owned(), "2".to_owned()],
         ] {
             for more in [&[][..], &["--json"]] {
                 let ran =
                     prepared(&command, more).node(rpc_url(&stub.url())).database(&database).run();
-                hides(&ran, &RPC_SECRETS);
+                assert_hidden_in(&ran, &RPC_SECRETS);
             }
         }
-        let rows = dump(&database).await;
+        let rows = dump_all_tables(&database).await;
         assert!(RPC_SECRETS.iter().all(|secret| !rows.contains(secret)), "{rows}");
     }
-    // And it is there at all, without the secrets.
+    // The error itself is shown and stored, without the secrets.
     let database = Database::sqlite();
     stub.clear();
     let fault = Fault::error(-32000, &format!("out of gas for key {}", RPC_SECRETS[3]));
-    stub.fault(fault, When::method("eth_call").mentioning(&poisoned));
-    let command = ["refresh".to_owned(), address(0), poisoned.clone()];
+    stub.fault(fault, When::eth_call().mentioning(&failing));
+    let command = ["refresh".to_owned(), address(0), failing.clone()];
     let ran = prepared(&command, &[]).node(rpc_url(&stub.url())).database(&database).run();
     assert!(ran.expect(0).stdout.contains("out of gas for key ***"));
     assert_eq!(
@@ -254,59 +161,62 @@ async fn a_node_that_repeats_the_key_does_not_get_it_stored() {
     );
 }
 
-/// Runs every command on a database that cannot be used.
-fn every_command_hides_the_database(url: &str, says: &str) {
+/// Runs every command with an unusable database; the error must contain `says` and no secret.
+fn assert_every_command_hides_the_database(url: &str, says: &str) {
     for command in commands() {
         for more in [&[][..], &["--json"]] {
             let ran = prepared(&command, more).node(Stub::dead()).env("DATABASE_URL", url).run();
-            hides(&ran, &DATABASE_SECRETS);
+            assert_hidden_in(&ran, &DATABASE_SECRETS);
             if opens_the_database(&command) {
                 assert_eq!(ran.status, 2, "{url}: {ran:?}");
                 assert!(ran.error().contains(says), "{says}: {ran:?}");
             }
         }
         let as_flag = format!("--database-url={url}");
-        hides(&prepared(&command, &[&as_flag]).node(Stub::dead()).run(), &DATABASE_SECRETS);
+        assert_hidden_in(
+            &prepared(&command, &[&as_flag]).node(Stub::dead()).run(),
+            &DATABASE_SECRETS,
+        );
     }
 }
 
 #[test]
-fn a_database_that_is_down_keeps_its_password() {
+fn a_database_that_is_down_does_not_leak_its_password() {
     let host = Stub::dead().replace("http://", "");
     let url = format!("postgres://app:{}@{host}/tally", DATABASE_SECRETS[0]);
-    every_command_hides_the_database(&url, &format!("postgres://{host}"));
+    assert_every_command_hides_the_database(&url, &format!("postgres://{host}"));
     let url = format!("postgres://app@{host}/tally?password={}", DATABASE_SECRETS[0]);
-    every_command_hides_the_database(&url, &format!("postgres://{host}"));
+    assert_every_command_hides_the_database(&url, &format!("postgres://{host}"));
 }
 
 #[test]
-fn a_database_that_does_not_exist_keeps_its_password() {
+fn an_unknown_database_host_does_not_leak_its_password() {
     let url = format!("postgresql://app:{}@db.invalid/tally", DATABASE_SECRETS[0]);
-    every_command_hides_the_database(&url, "postgres://db.invalid:5432");
+    assert_every_command_hides_the_database(&url, "postgres://db.invalid:5432");
 }
 
 #[test]
 fn a_wrong_password_is_not_shown() {
-    // Not the shared cluster: this one's role would be everyone's.
+    // Not the shared cluster, whose roles all tests share.
     let cluster = Cluster::start().unwrap();
     let good = cluster.url_with_password("app", "a-good-one").unwrap();
     let (before, behind) = good.split_once("a-good-one").unwrap();
     let url = format!("{before}{}{behind}", DATABASE_SECRETS[0]);
     let host = format!("postgres://127.0.0.1:{}", cluster.port());
-    every_command_hides_the_database(&url, &host);
+    assert_every_command_hides_the_database(&url, &host);
 
-    // The right one, for a database that is not there.
+    // The right password, for a database that does not exist.
     let good = cluster.url_with_password("app", DATABASE_SECRETS[1]).unwrap();
     let (server, _) = good.rsplit_once('/').unwrap();
-    every_command_hides_the_database(&format!("{server}/nowhere"), &host);
+    assert_every_command_hides_the_database(&format!("{server}/nowhere"), &host);
 }
 
 #[test]
-fn a_database_of_another_kind_keeps_its_password() {
+fn an_unsupported_database_url_does_not_leak_its_password() {
     let password = DATABASE_SECRETS[0];
     for scheme in ["mysql", "mongodb+srv", "http", "postgre", "sqlserver", ""] {
         let url = format!("{scheme}://app:{password}@db.example/tally");
-        every_command_hides_the_database(&url, "--database-url");
+        assert_every_command_hides_the_database(&url, "--database-url");
     }
     for url in [
         format!("postgres:app:{password}@db.example/tally"),
@@ -315,24 +225,24 @@ fn a_database_of_another_kind_keeps_its_password() {
     ] {
         for command in commands() {
             let ran = prepared(&command, &[]).node(Stub::dead()).env("DATABASE_URL", &url).run();
-            hides(&ran, &DATABASE_SECRETS);
+            assert_hidden_in(&ran, &DATABASE_SECRETS);
         }
     }
 }
 
 #[test]
-fn a_file_of_sqlite_keeps_its_password() {
+fn a_sqlite_url_does_not_leak_its_password() {
     let password = DATABASE_SECRETS[0];
     for url in [
         format!("sqlite://app:{password}@/no/such/folder/tally.db"),
         format!("sqlite:/no/such/folder/tally.db?key={password}"),
         format!("sqlite:///no/such/folder/tally.db?password={password}"),
     ] {
-        every_command_hides_the_database(&url, "sqlite");
+        assert_every_command_hides_the_database(&url, "sqlite");
     }
 }
 
-/// Passwords that somebody forgot to percent-encode; the first half may look like a port.
+/// Passwords without the necessary percent-encoding, as two halves; the first may look like a port.
 fn raw_passwords() -> Vec<(String, [&'static str; 2])> {
     const WORDS: [&str; 2] = ["Zx9qJt", "Wv7kLm"];
     const PORT_AND_WORD: [&str; 2] = ["48151", "Wv7kLm"];
@@ -346,7 +256,7 @@ fn raw_passwords() -> Vec<(String, [&'static str; 2])> {
     words.into_iter().chain(ports).collect()
 }
 
-/// Every place on the command line and in the environment where a URL may stand, rightly or not.
+/// Runs with the URL in every place of the command line and the environment, right or wrong.
 fn misplaced(url: &str) -> Vec<Ethtally> {
     let wallet = address(1);
     let run = |arguments: &[&str]| {
@@ -383,11 +293,11 @@ fn misplaced(url: &str) -> Vec<Ethtally> {
     ]
 }
 
-/// Runs [`misplaced`] in a folder where a run that succeeds does no harm.
-fn hides_wherever_it_stands(url: &str, secrets: &[&str]) {
+/// Runs [`misplaced`] in a temporary folder, as some runs may succeed.
+fn assert_hidden_in_every_place(url: &str, secrets: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     for run in misplaced(url) {
-        hides(&run.folder(folder.path()).run(), secrets);
+        assert_hidden_in(&run.folder(folder.path()).run(), secrets);
     }
 }
 
@@ -395,7 +305,7 @@ fn hides_wherever_it_stands(url: &str, secrets: &[&str]) {
 fn a_password_that_is_not_encoded_is_hidden_in_a_database_url() {
     for (password, halves) in raw_passwords() {
         let url = format!("postgres://app:{password}@127.0.0.1:1/tally");
-        hides_wherever_it_stands(&url, &halves);
+        assert_hidden_in_every_place(&url, &halves);
     }
 }
 
@@ -403,16 +313,16 @@ fn a_password_that_is_not_encoded_is_hidden_in_a_database_url() {
 fn a_password_that_is_not_encoded_is_hidden_in_a_nodes_url() {
     for (password, halves) in raw_passwords() {
         let url = format!("https://app:{password}@127.0.0.1:1/v2/x");
-        hides_wherever_it_stands(&url, &halves);
+        assert_hidden_in_every_place(&url, &halves);
     }
 }
 
 #[test]
 fn a_url_is_hidden_wherever_it_stands() {
-    hides_wherever_it_stands(&rpc_url("https://127.0.0.1:1"), &RPC_SECRETS);
+    assert_hidden_in_every_place(&rpc_url("https://127.0.0.1:1"), &RPC_SECRETS);
     let url = format!("postgres://app:{}@127.0.0.1:1/tally", DATABASE_SECRETS[0]);
-    hides_wherever_it_stands(&url, &DATABASE_SECRETS);
-    // A key with no name, as a user's name, and behind a `#`.
+    assert_hidden_in_every_place(&url, &DATABASE_SECRETS);
+    // A key without a name, as the user name, and after a `#`.
     let key = "c0ffee0123456789c0ffee";
     for url in [
         format!("https://127.0.0.1:1/?{key}"),
@@ -422,16 +332,15 @@ fn a_url_is_hidden_wherever_it_stands() {
         format!("wss://127.0.0.1:1/ws/{key}"),
         format!("https://127.0.0.1:1/{key},https://127.0.0.1:1/v3/{key}"),
     ] {
-        hides_wherever_it_stands(&url, &[key]);
+        assert_hidden_in_every_place(&url, &[key]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_at_unusual_places_are_not_repeated() {
-    let chain = Chain::builder().start().await.unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+async fn keys_in_unusual_places_are_hidden() {
+    let (_chain, stub) = chain_and_stub().await;
     let key = "c0ffee0123456789c0ffee";
-    // And another's secret, that nobody told us.
+    // And a secret that is not in our settings.
     let other = "dial https://them:unheard-of@upstream.example/v9/never-seen";
     let body = format!("the key {key} is bad: {other}");
     stub.fault(Fault::status(401).with_body(&body), When::always());
@@ -446,7 +355,7 @@ async fn keys_at_unusual_places_are_not_repeated() {
     ] {
         let command = ["refresh".to_owned(), address(1)];
         let ran = prepared(&command, &[]).node(&url).database(&Database::sqlite()).run().expect(2);
-        hides(&ran, &[key, "unheard-of", "never-seen"]);
+        assert_hidden_in(&ran, &[key, "unheard-of", "never-seen"]);
         let cleaned = "the key *** is bad: dial https://upstream.example";
         assert!(ran.error().contains(cleaned), "{ran:?}");
     }
@@ -454,7 +363,7 @@ async fn keys_at_unusual_places_are_not_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_line_hides_the_url_that_stands_in_the_table() {
-    let database = with_a_wallet();
+    let database = unread_table(2);
     let url = rpc_url("https://node.example");
     database
         .sql(&format!(
@@ -462,7 +371,7 @@ async fn a_log_line_hides_the_url_that_stands_in_the_table() {
         ))
         .await;
     let ran = prepared(&["sweep".to_owned()], &[]).node(Stub::dead()).database(&database).run();
-    hides(&ran, &RPC_SECRETS);
+    assert_hidden_in(&ran, &RPC_SECRETS);
     assert!(ran.stderr.contains("the table holds \"https://node.example"), "{ran:?}");
 }
 
@@ -480,7 +389,7 @@ fn a_proxys_password_is_hidden() {
                 .database(&Database::sqlite())
                 .run()
                 .expect(2);
-            hides(&ran, &["pr0xy-pa55"]);
+            assert_hidden_in(&ran, &["pr0xy-pa55"]);
         }
     }
 }
@@ -488,18 +397,7 @@ fn a_proxys_password_is_hidden() {
 #[test]
 fn help_shows_no_value_of_a_variable() {
     let mut pages: Vec<Vec<String>> = vec![vec![], vec!["help".into()], vec!["man".into()]];
-    for command in [
-        "migrate",
-        "sweep",
-        "refresh",
-        "backfill",
-        "verify",
-        "watch",
-        "status",
-        "profile",
-        "completions",
-        "man",
-    ] {
+    for command in COMMANDS {
         pages.push(vec![command.into()]);
         pages.push(vec!["help".into(), command.into()]);
         pages.push(vec!["man".into(), command.into()]);
@@ -526,13 +424,13 @@ fn help_shows_no_value_of_a_variable() {
                 .env("ETHTALLY_TIMEOUT", "7775")
                 .run();
             if ran.status != 0 {
-                // `man man` and the like need not exist.
+                // `man man` and the like may not exist.
                 continue;
             }
             assert!(!ran.stdout.is_empty(), "{ran:?}");
-            hides(&ran, &RPC_SECRETS);
-            hides(&ran, &DATABASE_SECRETS);
-            hides(&ran, &["node.example", "db.example", "secret-profile", "777"]);
+            assert_hidden_in(&ran, &RPC_SECRETS);
+            assert_hidden_in(&ran, &DATABASE_SECRETS);
+            assert_hidden_in(&ran, &["node.example", "db.example", "secret-profile", "777"]);
         }
     }
 }

@@ -1,29 +1,31 @@
-//! `status`: how fresh the table is, without a node and without a write.
+//! `status`: reports how fresh the table is, without a node and without writes.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ethtally_testbed::{Chain, Fault, wallet};
+use ethtally_testbed::{Chain, TokenFault, wallet};
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{Database, Ran, ethtally, on_both_databases},
-    world::{address, date_rows, dump, store_unread},
+use crate::support::{
+    database::{Database, on_both_databases},
+    program::{Output, ethtally},
+    table::{date_rows, dump, store_unread},
+    wallets::address,
 };
 
 on_both_databases! {
     rows_are_counted_as_unread_and_unreadable
     ages_are_those_of_the_nearest_rank
-    a_row_past_the_limit_is_the_answer_no
+    status_exits_1_if_a_row_is_older_than_max_age
     the_checkpoint_is_that_of_the_profile
     an_empty_table_has_no_ages
-    without_tables_it_says_so_and_makes_none
+    status_without_tables_is_an_error_and_creates_none
 }
 
-/// Runs `status`; no node is given.
-fn status(database: &Database, arguments: &[&str]) -> Ran {
+/// Runs `status` without a node.
+fn status(database: &Database, arguments: &[&str]) -> Output {
     ethtally([&["status"], arguments].concat()).database(database).run()
 }
 
-/// Stores as many rows as there are ages, in seconds, each that old; returns when.
+/// Stores a row for each age in seconds; returns the time of that.
 async fn rows_aged(database: &Database, ages: &[i64]) -> DateTime<Utc> {
     store_unread(database, 0..ages.len() as u64);
     let now = Utc::now();
@@ -34,7 +36,7 @@ async fn rows_aged(database: &Database, ages: &[i64]) -> DateTime<Utc> {
     now
 }
 
-/// That an age was `expected` seconds when the rows were dated, and has grown by no more than the time since.
+/// Panics unless an age was `expected` seconds when the rows were dated, plus at most the time since.
 #[track_caller]
 fn assert_age(ages: &Value, name: &str, expected: i64, dated: DateTime<Utc>) {
     let since = (Utc::now() - dated).num_seconds() + 1;
@@ -44,12 +46,12 @@ fn assert_age(ages: &Value, name: &str, expected: i64, dated: DateTime<Utc>) {
 
 async fn rows_are_counted_as_unread_and_unreadable(database: Database) {
     let chain = Chain::builder().faulty().start().await.unwrap();
-    chain.set_fault(wallet(4), Fault::Revert).await.unwrap();
+    chain.set_fault(wallet(4), TokenFault::Revert).await.unwrap();
     store_unread(&database, 0..6);
     let wallets = [0, 4, 5].map(address);
     let refresh = ["refresh"].into_iter().chain(wallets.iter().map(String::as_str));
     ethtally(refresh).node(chain.url()).database(&database).run().expect(0);
-    // As the original system writes a row: a time, and no block of a read.
+    // A row of the original system: with a time, without a read block.
     date_rows(&database, &[(1, "2026-01-01 00:00:00")]).await;
     let before = dump(&database).await;
 
@@ -62,7 +64,7 @@ async fn rows_are_counted_as_unread_and_unreadable(database: Database) {
 }
 
 async fn ages_are_those_of_the_nearest_rank(database: Database) {
-    // Out of order, so that none of it is right by chance.
+    // Out of order, so that no result is right by chance.
     let ages = [7_000, 1_000, 10_000, 3_000, 5_000, 9_000, 2_000, 4_000, 8_000, 6_000];
     let dated = rows_aged(&database, &ages).await;
 
@@ -73,8 +75,8 @@ async fn ages_are_those_of_the_nearest_rank(database: Database) {
     let oldest: DateTime<Utc> = seen["oldest_updated_at"].as_str().unwrap().parse().unwrap();
     assert!((dated - oldest - TimeDelta::seconds(10_000)).abs() < TimeDelta::milliseconds(2));
 
-    // Three rows: half of them are two, nine tenths are all.
-    let few = if database.is_sqlite() { Database::sqlite() } else { Database::postgres() };
+    // Of three rows, half is two rows and nine tenths is all.
+    let few = database.another();
     let dated = rows_aged(&few, &[3_000, 1_000, 2_000]).await;
     let seen = status(&few, &["--json"]).expect(0).json();
     assert_age(&seen["age_seconds"], "p50", 2_000, dated);
@@ -82,11 +84,11 @@ async fn ages_are_those_of_the_nearest_rank(database: Database) {
     assert_age(&seen["age_seconds"], "max", 3_000, dated);
 }
 
-async fn a_row_past_the_limit_is_the_answer_no(database: Database) {
+async fn status_exits_1_if_a_row_is_older_than_max_age(database: Database) {
     rows_aged(&database, &[7_200, 60]).await;
     for (limit, answer) in [("3h", 0), ("3d", 0), ("1h", 1), ("7100s", 1), ("0s", 1)] {
         let ran = status(&database, &["--json", "--max-age", limit]).expect(answer);
-        assert_eq!(ran.json()["wallets"], 2, "the result is there all the same");
+        assert_eq!(ran.json()["wallets"], 2, "the result is printed all the same");
         assert_eq!(ran.stderr, "", "{limit}");
     }
     status(&database, &[]).expect(0);
@@ -126,7 +128,7 @@ async fn an_empty_table_has_no_ages(database: Database) {
     );
 }
 
-async fn without_tables_it_says_so_and_makes_none(database: Database) {
+async fn status_without_tables_is_an_error_and_creates_none(database: Database) {
     let ran = status(&database, &["--json"]).expect(2);
     assert_eq!(ran.stdout, "");
     assert!(ran.error().contains("run `ethtally migrate` first"), "{ran:?}");
@@ -139,7 +141,7 @@ async fn without_tables_it_says_so_and_makes_none(database: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_result_has_the_keys_and_the_words_of_the_contract() {
+async fn the_result_has_the_documented_keys_and_text() {
     let database = Database::sqlite();
     store_unread(&database, 0..1);
     let time = "2020-01-01 00:00:00";
@@ -155,7 +157,7 @@ async fn the_result_has_the_keys_and_the_words_of_the_contract() {
              \"age_seconds\":{{\"p50\":{age},\"p90\":{age},\"max\":{age}}},\"checkpoint\":null}}\n"
         )
     );
-    // A row of the future, as after a clock was set back, is not of a negative age.
+    // A row in the future, for example after the clock was set back, has no negative age.
     date_rows(&database, &[(0, "2999-01-01 00:00:00")]).await;
     assert_eq!(
         status(&database, &["--max-age", "1s"]).expect(0).stdout,

@@ -1,29 +1,30 @@
-//! `sweep`: which rows it takes, in which order, and what it says of it.
+//! `sweep`: which rows it reads, in which order, and its output.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{TimeDelta, Utc};
 use ethtally_testbed::{
-    stub::{Fault, Stub, When},
+    stub::{Fault, When},
     wallet,
 };
 use serde_json::json;
 
-use crate::{
-    harness::{Database, Ethtally, ethtally, on_both_databases},
-    world::{
-        address, addresses, date_rows, dump, read_wallets, still_chain, store_unread,
-        wallets_read_through, without_time,
-    },
+use crate::support::{
+    chains::{still_chain, still_stub},
+    database::{Database, on_both_databases},
+    program::{Ethtally, ethtally},
+    requests::wallets_read,
+    table::{date_rows, dump, read_wallets, store_unread},
+    wallets::{address, addresses, sorted_addresses},
 };
 
 on_both_databases! {
     a_sweep_takes_the_thousand_oldest_rows
     batch_says_how_many_of_the_oldest_rows_are_taken
     all_reads_every_row_older_than_the_start_once_and_in_batches
-    older_than_leaves_younger_rows_alone
+    older_than_skips_younger_rows
     the_shards_together_read_every_wallet_once
-    a_dry_run_says_what_it_would_cost_and_touches_nothing
+    a_dry_run_estimates_the_cost_and_changes_nothing
     an_empty_table_is_swept_at_once
 }
 
@@ -76,7 +77,7 @@ async fn batch_says_how_many_of_the_oldest_rows_are_taken(database: Database) {
 }
 
 async fn all_reads_every_row_older_than_the_start_once_and_in_batches(database: Database) {
-    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
+    let stub = still_stub().await;
     store_unread(&database, 0..5002);
     date_rows(&database, &[(7, "2999-01-01 00:00:00")]).await;
 
@@ -90,12 +91,15 @@ async fn all_reads_every_row_older_than_the_start_once_and_in_batches(database: 
     assert_eq!(swept.json()["updated"], 5001);
     assert_eq!(swept.json()["calls"], 26, "25 chunks of 200, and one of 1");
     let expected = addresses((0..5002).filter(|n| *n != 7));
-    assert_eq!(wallets_read_through(&stub), expected.iter().cloned().collect::<Vec<_>>());
+    assert_eq!(wallets_read(&stub), expected.iter().cloned().collect::<Vec<_>>());
     assert_eq!(read_wallets(&database).await, expected);
-    assert!((1..10).contains(&stub.count("eth_blockNumber")), "the block is resolved by time");
+    assert!(
+        (1..10).contains(&stub.count("eth_blockNumber")),
+        "the block is resolved from time to time"
+    );
 }
 
-async fn older_than_leaves_younger_rows_alone(database: Database) {
+async fn older_than_skips_younger_rows(database: Database) {
     let chain = still_chain().await;
     store_unread(&database, 0..4);
     let ago =
@@ -116,7 +120,7 @@ async fn older_than_leaves_younger_rows_alone(database: Database) {
 }
 
 async fn the_shards_together_read_every_wallet_once(database: Database) {
-    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
+    let stub = still_stub().await;
     store_unread(&database, 0..100);
     let mut before = BTreeSet::new();
     let mut sizes = Vec::new();
@@ -130,17 +134,17 @@ async fn the_shards_together_read_every_wallet_once(database: Database) {
         let after = read_wallets(&database).await;
         let new: Vec<_> = after.difference(&before).cloned().collect();
         assert_eq!(swept.json()["requested"], new.len(), "{shard}");
-        // A shard is a range of addresses, and they are in order.
+        // A shard is a range of addresses, in order.
         assert!(new.iter().all(|wallet| before.iter().all(|earlier| earlier < wallet)), "{shard}");
         sizes.push(new.len());
         before = after;
     }
 
-    assert!(sizes.iter().all(|size| (15..=55).contains(size)), "about equal parts: {sizes:?}");
-    assert_eq!(wallets_read_through(&stub), addresses(0..100).into_iter().collect::<Vec<_>>());
+    assert!(sizes.iter().all(|size| (15..=55).contains(size)), "similar sizes: {sizes:?}");
+    assert_eq!(wallets_read(&stub), sorted_addresses(0..100));
 }
 
-async fn a_dry_run_says_what_it_would_cost_and_touches_nothing(database: Database) {
+async fn a_dry_run_estimates_the_cost_and_changes_nothing(database: Database) {
     store_unread(&database, 0..501);
     date_rows(&database, &[(3, "2999-01-01 00:00:00")]).await;
     let before = dump(&database).await;
@@ -174,18 +178,18 @@ async fn an_empty_table_is_swept_at_once(database: Database) {
     for _ in 0..2 {
         let swept = ethtally(["sweep"]).node(chain.url()).database(&database).run().expect(0);
         assert_eq!(
-            without_time(&swept),
+            swept.without_time(),
             "sweep complete requested:0 updated:0 failed:0 superseded:0 calls:0 block:none in N ms"
         );
     }
     let swept = ethtally(["sweep", "--all", "--json"]).node(chain.url()).database(&database).run();
     assert_eq!(
-        without_time(&swept.expect(0)),
+        swept.expect(0).without_time(),
         r#"{"command":"sweep","requested":0,"updated":0,"failed":0,"superseded":0,"calls":0,"block":null,"elapsed_ms":N,"skipped":false,"interrupted":false}"#
     );
 }
 
-/// A sweep of three wallets in a new SQLite database.
+/// Prepares a sweep of three wallets in a new SQLite database.
 async fn sweep_of_three(arguments: &[&'static str]) -> (Database, Ethtally) {
     let database = Database::sqlite();
     store_unread(&database, 0..3);
@@ -195,16 +199,16 @@ async fn sweep_of_three(arguments: &[&'static str]) -> (Database, Ethtally) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_result_has_the_keys_and_the_words_of_the_contract() {
+async fn the_result_has_the_documented_keys_and_text() {
     let (_database, sweep) = sweep_of_three(&["--json"]).await;
     assert_eq!(
-        without_time(&sweep.run().expect(0)),
+        sweep.run().expect(0).without_time(),
         r#"{"command":"sweep","requested":3,"updated":3,"failed":0,"superseded":0,"calls":1,"block":0,"elapsed_ms":N,"skipped":false,"interrupted":false}"#
     );
     let (_database, sweep) = sweep_of_three(&[]).await;
     let swept = sweep.run().expect(0);
     assert_eq!(
-        without_time(&swept),
+        swept.without_time(),
         "sweep complete requested:3 updated:3 failed:0 superseded:0 calls:1 block:0 in N ms"
     );
     assert_eq!(swept.stderr, "");
@@ -219,11 +223,11 @@ async fn a_flag_wins_over_a_variable_and_a_variable_over_the_default() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sweep_whose_time_is_over_stops_cleanly_and_the_next_goes_on_with_the_rest() {
+async fn a_sweep_that_reaches_max_duration_stops_cleanly_and_the_next_one_continues() {
     let database = Database::sqlite();
-    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
+    let stub = still_stub().await;
     store_unread(&database, 0..60);
-    stub.fault(Fault::Delay(Duration::from_millis(250)), When::method("eth_call"));
+    stub.fault(Fault::Delay(Duration::from_millis(250)), When::eth_call());
 
     let swept = ethtally(["sweep", "--all", "--max-duration", "3s", "--json"])
         .env("ETHTALLY_CHUNK", "1")
@@ -238,7 +242,7 @@ async fn a_sweep_whose_time_is_over_stops_cleanly_and_the_next_goes_on_with_the_
     assert_eq!(swept.json()["updated"], first.len());
     assert_eq!(swept.json()["failed"], 0);
     assert_eq!(swept.json()["interrupted"], false);
-    assert_eq!(wallets_read_through(&stub).len(), first.len(), "what was read is stored");
+    assert_eq!(wallets_read(&stub).len(), first.len(), "everything read is stored");
     assert!(swept.stderr.starts_with("note: --max-duration reached"), "{}", swept.stderr);
 
     stub.clear();
@@ -246,18 +250,18 @@ async fn a_sweep_whose_time_is_over_stops_cleanly_and_the_next_goes_on_with_the_
     let rest = (60 - first.len()).to_string();
     let swept = ethtally(["sweep", "--batch", &rest]).node(stub.url()).database(&database).run();
     swept.expect(0);
-    assert!(wallets_read_through(&stub).iter().all(|wallet| !first.contains(wallet)));
+    assert!(wallets_read(&stub).iter().all(|wallet| !first.contains(wallet)));
     assert_eq!(read_wallets(&database).await, addresses(0..60));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_never_answers_is_an_error_however_short_the_time_was() {
+async fn a_node_that_never_responds_is_an_error_even_with_a_short_max_duration() {
     let database = Database::sqlite();
-    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
+    let stub = still_stub().await;
     store_unread(&database, 0..3);
     for fault in [Fault::Hang, Fault::too_many_requests(60)] {
         stub.clear();
-        stub.fault(fault, When::method("eth_call"));
+        stub.fault(fault, When::eth_call());
         let swept = ethtally(["sweep", "--all", "--max-duration", "1s", "--json"]);
         let swept = swept.node(stub.url()).database(&database).run().expect(2);
         assert!(swept.error().contains(&stub.url()), "{swept:?}");
@@ -266,7 +270,7 @@ async fn a_node_that_never_answers_is_an_error_however_short_the_time_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_is_dated_by_a_day_only_is_swept_like_any_other() {
+async fn a_row_with_a_date_without_time_is_swept() {
     let database = Database::sqlite();
     store_unread(&database, 0..3);
     date_rows(&database, &[(1, "1970-01-01")]).await;
@@ -277,16 +281,16 @@ async fn a_row_that_is_dated_by_a_day_only_is_swept_like_any_other() {
     assert_eq!(read_wallets(&database).await, addresses(0..3));
 }
 
-/// Without statistics the planner would sort all rows of one age for each page: a million placeholders
-/// took five times as long.
+/// Without statistics the planner might sort all rows of one age for each page, which made a million
+/// placeholders five times slower.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_a_sweep_is_a_scan_of_its_index_also_without_statistics() {
+async fn a_page_of_a_sweep_uses_its_index_even_without_statistics() {
     let database = Database::postgres();
     store_unread(&database, 0..6_000);
     let sweep = ethtally(["sweep", "--all", "--json"]).node(still_chain().await.url());
     assert_eq!(sweep.database(&database).run().expect(0).json()["updated"], 6_000);
 
-    // The server counts a session's scans when it ends, a moment later.
+    // The server counts the scans of a session a moment after its end.
     let scans = |index: &'static str| {
         let count = format!(
             "select idx_scan from pg_stat_user_indexes where indexrelname = 'eth_wallet_balances_{index}'"
@@ -305,7 +309,7 @@ async fn a_page_of_a_sweep_is_a_scan_of_its_index_also_without_statistics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sweep_that_can_write_nothing_newer_says_so() {
+async fn a_sweep_that_writes_nothing_newer_says_so() {
     let (database, sweep) = sweep_of_three(&["--all", "--json"]).await;
     database.sql("update eth_wallet_balances set read_block = 1000000").await;
     let swept = sweep.run().expect(0);
@@ -314,7 +318,7 @@ async fn a_sweep_that_can_write_nothing_newer_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sweep_that_has_time_enough_says_nothing_of_it() {
+async fn a_sweep_with_enough_time_does_not_mention_max_duration() {
     let (database, sweep) = sweep_of_three(&["--all", "--max-duration", "1h"]).await;
     assert_eq!(sweep.run().expect(0).stderr, "");
     assert_eq!(read_wallets(&database).await, addresses(0..3));
@@ -349,7 +353,7 @@ async fn a_shard_that_does_not_exist_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_makes_no_database() {
+async fn a_dry_run_creates_no_database() {
     let database = Database::sqlite();
     let ran = ethtally(["sweep", "--dry-run"]).database(&database).run().expect(2);
     assert!(ran.error().contains("run `ethtally migrate` first"), "{ran:?}");

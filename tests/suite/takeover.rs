@@ -1,39 +1,30 @@
-//! A database that the original system fills is taken over, and nothing of it is lost.
+//! ethtally takes over the database of the original system without losing anything.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use ethtally_testbed::{
-    Chain, Fault, holding,
+    Chain, TokenFault, holding,
     postgres::{self, Cluster, DatabaseOptions},
     wallet,
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Database, Ran, ethtally, on_both_databases};
+use crate::support::{
+    database::{Database, on_both_databases},
+    original::original_database,
+    program::{Output, ethtally},
+    table::store_unread,
+    wallets::address,
+};
 
 on_both_databases! {
-    migrations_at_once_make_one_database
+    concurrent_migrations_are_applied_once
     status_and_verify_change_nothing
     status_and_verify_create_nothing
-    rows_that_hold_no_wallet_hold_no_sweep_up
+    rows_without_a_valid_wallet_do_not_stop_a_sweep
 }
 
-/// As the original makes it.
-pub(crate) const ORIGINAL: &str = "
-    CREATE TABLE eth_wallet_balances (
-        wallet      TEXT PRIMARY KEY,
-        balance     NUMERIC NOT NULL DEFAULT 0,
-        blocknumber BIGINT,
-        updated_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
-        created_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);
-    CREATE INDEX eth_wallet_balances_updated_at_idx ON eth_wallet_balances (updated_at);
-    CREATE TABLE eth_indexer_checkpoints (
-        name        TEXT PRIMARY KEY,
-        last_block  BIGINT NOT NULL,
-        updated_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);
-    INSERT INTO eth_indexer_checkpoints VALUES ('audio_transfers', 21000000, '2025-12-31 23:59:59.123456');";
-
-/// Every column and index of the database: what is where, of what type and with what default.
+/// All columns with types and defaults, and all indexes.
 const SCHEMA: &str = "
     SELECT table_name, column_name, data_type, is_nullable, column_default
     FROM information_schema.columns WHERE table_schema = 'public'
@@ -41,18 +32,13 @@ const SCHEMA: &str = "
     SELECT tablename, indexname, indexdef, '', '' FROM pg_indexes WHERE schemaname = 'public'
     ORDER BY 1, 2";
 
-/// Every value of the original's tables.
+/// All values of the original's tables.
 const ORIGINAL_ROWS: &str = "
     SELECT wallet, balance, blocknumber, updated_at, created_at FROM eth_wallet_balances ORDER BY wallet;
     SELECT * FROM eth_indexer_checkpoints ORDER BY name";
 
-fn hex(n: u64) -> String {
-    format!("{:#x}", wallet(n))
-}
-
-/// The original's tables with 40 wallets: 10 with an event's block, 20 without, 10 placeholders.
-fn original_database() -> Database {
-    let database = Database::postgres();
+/// The original's tables with 40 wallets: 10 with the block of an event, 20 without, 10 placeholders.
+fn original_wallets() -> Database {
     let rows: Vec<_> = (0..40)
         .map(|n| {
             let (balance, block, updated) = match n {
@@ -67,24 +53,19 @@ fn original_database() -> Database {
                 10..30 => (format!("{n}"), "NULL".to_owned(), format!("2024-02-{n} 12:30:00.5")),
                 _ => ("0".into(), "NULL".into(), "1970-01-01".to_owned()),
             };
-            format!("('{}', {balance}, {block}, '{updated}', '2023-03-04 05:06:07')", hex(n))
+            format!("('{}', {balance}, {block}, '{updated}', '2023-03-04 05:06:07')", address(n))
         })
         .collect();
-    postgres::psql(
-        &database.url,
-        &format!("{ORIGINAL} INSERT INTO eth_wallet_balances VALUES {}", rows.join(",")),
-    )
-    .expect("the original's tables");
-    database
+    original_database(&format!("INSERT INTO eth_wallet_balances VALUES {}", rows.join(",")))
 }
 
-fn migrate(database: &Database) -> Ran {
+fn migrate(database: &Database) -> Output {
     ethtally(["migrate", "--json"]).database(database).run()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing() {
-    let database = original_database();
+    let database = original_wallets();
     let (schema, rows) = (database.sql(SCHEMA).await, database.sql(ORIGINAL_ROWS).await);
     assert_eq!(rows.len(), 41);
 
@@ -130,17 +111,17 @@ async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_of_our_own_are_those_of_the_original() {
-    let (taken_over, own) = (original_database(), Database::postgres());
+async fn new_tables_match_the_originals_migrated_tables() {
+    let (taken_over, own) = (original_wallets(), Database::postgres());
     migrate(&taken_over).expect(0);
     migrate(&own).expect(0);
     assert_eq!(own.sql(SCHEMA).await, taken_over.sql(SCHEMA).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sweep_of_the_originals_table_fills_placeholders_first_and_keeps_blocknumber() {
+async fn a_sweep_of_the_original_table_reads_placeholders_first_and_keeps_blocknumber() {
     let chain = Chain::builder().start().await.unwrap();
-    let database = original_database();
+    let database = original_wallets();
     let blocks = "SELECT wallet, blocknumber, created_at FROM eth_wallet_balances ORDER BY wallet";
     let before = database.sql(blocks).await;
     let sweep = |arguments: &[&'static str]| {
@@ -151,14 +132,14 @@ async fn a_sweep_of_the_originals_table_fills_placeholders_first_and_keeps_block
         "SELECT wallet, balance FROM eth_wallet_balances WHERE read_block = 0 ORDER BY wallet";
     let expected = |range: std::ops::Range<u64>| {
         let mut rows: Vec<_> =
-            range.map(|n| format!("{}|{}", hex(n), holding(n).total())).collect();
+            range.map(|n| format!("{}|{}", address(n), holding(n).total())).collect();
         rows.sort();
         rows
     };
 
     assert_eq!(sweep(&["--batch", "10"])["updated"], 10);
     assert_eq!(database.sql(read).await, expected(30..40));
-    // Then by age: what the original read in 2024 comes before 2025.
+    // Then by age: rows of 2024 come before 2025.
     assert_eq!(sweep(&["--batch", "20"])["updated"], 20);
     assert_eq!(database.sql(read).await, expected(10..40));
     assert_eq!(sweep(&["--all"])["updated"], 40);
@@ -167,7 +148,7 @@ async fn a_sweep_of_the_originals_table_fills_placeholders_first_and_keeps_block
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_are_utc_whatever_zone_server_database_and_role_are_set_to() {
+async fn times_are_utc_in_every_time_zone_of_server_database_and_role() {
     let cluster = Cluster::start_with(&[("timezone", "America/New_York")]).unwrap();
     let zone = [("timezone", "America/New_York")];
     let options = DatabaseOptions { locale: None, settings: &zone };
@@ -175,21 +156,16 @@ async fn times_are_utc_whatever_zone_server_database_and_role_are_set_to() {
     postgres::psql(&database.url, "ALTER ROLE postgres SET timezone = 'America/New_York'").unwrap();
     assert_eq!(database.value("SHOW timezone").await, "America/New_York");
     let chain = Chain::builder().faulty().start().await.unwrap();
-    chain.set_fault(wallet(3), Fault::Revert).await.unwrap();
-    let csv = format!("{}\n{}\n", hex(4), hex(5));
-    ethtally(["backfill", "--placeholders", "--from-csv", "-"])
-        .input(csv)
-        .database(&database)
-        .run()
-        .expect(0);
+    chain.set_fault(wallet(3), TokenFault::Revert).await.unwrap();
+    store_unread(&database, [4, 5]);
 
-    ethtally(["refresh", &hex(1), &hex(2), &hex(3)])
+    ethtally(["refresh", &address(1), &address(2), &address(3)])
         .node(chain.url())
         .database(&database)
         .run()
         .expect(0);
 
-    // In seconds. Another zone would be hours.
+    // In seconds; another time zone would differ by hours.
     let age = |time: &str| format!("abs(extract(epoch from {time} - (now() at time zone 'utc')))");
     let written = format!(
         "SELECT wallet FROM eth_wallet_balances WHERE {} < 600 AND {} < 600 ORDER BY read_block",
@@ -205,13 +181,13 @@ async fn times_are_utc_whatever_zone_server_database_and_role_are_set_to() {
         age("last_failed_at"),
         age("next_try_at"),
     );
-    assert_eq!(database.sql(&failed).await, [hex(3)]);
+    assert_eq!(database.sql(&failed).await, [address(3)]);
 
-    // A row of two hours ago, as another client writes it.
+    // A row of two hours ago, as written by another client.
     let sql = format!(
         "UPDATE eth_wallet_balances SET updated_at = (now() at time zone 'utc') - interval '2 hours' WHERE wallet = '{}';
          DELETE FROM eth_wallet_balances WHERE wallet IN ('{}', '{}');",
-        hex(1), hex(4), hex(5)
+        address(1), address(4), address(5)
     );
     database.sql(&sql).await;
     let status = ethtally(["status", "--json"]).database(&database).run().expect(0).json();
@@ -228,13 +204,13 @@ async fn times_are_utc_whatever_zone_server_database_and_role_are_set_to() {
     ethtally(["status", "--max-age", "90m"]).database(&database).run().expect(1);
     ethtally(["status", "--max-age", "3h"]).database(&database).run().expect(0);
 
-    // And a sweep goes by it.
+    // A sweep uses the same age.
     let sweep =
         ethtally(["sweep", "--older-than", "1h", "--json"]).node(chain.url()).database(&database);
     assert_eq!(sweep.run().expect(0).json()["updated"], 1);
 }
 
-/// The same database for a role of this name that may do what these grants say.
+/// The same database for a new role with these grants.
 fn as_role(database: &Database, role: &str, grants: &str) -> Database {
     let name = database.url.rsplit('/').next().unwrap();
     let role = format!("{role}_{name}");
@@ -247,7 +223,7 @@ fn as_role(database: &Database, role: &str, grants: &str) -> Database {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_may_not_create_tables_gets_one_clear_line() {
+async fn missing_rights_to_create_tables_are_one_clear_error_line() {
     let chain = Chain::builder().start().await.unwrap();
     let database = Database::postgres();
     let poor = as_role(&database, "poor", "");
@@ -261,8 +237,8 @@ async fn a_user_who_may_not_create_tables_gets_one_clear_line() {
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
         assert_eq!(ran.stdout, "");
     }
-    // Nor one who may not alter those of the original.
-    let database = original_database();
+    // Nor may a role that cannot alter the original's tables.
+    let database = original_wallets();
     let poor = as_role(
         &database,
         "poor",
@@ -272,7 +248,7 @@ async fn a_user_who_may_not_create_tables_gets_one_clear_line() {
     let ran = migrate(&poor).expect(2);
     assert!(ran.error().contains("must be owner of table eth_wallet_balances"), "{ran:?}");
     assert_eq!(database.sql(ORIGINAL_ROWS).await, rows);
-    // Once the tables are there, rights to rows are enough.
+    // Once the tables exist, rights to rows are enough.
     migrate(&database).expect(0);
     postgres::psql(&database.url, "GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC; REVOKE CREATE ON SCHEMA public FROM PUBLIC").unwrap();
     let sweep = ethtally(["sweep", "--json"]).node(chain.url()).database(&poor).run().expect(0);
@@ -282,7 +258,7 @@ async fn a_user_who_may_not_create_tables_gets_one_clear_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_may_only_select_can_run_status_and_verify() {
     let chain = Chain::builder().start().await.unwrap();
-    let database = original_database();
+    let database = original_wallets();
     ethtally(["sweep", "--all"]).node(chain.url()).database(&database).run().expect(0);
     let reader =
         as_role(&database, "reader", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO ROLE");
@@ -292,24 +268,20 @@ async fn a_role_that_may_only_select_can_run_status_and_verify() {
     assert_eq!(run(&["status", "--json"]).expect(0).json()["wallets"], 40);
     let checkpoint = &run(&["status", "--json"]).json()["checkpoint"];
     assert_eq!(checkpoint["last_block"], 21_000_000);
-    assert_eq!(run(&["verify", &hex(3), "--json"]).expect(0).json()["in_sync"], true);
+    assert_eq!(run(&["verify", &address(3), "--json"]).expect(0).json()["in_sync"], true);
     assert_eq!(run(&["verify", "--sample", "50", "--json"]).expect(0).json()["in_sync"], 40);
-    let refused = run(&["refresh", &hex(3)]).expect(2);
+    let refused = run(&["refresh", &address(3)]).expect(2);
     assert!(
         refused.error().contains("permission denied for table eth_wallet_balances"),
         "{refused:?}"
     );
 }
 
-async fn migrations_at_once_make_one_database(first: Database) {
-    let another = || match first.is_sqlite() {
-        true => Database::sqlite(),
-        false => Database::postgres(),
-    };
+async fn concurrent_migrations_are_applied_once(first: Database) {
     for round in 0..8 {
         let database = match round {
-            0 if !first.is_sqlite() => original_database(),
-            _ => another(),
+            0 if !first.is_sqlite() => original_wallets(),
+            _ => first.another(),
         };
         let running: Vec<_> =
             (0..3).map(|_| ethtally(["migrate", "--json"]).database(&database).start()).collect();
@@ -322,7 +294,7 @@ async fn migrations_at_once_make_one_database(first: Database) {
     }
 }
 
-/// What a database holds, to the letter, and for SQLite the names and bytes of the files too.
+/// All rows of a database, and the schema of PostgreSQL.
 async fn everything(database: &Database) -> Vec<String> {
     let mut all = Vec::new();
     for what in [
@@ -340,7 +312,7 @@ async fn everything(database: &Database) -> Vec<String> {
     all
 }
 
-/// The files in a folder: their names, and a number that stands for their bytes.
+/// The names of the files in a folder, with a hash of their contents.
 fn files(folder: &std::path::Path) -> Vec<(String, u64)> {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
@@ -357,13 +329,16 @@ fn files(folder: &std::path::Path) -> Vec<(String, u64)> {
 
 async fn status_and_verify_change_nothing(database: Database) {
     let chain = Chain::builder().start().await.unwrap();
-    ethtally(["refresh", &hex(1), &hex(2), &hex(3)])
+    ethtally(["refresh", &address(1), &address(2), &address(3)])
         .node(chain.url())
         .database(&database)
         .run()
         .expect(0);
     database
-        .sql(&format!("update eth_wallet_balances set balance = '7' where wallet = '{}'", hex(2)))
+        .sql(&format!(
+            "update eth_wallet_balances set balance = '7' where wallet = '{}'",
+            address(2)
+        ))
         .await;
     let before = everything(&database).await;
     let files_before = files(database.folder());
@@ -373,13 +348,13 @@ async fn status_and_verify_change_nothing(database: Database) {
     };
     run(&["status"]).expect(0);
     run(&["status", "--max-age", "0s"]);
-    run(&["verify", &hex(1)]).expect(0);
-    run(&["verify", &hex(2)]).expect(1);
-    let missing = run(&["verify", &hex(9), "--json"]).expect(1).json();
+    run(&["verify", &address(1)]).expect(0);
+    run(&["verify", &address(2)]).expect(1);
+    let missing = run(&["verify", &address(9), "--json"]).expect(1).json();
     assert_eq!((&missing["stored_total"], &missing["in_sync"]), (&Value::Null, &json!(false)));
     assert_eq!(
         run(&["verify", "--sample", "9", "--json"]).expect(1).json()["drifted_wallets"],
-        json!([hex(2)])
+        json!([address(2)])
     );
 
     assert_eq!(files(database.folder()), files_before);
@@ -388,7 +363,7 @@ async fn status_and_verify_change_nothing(database: Database) {
 
 async fn status_and_verify_create_nothing(database: Database) {
     let chain = Chain::builder().start().await.unwrap();
-    let (address, sample) = (hex(1), ["verify", "--sample", "3"]);
+    let (address, sample) = (address(1), ["verify", "--sample", "3"]);
     for arguments in [&["status"][..], &["verify", &address], &sample, &["sweep", "--dry-run"]] {
         let ran = ethtally(arguments.iter().copied())
             .node(chain.url())
@@ -398,7 +373,7 @@ async fn status_and_verify_create_nothing(database: Database) {
         assert!(ran.error().contains("`ethtally migrate`"), "{ran:?}");
         assert_eq!(ran.stdout, "");
     }
-    // Nor where the database is not named at all.
+    // Nor without a database URL.
     ethtally(["status"]).folder(database.folder()).run().expect(2);
     assert_eq!(files(database.folder()), []);
     if !database.is_sqlite() {
@@ -407,22 +382,17 @@ async fn status_and_verify_create_nothing(database: Database) {
     }
 }
 
-async fn rows_that_hold_no_wallet_hold_no_sweep_up(database: Database) {
+async fn rows_without_a_valid_wallet_do_not_stop_a_sweep(database: Database) {
     let chain = Chain::builder().start().await.unwrap();
     migrate(&database).expect(0);
-    // As another program may have left them: the oldest of all, and more than a batch.
+    // Rows that another program may have left: the oldest, and more than a batch.
     for n in 0..5 {
         let upper = wallet(n).to_checksum(None);
         database
             .sql(&format!("insert into eth_wallet_balances (wallet, updated_at) values ('{upper}', '1969-01-01 00:00:00')"))
             .await;
     }
-    let csv: String = (10..20).map(|n| hex(n) + "\n").collect();
-    ethtally(["backfill", "--placeholders", "--from-csv", "-"])
-        .input(csv)
-        .database(&database)
-        .run()
-        .expect(0);
+    store_unread(&database, 10..20);
     let sweep = ethtally(["sweep", "--batch", "3", "--json"]).node(chain.url()).database(&database);
     let ran = sweep.run().expect(0);
     assert_eq!((&ran.json()["requested"], &ran.json()["updated"]), (&json!(3), &json!(3)));

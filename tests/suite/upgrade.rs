@@ -1,29 +1,24 @@
-//! Tables that other programs use are upgraded and swept without keeping them out.
+//! Migrations and sweeps do not lock out other programs that use the tables.
 
 use std::time::Duration;
 
-use ethtally_testbed::{Chain, postgres};
+use ethtally_testbed::Chain;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
-use crate::{
-    harness::{Database, ethtally},
-    takeover::ORIGINAL,
-    world::{address, store_unread},
+use crate::support::{
+    database::Database, original::original_database, program::ethtally, table::store_unread,
+    wallets::address,
 };
 
-/// As the original makes it, with this many rows.
-fn original_database(rows: u64) -> Database {
-    let database = Database::postgres();
-    let sql = format!(
-        "{ORIGINAL}
-         INSERT INTO eth_wallet_balances (wallet, balance)
+/// The original's tables with this many rows.
+fn original_rows(rows: u64) -> Database {
+    original_database(&format!(
+        "INSERT INTO eth_wallet_balances (wallet, balance)
          SELECT '0x' || md5(n::text) || '00000000', n FROM generate_series(1, {rows}) AS n;"
-    );
-    postgres::psql(&database.url, &sql).expect("the original's table");
-    database
+    ))
 }
 
-/// A session of another program. What keeps it waiting for a minute has locked it out.
+/// A session of another program, whose statements fail after waiting for a minute.
 async fn other_program(database: &Database) -> PgConnection {
     let mut session = PgConnection::connect(&database.url).await.expect("a connection");
     session.execute("set statement_timeout = '60s'").await.unwrap();
@@ -36,8 +31,8 @@ async fn value(session: &mut PgConnection, sql: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_go_on_while_a_migration_waits_for_a_long_transaction() {
-    let database = original_database(100);
+async fn readers_are_not_blocked_while_a_migration_waits_for_a_long_transaction() {
+    let database = original_rows(100);
     let (mut report, mut reader) = (other_program(&database).await, other_program(&database).await);
     report.execute("begin").await.unwrap();
     let rows = "select count(*) from eth_wallet_balances";
@@ -67,11 +62,11 @@ async fn readers_go_on_while_a_migration_waits_for_a_long_transaction() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_go_on_while_the_index_of_a_large_table_is_built() {
-    let database = original_database(300_000);
+async fn readers_are_not_blocked_while_an_index_is_built() {
+    let database = original_rows(300_000);
     let mut reader = other_program(&database).await;
     let mut migrating = ethtally(["migrate"]).database(&database).start();
-    // Both at once: a reader that is kept out gets its answer when nothing is being built any more.
+    // Both at once: a blocked reader would get its result only after the build.
     let while_built = "select (select count(*) from pg_stat_progress_create_index
              where relid = 'eth_wallet_balances'::regclass)
          from (select from eth_wallet_balances limit 1) as row";
@@ -84,7 +79,7 @@ async fn readers_go_on_while_the_index_of_a_large_table_is_built() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vacuum_is_told_to_keep_up_and_what_the_owner_has_set_stays() {
+async fn autovacuum_settings_are_added_and_the_owners_are_kept() {
     let settings = "select unnest(reloptions) from pg_class
          where oid = 'eth_wallet_balances'::regclass order by 1";
     let database = Database::postgres();
@@ -94,7 +89,7 @@ async fn vacuum_is_told_to_keep_up_and_what_the_owner_has_set_stays() {
         ["autovacuum_vacuum_cost_limit=400", "autovacuum_vacuum_scale_factor=0.05"]
     );
 
-    let database = original_database(10);
+    let database = original_rows(10);
     let owners = "alter table eth_wallet_balances set (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.3)";
     database.sql(owners).await;
     ethtally(["migrate"]).database(&database).run().expect(0);
@@ -105,12 +100,12 @@ async fn vacuum_is_told_to_keep_up_and_what_the_owner_has_set_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_are_not_kept_waiting_while_a_batch_is_being_stored() {
+async fn readers_are_not_blocked_while_a_batch_is_stored() {
     let chain = Chain::builder().start().await.unwrap();
     let database = Database::postgres();
     store_unread(&database, 0..1_000);
     let (mut writer, mut reader) = (other_program(&database).await, other_program(&database).await);
-    // The batch stops at this row, with all that it wrote before still open.
+    // The batch blocks at this row, with its earlier writes uncommitted.
     let last = format!(
         "select wallet from eth_wallet_balances where wallet = '{}' for update",
         (0..1_000).map(address).max().unwrap()
@@ -124,7 +119,7 @@ async fn readers_are_not_kept_waiting_while_a_batch_is_being_stored() {
     while value(&mut reader, waiting).await == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // As the services around the original read: one wallet, the newest rows, all of them.
+    // Reads like those of other services: one wallet, the newest rows, all rows.
     let one = format!("select count(*) from eth_wallet_balances where wallet = '{}'", address(7));
     assert_eq!(value(&mut reader, &one).await, 1);
     let read = "select count(read_block) from eth_wallet_balances";

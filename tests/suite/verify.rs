@@ -1,4 +1,4 @@
-//! `verify`: stored totals are held against the chain, which is read in two ways.
+//! `verify`: compares stored totals with the chain, which it reads in two ways.
 
 use alloy::{
     primitives::{Address, U256, hex},
@@ -6,50 +6,54 @@ use alloy::{
     sol_types::SolCall,
 };
 use ethtally_testbed::{
-    Chain, Fault, Holding,
+    Chain, Holding, TokenFault,
     contracts::{AUDIO, DELEGATE_MANAGER, MULTICALL3, STAKING},
     holding,
-    stub::{self, Stub, When},
+    stub::{Fault, When},
     wallet,
 };
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{Database, Ran, ethtally, on_both_databases},
-    world::{address, addresses, calls, date_rows, dump, lines, still_chain, store_unread},
+use crate::support::{
+    chains::{chain_and_stub, still_chain, stub_of},
+    database::{Database, on_both_databases},
+    program::{Output, ethtally},
+    requests::decoded_eth_calls,
+    table::{date_rows, dump, store_unread},
+    wallets::{address, address_lines, addresses},
 };
 
 on_both_databases! {
-    a_row_that_fits_the_chain_is_in_sync
-    a_row_that_drifted_is_told_and_fixed_when_asked_for
+    a_row_that_matches_the_chain_is_in_sync
+    a_drifted_row_is_reported_and_fixed_on_request
     a_wallet_without_a_row_is_not_in_sync
-    a_sample_says_how_many_rows_drifted
-    a_sample_is_drawn_from_as_many_rows_as_there_are
-    a_multicall_that_lies_is_seen_and_not_stored
+    a_sample_counts_drifted_rows
+    a_sample_may_be_larger_than_the_table
+    a_wrong_multicall_result_is_detected_and_not_stored
 }
 
 /// Runs `verify` on the chain at `url`.
-fn verify(database: &Database, url: &str, arguments: &[&str]) -> Ran {
+fn verify(database: &Database, url: &str, arguments: &[&str]) -> Output {
     ethtally([&["verify"], arguments].concat()).node(url).database(database).run()
 }
 
 /// Reads and stores these wallets.
 async fn read(database: &Database, url: &str, wallets: impl IntoIterator<Item = u64>) {
     let backfill = ethtally(["backfill", "--from-csv", "-"]).node(url).database(database);
-    backfill.input(lines(wallets)).run().expect(0);
+    backfill.input(address_lines(wallets)).run().expect(0);
 }
 
-/// Makes a row wrong.
-async fn spoil(database: &Database, n: u64, balance: &str) {
+/// Sets a wrong balance.
+async fn set_balance(database: &Database, n: u64, balance: &str) {
     let wallet = address(n);
     let update =
         format!("update eth_wallet_balances set balance = '{balance}' where wallet = '{wallet}'");
     database.sql(&update).await;
 }
 
-async fn a_row_that_fits_the_chain_is_in_sync(database: Database) {
+async fn a_row_that_matches_the_chain_is_in_sync(database: Database) {
     let chain = still_chain().await;
-    // One that holds something in as many places as any does.
+    // The wallet with the most non-zero parts.
     let places = |n| {
         let Holding { balance, staked, delegated } = holding(n);
         [balance, staked, delegated].iter().filter(|part| !part.is_zero()).count()
@@ -87,7 +91,7 @@ async fn a_row_that_fits_the_chain_is_in_sync(database: Database) {
     assert_eq!(dump(&database).await, before, "verify changes nothing");
 }
 
-async fn a_row_that_drifted_is_told_and_fixed_when_asked_for(database: Database) {
+async fn a_drifted_row_is_reported_and_fixed_on_request(database: Database) {
     let chain = Chain::builder().start().await.unwrap();
     let url = chain.url();
     read(&database, &url, [0, 1]).await;
@@ -104,7 +108,7 @@ async fn a_row_that_drifted_is_told_and_fixed_when_asked_for(database: Database)
     assert_eq!(seen["block"], 1);
     let text = verify(&database, &url, &[&address(1)]).expect(1).stdout;
     assert!(text.ends_with("\ndrifted\n"), "{text}");
-    assert_eq!(dump(&database).await, stored, "nothing is stored unasked");
+    assert_eq!(dump(&database).await, stored, "nothing is stored without --fix");
 
     let seen = verify(&database, &url, &["--json", "--fix", &address(1)]).expect(1).json();
     assert_eq!((&seen["in_sync"], &seen["fixed"]), (&json!(false), &json!(true)));
@@ -117,7 +121,7 @@ async fn a_row_that_drifted_is_told_and_fixed_when_asked_for(database: Database)
     assert_eq!((&seen["in_sync"], &seen["fixed"]), (&json!(true), &json!(false)));
     let other = address(0);
     let row = |rows: &[String]| rows.iter().find(|row| row.starts_with(&other)).cloned();
-    assert_eq!(row(&dump(&database).await), row(&stored), "the other row is as it was");
+    assert_eq!(row(&dump(&database).await), row(&stored), "the other row does not change");
 }
 
 async fn a_wallet_without_a_row_is_not_in_sync(database: Database) {
@@ -139,7 +143,7 @@ async fn a_wallet_without_a_row_is_not_in_sync(database: Database) {
     verify(&database, &chain.url(), &[&address(2)]).expect(0);
 }
 
-async fn a_sample_says_how_many_rows_drifted(database: Database) {
+async fn a_sample_counts_drifted_rows(database: Database) {
     let url = still_chain().await.url();
     read(&database, &url, 0..30).await;
     let before = dump(&database).await;
@@ -149,9 +153,9 @@ async fn a_sample_says_how_many_rows_drifted(database: Database) {
         "{\"command\":\"verify\",\"sampled\":30,\"in_sync\":30,\"drifted\":0,\"unreadable\":0,\"drifted_wallets\":[]}\n"
     );
     for n in [3, 5] {
-        spoil(&database, n, "1").await;
+        set_balance(&database, n, "1").await;
     }
-    let spoilt = dump(&database).await;
+    let changed = dump(&database).await;
 
     let all = verify(&database, &url, &["--sample", "30", "--json"]).expect(1);
     let drifted: Vec<_> = addresses([3, 5]).into_iter().collect();
@@ -167,7 +171,7 @@ async fn a_sample_says_how_many_rows_drifted(database: Database) {
             drifted.join("\n")
         )
     );
-    assert_eq!(dump(&database).await, spoilt);
+    assert_eq!(dump(&database).await, changed);
 
     let fixed = verify(&database, &url, &["--sample", "30", "--json", "--fix"]).expect(1).json();
     assert_eq!((&fixed["drifted"], &fixed["fixed"]), (&json!(2), &json!(2)));
@@ -178,7 +182,7 @@ async fn a_sample_says_how_many_rows_drifted(database: Database) {
     assert_eq!(balances(dump(&database).await), balances(before));
 }
 
-async fn a_sample_is_drawn_from_as_many_rows_as_there_are(database: Database) {
+async fn a_sample_may_be_larger_than_the_table(database: Database) {
     let url = still_chain().await.url();
     read(&database, &url, []).await;
     let sample = |n| verify(&database, &url, &["--sample", n, "--json"]).expect(0).json();
@@ -193,9 +197,9 @@ async fn a_sample_is_drawn_from_as_many_rows_as_there_are(database: Database) {
     }
 }
 
-async fn a_multicall_that_lies_is_seen_and_not_stored(database: Database) {
+async fn a_wrong_multicall_result_is_detected_and_not_stored(database: Database) {
     let chain = still_chain().await;
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let stub = stub_of(chain);
     read(&database, &chain.url(), [1]).await;
     let before = dump(&database).await;
     let held = chain.holding_at(wallet(1), 0).await.unwrap();
@@ -209,8 +213,8 @@ async fn a_multicall_that_lies_is_seen_and_not_stored(database: Database) {
         let to = request["params"][0]["to"].as_str().unwrap_or_default();
         to.parse() == Ok(MULTICALL3)
     };
-    let when = When::method("eth_call").matching(through_multicall);
-    stub.fault(stub::Fault::Answer(json!(lie)), when);
+    let when = When::eth_call().matching(through_multicall);
+    stub.fault(Fault::Answer(json!(lie)), when);
     let truth = held.total();
 
     for arguments in [&["--json"][..], &["--json", "--fix"]] {
@@ -224,8 +228,8 @@ async fn a_multicall_that_lies_is_seen_and_not_stored(database: Database) {
         assert_ne!(seen["fixed"], true);
         assert_eq!(dump(&database).await, before);
     }
-    // Nor when the row fits the lie.
-    spoil(&database, 1, &(truth + U256::from(1)).to_string()).await;
+    // Nor if the row matches the wrong result.
+    set_balance(&database, 1, &(truth + U256::from(1)).to_string()).await;
     let before = dump(&database).await;
     for arguments in [&["--json", "--sample", "9"][..], &["--json", "--sample", "9", "--fix"]] {
         let seen = verify(&database, &stub.url(), arguments).expect(1).json();
@@ -235,22 +239,21 @@ async fn a_multicall_that_lies_is_seen_and_not_stored(database: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_part_is_read_by_a_call_of_its_own_and_all_at_one_block() {
-    let chain = Chain::builder().start().await.unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+async fn each_part_is_read_by_its_own_call_at_the_same_block() {
+    let (chain, stub) = chain_and_stub().await;
     let database = Database::sqlite();
     read(&database, &chain.url(), 0..3).await;
     chain.mine(4).await.unwrap();
-    // Were the block asked for again, it would be another.
+    // Asking for the block again would return another one.
     let lag = When::method("eth_blockNumber").after(1);
-    stub.fault(stub::Fault::Answer(json!("0x3")), lag);
+    stub.fault(Fault::Answer(json!("0x3")), lag);
 
     let parts = [AUDIO, STAKING, DELEGATE_MANAGER];
     for (arguments, wallets) in [(vec![address(1)], 1), (vec!["--sample=3".into()], 3)] {
         stub.forget();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         verify(&database, &stub.url(), &arguments).expect(0);
-        let calls = calls(&stub.requests());
+        let calls = decoded_eth_calls(&stub);
         let count = |to: Address| calls.iter().filter(|call| call.to == to).count();
         assert_eq!(count(MULTICALL3), 1);
         assert_eq!(parts.map(count), [wallets; 3]);
@@ -262,12 +265,12 @@ async fn each_part_is_read_by_a_call_of_its_own_and_all_at_one_block() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wallet_that_cannot_be_read_is_an_error_and_in_a_sample_it_is_counted() {
+async fn an_unreadable_wallet_is_an_error_and_is_counted_in_a_sample() {
     let chain = Chain::builder().faulty().start().await.unwrap();
     let url = chain.url();
     let database = Database::sqlite();
     read(&database, &url, 0..4).await;
-    chain.set_fault(wallet(2), Fault::Return31).await.unwrap();
+    chain.set_fault(wallet(2), TokenFault::Return31).await.unwrap();
     let before = dump(&database).await;
 
     let ran = verify(&database, &url, &["--json", "--fix", &address(2)]).expect(2);
@@ -289,7 +292,7 @@ async fn a_wallet_that_cannot_be_read_is_an_error_and_in_a_sample_it_is_counted(
     verify(&database, &url, &["--sample", "4", "--strict"]).expect(1);
 
     for n in [0, 1, 3] {
-        chain.set_fault(wallet(n), Fault::Revert).await.unwrap();
+        chain.set_fault(wallet(n), TokenFault::Revert).await.unwrap();
     }
     let ran = verify(&database, &url, &["--json", "--sample", "4"]).expect(2);
     assert_eq!(ran.json()["unreadable"], 4);
@@ -298,7 +301,7 @@ async fn a_wallet_that_cannot_be_read_is_an_error_and_in_a_sample_it_is_counted(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_tables_verify_says_so_and_makes_none() {
+async fn verify_without_tables_is_an_error_and_creates_none() {
     let url = still_chain().await.url();
     let database = Database::sqlite();
     let wallet = address(0);

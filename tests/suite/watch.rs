@@ -1,8 +1,8 @@
-//! `watch`: which wallets it refreshes, from which block on, and with what.
+//! `watch`: which wallets it refreshes, from which block, and what it stores.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use alloy::primitives::U256;
+use alloy::primitives::{U256, uint};
 use ethtally_testbed::{
     Chain,
     contracts::STAKING,
@@ -10,53 +10,49 @@ use ethtally_testbed::{
     holding, wallet,
 };
 
-use crate::{
-    harness::{Database, ethtally, eventually, on_both_databases},
-    watching::{assert_right, caught_up, checkpoint, row, start, stored_total, watch},
-    world::{address, addresses, read_wallets, store_unread},
+use crate::support::{
+    chains::transfer,
+    database::{Database, on_both_databases},
+    program::{ethtally, eventually_async},
+    table::{read_wallets, store_unread},
+    wallets::{address, addresses, one_audio, spenders},
+    watch::{
+        assert_matches_chain, caught_up, checkpoint, row, start, start_connected, stored_total,
+        watch,
+    },
 };
 
 on_both_databases! {
-    every_kind_of_event_refreshes_the_wallets_that_it_touches
-    a_wallet_without_a_row_gets_one_only_if_all_are_tracked
-    without_a_checkpoint_it_begins_at_the_head
-    from_block_is_where_a_table_without_a_checkpoint_begins
-    it_stays_behind_the_head_by_the_confirmations_asked_for
-    the_checkpoint_of_the_original_is_where_it_goes_on
+    every_event_refreshes_the_wallets_it_affects
+    a_new_wallet_gets_a_row_only_with_track_all
+    watch_starts_at_the_head_without_a_checkpoint
+    watch_starts_at_from_block_without_a_checkpoint
+    watch_stays_behind_the_head_by_confirmations
+    watch_resumes_from_the_originals_checkpoint
 }
 
-/// One AUDIO.
-fn one() -> U256 {
-    U256::from(10).pow(U256::from(18))
-}
-
-/// A chain with four blocks, in each of which wallet 20 sends to the wallet of the block's number.
+/// A chain with four blocks; in block `n` wallet 20 sends to wallet `n`.
 async fn four_transfers() -> Chain {
     let chain = Chain::builder().start().await.unwrap();
     for n in 1..=4 {
-        transfer(&chain, n).await;
+        transfer(&chain, 20, n, AMOUNT).await;
     }
     chain
 }
 
-/// A block with a transfer from wallet 20 to wallet `n`.
-async fn transfer(chain: &Chain, n: u64) -> u64 {
-    chain.transfer(wallet(20), wallet(n), U256::from(1_000_000_007)).await.unwrap();
-    chain.block_number().await.unwrap()
-}
+/// What wallet 20 sends.
+const AMOUNT: U256 = uint!(1_000_000_007_U256);
 
-async fn every_kind_of_event_refreshes_the_wallets_that_it_touches(database: Database) {
+async fn every_event_refreshes_the_wallets_it_affects(database: Database) {
     let chain = Chain::builder().start().await.unwrap();
     store_unread(&database, 0..1_000);
-    let watching = start(watch("", chain.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch("", chain.url(), &database));
     caught_up(&chain, &database).await;
 
-    // Each event has wallets of its own: who is forgotten with one is not refreshed by another.
-    let mut users =
-        (10..1_000).filter(|n| provider_of(*n).is_none() && holding(*n).balance > one());
+    // Each event has its own wallets, so that no event makes up for another.
+    let mut users = spenders(1).into_iter();
     let mut user = || users.next().expect("enough wallets");
-    let staker = |n: &u64| provider_of(*n).is_none() && holding(*n).staked > one();
+    let staker = |n: &u64| provider_of(*n).is_none() && holding(*n).staked > one_audio();
     let [unstaking, slashed] = [500, 700].map(|from| (from..1_000).find(staker).expect("a staker"));
     let mut newest_event = BTreeMap::new();
     let mut touched = async |wallets: &[u64]| {
@@ -64,26 +60,26 @@ async fn every_kind_of_event_refreshes_the_wallets_that_it_touches(database: Dat
         newest_event.extend(wallets.iter().map(|n| (*n, block)));
     };
     let (from, to) = (user(), user());
-    chain.transfer(wallet(from), wallet(to), one()).await.unwrap();
+    chain.transfer(wallet(from), wallet(to), one_audio()).await.unwrap();
     touched(&[from, to]).await;
     let minted = user();
-    chain.mint(wallet(minted), one()).await.unwrap();
+    chain.mint(wallet(minted), one_audio()).await.unwrap();
     touched(&[minted]).await;
     let staking = user();
-    chain.stake(wallet(staking), one()).await.unwrap();
+    chain.stake(wallet(staking), one_audio()).await.unwrap();
     touched(&[staking]).await;
     let rewarded = user();
-    chain.reward(wallet(rewarded), one()).await.unwrap();
+    chain.reward(wallet(rewarded), one_audio()).await.unwrap();
     touched(&[rewarded]).await;
-    chain.unstake(wallet(unstaking), one()).await.unwrap();
+    chain.unstake(wallet(unstaking), one_audio()).await.unwrap();
     touched(&[unstaking]).await;
-    chain.slash_stake(wallet(slashed), one()).await.unwrap();
+    chain.slash_stake(wallet(slashed), one_audio()).await.unwrap();
     touched(&[slashed]).await;
     let (delegating, leaving) = (user(), user());
-    chain.delegate(wallet(delegating), wallet(0), one()).await.unwrap();
+    chain.delegate(wallet(delegating), wallet(0), one_audio()).await.unwrap();
     touched(&[delegating, 0]).await;
-    chain.delegate(wallet(leaving), wallet(1), one()).await.unwrap();
-    chain.undelegate(wallet(leaving), wallet(1), one() / U256::from(3)).await.unwrap();
+    chain.delegate(wallet(leaving), wallet(1), one_audio()).await.unwrap();
+    chain.undelegate(wallet(leaving), wallet(1), one_audio() / U256::from(3)).await.unwrap();
     touched(&[leaving, 1]).await;
     let removed = delegators_of(2)[0];
     chain.remove_delegator(wallet(2), wallet(removed)).await.unwrap();
@@ -91,31 +87,34 @@ async fn every_kind_of_event_refreshes_the_wallets_that_it_touches(database: Dat
     for provider in [3, 4] {
         assert!(delegators_of(provider).len() > 5, "a provider with delegators");
         if provider == 3 {
-            chain.claim(wallet(provider), one()).await.unwrap();
+            chain.claim(wallet(provider), one_audio()).await.unwrap();
         } else {
-            chain.slash(wallet(provider), one()).await.unwrap();
+            chain.slash(wallet(provider), one_audio()).await.unwrap();
         }
         touched(&[&[provider], delegators_of(provider).as_slice()].concat()).await;
     }
-    // Twice: the newer one counts.
-    chain.transfer(wallet(from), wallet(to), one() / U256::from(7)).await.unwrap();
+    // A second event of the same wallets: the newer one counts.
+    chain.transfer(wallet(from), wallet(to), one_audio() / U256::from(7)).await.unwrap();
     touched(&[from, to]).await;
 
     let head = caught_up(&chain, &database).await;
-    assert_right(&chain, &database, newest_event.keys().copied()).await;
+    assert_matches_chain(&chain, &database, newest_event.keys().copied()).await;
     assert_eq!(read_wallets(&database).await, addresses(newest_event.keys().copied()));
     for (n, block) in newest_event {
         let row = row(&database, n).await;
         let columns: Vec<_> = row.split('|').collect();
         assert_eq!(columns[1], block.to_string(), "the newest event of wallet {n}: {row}");
-        assert!(columns[2].parse::<u64>().unwrap() >= block, "wallet {n} is read behind it: {row}");
+        assert!(
+            columns[2].parse::<u64>().unwrap() >= block,
+            "wallet {n} is read at or after it: {row}"
+        );
     }
-    let told = watching.stop();
-    let last = told.last().unwrap();
+    let lines = watching.stop();
+    let last = lines.last().unwrap();
     assert_eq!((&last["checkpoint_block"], &last["failed"]), (&head.into(), &0.into()), "{last}");
 }
 
-async fn a_wallet_without_a_row_gets_one_only_if_all_are_tracked(database: Database) {
+async fn a_new_wallet_gets_a_row_only_with_track_all(database: Database) {
     const UNKNOWN: u64 = 5_000;
     const NEW: u64 = 5_001;
     let chain = Chain::builder().start().await.unwrap();
@@ -124,86 +123,83 @@ async fn a_wallet_without_a_row_gets_one_only_if_all_are_tracked(database: Datab
 
     let watching = start(watch("", chain.url(), &database));
     watching.until("began", 1);
-    transfer(&chain, UNKNOWN).await;
-    // No wallet at all, where it counts as one: a mint and a burn.
-    chain.mint(wallet(21), one()).await.unwrap();
-    chain.stake(wallet(21), one()).await.unwrap();
-    chain.slash_stake(wallet(21), one()).await.unwrap();
+    transfer(&chain, 20, UNKNOWN, AMOUNT).await;
+    // Mint and burn transfer from and to the zero address, which is not a wallet.
+    chain.mint(wallet(21), one_audio()).await.unwrap();
+    chain.stake(wallet(21), one_audio()).await.unwrap();
+    chain.slash_stake(wallet(21), one_audio()).await.unwrap();
     caught_up(&chain, &database).await;
     watching.stop();
     let known: BTreeSet<_> = database.sql(rows).await.into_iter().collect();
     assert_eq!(known, addresses(20..30));
     assert_eq!(read_wallets(&database).await, addresses([20, 21]));
 
-    let watching = start(watch("--track all", chain.url(), &database));
-    watching.until("connected", 1);
-    transfer(&chain, NEW).await;
-    chain.mint(wallet(22), one()).await.unwrap();
-    chain.stake(wallet(22), one()).await.unwrap();
-    chain.slash_stake(wallet(22), one()).await.unwrap();
+    let watching = start_connected(watch("--track all", chain.url(), &database));
+    transfer(&chain, 20, NEW, AMOUNT).await;
+    chain.mint(wallet(22), one_audio()).await.unwrap();
+    chain.stake(wallet(22), one_audio()).await.unwrap();
+    chain.slash_stake(wallet(22), one_audio()).await.unwrap();
     caught_up(&chain, &database).await;
     watching.stop();
     let all: BTreeSet<_> = database.sql(rows).await.into_iter().collect();
-    // A contract that holds tokens is an address as any other.
+    // A contract that holds tokens counts like any address.
     let mut expected = addresses((20..30).chain([NEW]));
     expected.insert(format!("{STAKING:#x}"));
     assert_eq!(all, expected);
-    assert_right(&chain, &database, [20, 21, 22, NEW]).await;
+    assert_matches_chain(&chain, &database, [20, 21, 22, NEW]).await;
 }
 
-async fn without_a_checkpoint_it_begins_at_the_head(database: Database) {
+async fn watch_starts_at_the_head_without_a_checkpoint(database: Database) {
     let chain = four_transfers().await;
     store_unread(&database, 0..30);
     let watching = start(watch("", chain.url(), &database));
     assert_eq!(watching.until("began", 1)["checkpoint_block"], 4);
     assert_eq!(checkpoint(&database).await, Some(4));
-    transfer(&chain, 5).await;
+    transfer(&chain, 20, 5, AMOUNT).await;
     caught_up(&chain, &database).await;
     watching.stop();
     assert_eq!(read_wallets(&database).await, addresses([5, 20]));
-    assert_right(&chain, &database, [5, 20]).await;
+    assert_matches_chain(&chain, &database, [5, 20]).await;
 }
 
-async fn from_block_is_where_a_table_without_a_checkpoint_begins(database: Database) {
+async fn watch_starts_at_from_block_without_a_checkpoint(database: Database) {
     let chain = four_transfers().await;
     store_unread(&database, 0..30);
     let watching = start(watch("--from-block 3", chain.url(), &database));
     caught_up(&chain, &database).await;
     watching.stop();
     assert_eq!(read_wallets(&database).await, addresses([3, 4, 20]));
-    assert_right(&chain, &database, [3, 4, 20]).await;
+    assert_matches_chain(&chain, &database, [3, 4, 20]).await;
 
-    // With a checkpoint it would leave out blocks or look through some twice.
-    transfer(&chain, 5).await;
+    // With a checkpoint it would skip blocks or read some twice.
+    transfer(&chain, 20, 5, AMOUNT).await;
     for block in ["2", "6"] {
-        let watching = start(watch(&format!("--from-block {block}"), chain.url(), &database));
-        watching.until("connected", 1);
+        let watching =
+            start_connected(watch(&format!("--from-block {block}"), chain.url(), &database));
         let head = caught_up(&chain, &database).await;
         watching.signal("TERM");
-        let (ran, told) = watching.wait();
+        let (ran, lines) = watching.wait();
         let ran = ran.expect(143);
         assert!(ran.stderr.contains("--from-block is for a table without a checkpoint"), "{ran:?}");
-        assert_eq!(told.last().unwrap()["checkpoint_block"], head);
+        assert_eq!(lines.last().unwrap()["checkpoint_block"], head);
     }
     assert_eq!(read_wallets(&database).await, addresses([3, 4, 5, 20]));
 }
 
-async fn it_stays_behind_the_head_by_the_confirmations_asked_for(database: Database) {
+async fn watch_stays_behind_the_head_by_confirmations(database: Database) {
     let chain = four_transfers().await;
     store_unread(&database, 0..30);
     let watching = start(watch("--confirmations 3", chain.url(), &database));
     assert_eq!(watching.until("began", 1)["checkpoint_block"], 1);
     let reached = async |block: u64| {
-        let handle = tokio::runtime::Handle::current();
-        tokio::task::block_in_place(|| {
-            eventually(&format!("the checkpoint is at block {block}"), || {
-                handle.block_on(checkpoint(&database)) == Some(block)
-            });
-        });
+        eventually_async(&format!("the checkpoint is at block {block}"), async || {
+            checkpoint(&database).await == Some(block)
+        })
+        .await;
     };
-    let block = transfer(&chain, 5).await;
-    // The total of this block is not to be seen in what is stored for the one before.
-    transfer(&chain, 5).await;
+    let block = transfer(&chain, 20, 5, AMOUNT).await;
+    // The total of this block must not be stored for the previous one.
+    transfer(&chain, 20, 5, AMOUNT).await;
     chain.mine(1).await.unwrap();
     reached(block - 1).await;
     assert_eq!(row(&database, 5).await, "0||");
@@ -212,12 +208,12 @@ async fn it_stays_behind_the_head_by_the_confirmations_asked_for(database: Datab
     let total = chain.total_at(wallet(5), block).await.unwrap();
     assert_ne!(total, chain.total(wallet(5)).await.unwrap());
     assert_eq!(row(&database, 5).await, format!("{total}|{block}|{block}"));
-    let told = watching.stop();
-    assert_eq!(told.last().unwrap()["checkpoint_block"], block);
+    let lines = watching.stop();
+    assert_eq!(lines.last().unwrap()["checkpoint_block"], block);
     assert_eq!(read_wallets(&database).await, addresses([2, 3, 4, 5, 20]));
 }
 
-async fn the_checkpoint_of_the_original_is_where_it_goes_on(database: Database) {
+async fn watch_resumes_from_the_originals_checkpoint(database: Database) {
     let chain = four_transfers().await;
     ethtally(["migrate"]).database(&database).run().expect(0);
     for n in [1, 2, 3, 4, 20] {
@@ -237,8 +233,8 @@ async fn the_checkpoint_of_the_original_is_where_it_goes_on(database: Database) 
     caught_up(&chain, &database).await;
     watching.stop();
     assert_eq!(read_wallets(&database).await, addresses([3, 4, 20]));
-    assert_right(&chain, &database, [3, 4, 20]).await;
+    assert_matches_chain(&chain, &database, [3, 4, 20]).await;
     for n in [1, 2] {
-        assert_eq!(stored_total(&database, n).await, "77", "what nothing touched stays");
+        assert_eq!(stored_total(&database, n).await, "77", "an unaffected row does not change");
     }
 }

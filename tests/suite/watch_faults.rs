@@ -1,4 +1,4 @@
-//! `watch` while the network and the node fail: however they do, nothing is lost.
+//! `watch` with network and node failures: nothing is lost.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -6,43 +6,36 @@ use std::{
 };
 
 use ethtally_testbed::{
-    Chain, Socket,
-    stub::{Fault, Seen, Stub, When},
+    Socket,
+    stub::{Fault, RecordedRequest, Stub, When},
 };
 use rand::{RngExt, rngs::StdRng};
 use tokio::time::sleep;
 
-use crate::{
-    harness::{Database, on_both_databases},
-    traffic::{AMONG, Traffic},
-    watching::{caught_up, checkpoint, start, watch},
-    world::store_unread,
+use crate::support::{
+    chains::{socket_and_stub_of, stub_of},
+    database::{Database, on_both_databases},
+    traffic::{Traffic, chain_for_traffic},
+    watch::{caught_up, checkpoint, start_connected, watch},
 };
 
 on_both_databases! {
-    a_socket_that_breaks_stalls_and_delays_at_random_loses_nothing
-    a_node_that_fails_at_random_loses_nothing
-    a_node_that_is_down_for_a_while_is_followed_again
-    an_endpoint_that_was_given_up_gets_another_chance
-    the_empty_answer_of_a_node_that_lags_behind_is_not_taken_for_the_truth
-    the_logs_that_a_lagging_endpoint_lacks_are_asked_for_at_the_next
+    random_websocket_faults_lose_nothing
+    random_node_faults_lose_nothing
+    watch_continues_after_the_node_was_down
+    a_disabled_endpoint_is_tried_again
+    empty_logs_from_a_lagging_node_are_not_trusted
+    logs_missing_at_a_lagging_endpoint_are_fetched_from_the_next
 }
 
-/// A chain, and a table with rows for all whom its traffic touches.
-async fn chain(database: &Database) -> Chain {
-    store_unread(database, 0..AMONG);
-    Chain::builder().start().await.unwrap()
-}
-
-async fn a_socket_that_breaks_stalls_and_delays_at_random_loses_nothing(database: Database) {
-    let chain = chain(&database).await;
+async fn random_websocket_faults_lose_nothing(database: Database) {
+    let chain = chain_for_traffic(&database).await;
     let socket = Socket::in_front_of(&chain.ws_url()).unwrap();
     let arguments = format!("--max-lag 2 --ws-url {}", socket.url());
-    let watching = start(watch(&arguments, chain.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&arguments, chain.url(), &database));
     let mut traffic = Traffic::on(&chain).await;
     let mut stalled = 0;
-    // Whatever is drawn: at least this.
+    // At least one cut, whatever the seed.
     socket.cut();
     for _ in 0..200 {
         match traffic.random.random_range(0..30) {
@@ -50,7 +43,7 @@ async fn a_socket_that_breaks_stalls_and_delays_at_random_loses_nothing(database
             1 => socket.close(1008),
             2 if stalled == 0 => {
                 socket.stall(true);
-                // Some are shorter than --max-lag, some longer.
+                // Shorter or longer than --max-lag.
                 stalled = traffic.random.random_range(1..50);
             }
             3 | 4 => socket.delay(Duration::from_millis(traffic.random.random_range(0..500))),
@@ -66,16 +59,16 @@ async fn a_socket_that_breaks_stalls_and_delays_at_random_loses_nothing(database
     socket.stall(false);
     socket.delay(Duration::ZERO);
     traffic.block().await;
-    let head = traffic.is_stored(&database).await;
+    let head = traffic.until_stored(&database).await;
     let broken = watching.events("disconnected").len();
     let filled = watching.events("gap_filled").len();
     assert!(broken > 0 && filled > 0, "{broken} connections broke, {filled} gaps were filled");
-    let told = watching.stop();
-    assert_eq!(told.last().unwrap()["checkpoint_block"], head);
-    assert_eq!(told.last().unwrap()["failed"], 0);
+    let lines = watching.stop();
+    assert_eq!(lines.last().unwrap()["checkpoint_block"], head);
+    assert_eq!(lines.last().unwrap()["failed"], 0);
 }
 
-/// What a node may do to a request; every second time nothing.
+/// A random fault of a node; no fault in half of the cases.
 fn a_fault(random: &mut StdRng) -> Fault {
     match random.random_range(0..32) {
         0 | 1 => Fault::status(500),
@@ -96,13 +89,12 @@ fn a_fault(random: &mut StdRng) -> Fault {
     }
 }
 
-async fn a_node_that_fails_at_random_loses_nothing(database: Database) {
-    let chain = chain(&database).await;
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+async fn random_node_faults_lose_nothing(database: Database) {
+    let chain = chain_for_traffic(&database).await;
+    let stub = stub_of(&chain);
     stub.keep_params(false);
     let arguments = format!("--timeout 1 --ws-url {}", chain.ws_url());
-    let watching = start(watch(&arguments, stub.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&arguments, stub.url(), &database));
     caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
     let faults: Vec<_> = (0..10_000).map(|_| a_fault(&mut traffic.random)).collect();
@@ -111,25 +103,23 @@ async fn a_node_that_fails_at_random_loses_nothing(database: Database) {
         traffic.block().await;
         sleep(Duration::from_millis(200)).await;
     }
-    // Whatever was drawn: at least this is an error.
+    // At least one error, whatever the seed.
     stub.clear();
     stub.fault(Fault::status(401), When::always());
     let errors = watching.events("error").len();
     traffic.block().await;
     watching.until("error", errors + 1);
     stub.clear();
-    traffic.is_stored(&database).await;
-    let told = watching.stop();
-    assert_eq!(told.last().unwrap()["failed"], 0);
+    traffic.until_stored(&database).await;
+    let lines = watching.stop();
+    assert_eq!(lines.last().unwrap()["failed"], 0);
 }
 
-async fn a_node_that_is_down_for_a_while_is_followed_again(database: Database) {
-    let chain = chain(&database).await;
-    let socket = Socket::in_front_of(&chain.ws_url()).unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+async fn watch_continues_after_the_node_was_down(database: Database) {
+    let chain = chain_for_traffic(&database).await;
+    let (socket, stub) = socket_and_stub_of(&chain);
     let arguments = format!("--retries 1 --ws-url {}", socket.url());
-    let watching = start(watch(&arguments, stub.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&arguments, stub.url(), &database));
     caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
 
@@ -137,38 +127,37 @@ async fn a_node_that_is_down_for_a_while_is_followed_again(database: Database) {
     socket.refuse(true);
     let before = checkpoint(&database).await;
     traffic.blocks(20).await;
-    // The WebSocket, the next try of it, and polling.
+    // For the WebSocket, the next attempt, and polling.
     watching.until("disconnected", 3);
     assert_eq!(checkpoint(&database).await, before);
     socket.refuse(false);
     stub.clear();
-    // Without another block: it looks by itself.
-    traffic.is_stored(&database).await;
+    // Without a new block: it checks on its own.
+    traffic.until_stored(&database).await;
     watching.until("gap_filled", 1);
     watching.stop();
 }
 
-async fn an_endpoint_that_was_given_up_gets_another_chance(database: Database) {
-    let chain = chain(&database).await;
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+async fn a_disabled_endpoint_is_tried_again(database: Database) {
+    let chain = chain_for_traffic(&database).await;
+    let stub = stub_of(&chain);
     let arguments = format!("--ws-url {}", chain.ws_url());
-    let watching = start(watch(&arguments, stub.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&arguments, stub.url(), &database));
     caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
     for (count, status) in [401, 402, 403].into_iter().enumerate() {
         stub.fault(Fault::status(status), When::always());
         traffic.block().await;
-        let told = watching.until("error", count + 1);
-        assert!(told["error"].as_str().unwrap().contains(&status.to_string()), "{told}");
+        let event = watching.until("error", count + 1);
+        assert!(event["error"].as_str().unwrap().contains(&status.to_string()), "{event}");
         stub.clear();
-        traffic.is_stored(&database).await;
+        traffic.until_stored(&database).await;
     }
     watching.stop();
 }
 
-/// A node that falls five blocks behind as soon as it is asked for logs: before that it seems to be up to date.
-fn lagging_from_logs_on(stub: &Stub) {
+/// Makes a node lag from its first `eth_getLogs` on; before that it is up to date.
+fn lag_from_first_get_logs(stub: &Stub) {
     let begun = AtomicBool::new(false);
     let when = When::always().matching(move |request| {
         begun.fetch_or(request["method"] == "eth_getLogs", Ordering::AcqRel);
@@ -177,112 +166,104 @@ fn lagging_from_logs_on(stub: &Stub) {
     stub.fault(Fault::Lagging(20), when);
 }
 
-/// Blocks with transfers that nobody tells of: more than are asked for one by one.
-async fn a_gap(socket: &Socket, traffic: &mut Traffic<'_>) {
+/// Mines blocks while the WebSocket is down, more than are fetched one by one.
+async fn make_gap(socket: &Socket, traffic: &mut Traffic<'_>) {
     socket.refuse(true);
     traffic.blocks(25).await;
     socket.refuse(false);
 }
 
-/// How many ranges of logs it answered as a node that lags.
+/// Number of log ranges that it answered while lagging.
 fn stale_answers(stub: &Stub) -> usize {
-    let is_range = |seen: &Seen| seen.params[0]["fromBlock"].is_string();
-    let is_stale = |seen: &Seen| seen.method == "eth_getLogs" && seen.answered == "lagging";
+    let is_range = |seen: &RecordedRequest| seen.params[0]["fromBlock"].is_string();
+    let is_stale =
+        |seen: &RecordedRequest| seen.method == "eth_getLogs" && seen.answered == "lagging";
     stub.requests().iter().filter(|seen| is_stale(seen) && is_range(seen)).count()
 }
 
-async fn the_empty_answer_of_a_node_that_lags_behind_is_not_taken_for_the_truth(
-    database: Database,
-) {
-    let chain = chain(&database).await;
-    let socket = Socket::in_front_of(&chain.ws_url()).unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+async fn empty_logs_from_a_lagging_node_are_not_trusted(database: Database) {
+    let chain = chain_for_traffic(&database).await;
+    let (socket, stub) = socket_and_stub_of(&chain);
     let arguments = format!("--retries 2 --ws-url {}", socket.url());
-    let watching = start(watch(&arguments, stub.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&arguments, stub.url(), &database));
     let before = caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
 
-    lagging_from_logs_on(&stub);
-    a_gap(&socket, &mut traffic).await;
+    lag_from_first_get_logs(&stub);
+    make_gap(&socket, &mut traffic).await;
     watching.until("error", 1);
     assert!(stale_answers(&stub) > 0);
     assert_eq!(checkpoint(&database).await, Some(before));
     stub.clear();
-    traffic.is_stored(&database).await;
+    traffic.until_stored(&database).await;
     watching.stop();
 }
 
-async fn the_logs_that_a_lagging_endpoint_lacks_are_asked_for_at_the_next(database: Database) {
-    let chain = chain(&database).await;
-    let socket = Socket::in_front_of(&chain.ws_url()).unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+async fn logs_missing_at_a_lagging_endpoint_are_fetched_from_the_next(database: Database) {
+    let chain = chain_for_traffic(&database).await;
+    let (socket, stub) = socket_and_stub_of(&chain);
     let urls = format!("{},{}", stub.url(), chain.url());
-    let watching = start(watch(&format!("--ws-url {}", socket.url()), urls, &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&format!("--ws-url {}", socket.url()), urls, &database));
     caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
 
-    lagging_from_logs_on(&stub);
-    a_gap(&socket, &mut traffic).await;
-    traffic.is_stored(&database).await;
+    lag_from_first_get_logs(&stub);
+    make_gap(&socket, &mut traffic).await;
+    traffic.until_stored(&database).await;
     assert!(stale_answers(&stub) > 0);
-    assert!(watching.events("error").is_empty(), "{:?}", watching.told());
+    assert!(watching.events("error").is_empty(), "{:?}", watching.lines());
     watching.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_behind_one_url_of_which_one_lags_lose_nothing() {
+async fn a_lagging_node_behind_a_load_balancer_loses_nothing() {
     let database = Database::sqlite();
-    let chain = chain(&database).await;
-    let socket = Socket::in_front_of(&chain.ws_url()).unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let chain = chain_for_traffic(&database).await;
+    let (socket, stub) = socket_and_stub_of(&chain);
     let arguments = format!("--ws-url {}", socket.url());
-    let watching = start(watch(&arguments, stub.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&arguments, stub.url(), &database));
     caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
 
-    // All else is answered by another node, which has every block.
+    // Another node, which has every block, answers all else.
     stub.fault(Fault::Lagging(5), When::method("eth_getLogs"));
-    a_gap(&socket, &mut traffic).await;
-    traffic.is_stored(&database).await;
+    make_gap(&socket, &mut traffic).await;
+    traffic.until_stored(&database).await;
     watching.stop();
 }
 
-/// The blocks of the `eth_call`s that a node was asked: by hash, or by number.
+/// The block parameters of the recorded `eth_call`s: by hash or by number.
 fn blocks_of_calls(stub: &Stub) -> Vec<serde_json::Value> {
-    let calls = stub.requests().into_iter().filter(|seen| seen.method == "eth_call");
-    calls.map(|seen| seen.params[1].clone()).collect()
+    stub.eth_calls().into_iter().map(|call| call.params[1].clone()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn totals_are_read_by_the_blocks_hash_or_where_that_is_not_understood_by_its_number() {
+async fn totals_are_read_at_the_block_hash_or_at_its_number_if_unsupported() {
     let database = Database::sqlite();
-    let chain = chain(&database).await;
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
-    let watching = start(watch(&format!("--ws-url {}", chain.ws_url()), stub.url(), &database));
-    watching.until("connected", 1);
+    let chain = chain_for_traffic(&database).await;
+    let stub = stub_of(&chain);
+    let watching =
+        start_connected(watch(&format!("--ws-url {}", chain.ws_url()), stub.url(), &database));
     caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
     traffic.blocks(1).await;
-    traffic.is_stored(&database).await;
+    traffic.until_stored(&database).await;
     let by_hash = blocks_of_calls(&stub);
     assert!(!by_hash.is_empty());
     for block in by_hash {
         assert!(block["blockHash"].is_string(), "{block}");
     }
 
-    let by_hash = When::method("eth_call").matching(|request| request["params"][1].is_object());
+    let by_hash = When::eth_call().matching(|request| request["params"][1].is_object());
     stub.fault(Fault::error(-32602, "invalid argument 1: hex string expected"), by_hash);
     traffic.blocks(1).await;
-    traffic.is_stored(&database).await;
+    traffic.until_stored(&database).await;
     stub.forget();
     traffic.blocks(1).await;
-    traffic.is_stored(&database).await;
+    traffic.until_stored(&database).await;
     let by_number = blocks_of_calls(&stub);
     assert!(!by_number.is_empty());
     assert!(by_number.iter().all(serde_json::Value::is_string), "{by_number:?}");
-    assert!(watching.events("error").is_empty(), "{:?}", watching.told());
+    assert!(watching.events("error").is_empty(), "{:?}", watching.lines());
     watching.stop();
 }

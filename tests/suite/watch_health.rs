@@ -1,4 +1,4 @@
-//! `watch --listen`: whether all is well, whether it is ready, and where it says so.
+//! `watch --listen`: health, readiness and the listen address.
 
 use std::{
     net::{TcpListener, TcpStream},
@@ -14,32 +14,33 @@ use ethtally::{
 };
 use ethtally_testbed::{
     Chain,
-    socket::Socket,
-    stub::{Fault, Stub, When},
+    stub::{Fault, When},
     wallet,
 };
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{Database, eventually, on_both_databases},
-    watch_metrics::Metrics,
-    watching::{caught_up, checkpoint, get, served_at, start, watch},
-    world::store_unread,
+use crate::support::{
+    chains::{chain_and_stub, socket_and_stub_of, stub_of},
+    database::{Database, on_both_databases},
+    metrics::Metrics,
+    program::eventually,
+    table::store_unread,
+    watch::{caught_up, checkpoint, get, served_at, start, start_connected, watch},
 };
 
 on_both_databases! {
-    when_all_is_well_every_field_says_so
-    a_standby_is_well_and_ready_and_says_what_it_is
+    health_of_a_healthy_watch_is_complete
+    a_standby_is_healthy_and_ready
 }
 
-/// What `/healthz` says, when it is this status.
+/// The body of `/healthz`, if it has this status.
 #[track_caller]
 fn healthy(address: &str, status: u16) -> Option<Value> {
     let answer = get(address, "/healthz");
     (answer.status == status).then(|| answer.json())
 }
 
-/// Waits until `/healthz` is 503 with a reason that begins like this, while `meanwhile` goes on.
+/// Waits until `/healthz` is 503 with a reason that starts with this, calling `meanwhile` before each request.
 #[track_caller]
 fn until_unhealthy(address: &str, reason: &str, mut meanwhile: impl FnMut()) -> Value {
     let mut health = Value::Null;
@@ -57,7 +58,7 @@ fn until_unhealthy(address: &str, reason: &str, mut meanwhile: impl FnMut()) -> 
 }
 
 #[track_caller]
-fn until_well(address: &str, mut meanwhile: impl FnMut()) -> Value {
+fn until_healthy(address: &str, mut meanwhile: impl FnMut()) -> Value {
     let mut health = Value::Null;
     eventually("200", || {
         meanwhile();
@@ -68,7 +69,7 @@ fn until_well(address: &str, mut meanwhile: impl FnMut()) -> Value {
     health
 }
 
-async fn when_all_is_well_every_field_says_so(database: Database) {
+async fn health_of_a_healthy_watch_is_complete(database: Database) {
     let chain = Chain::builder().start().await.unwrap();
     store_unread(&database, 0..10);
     let watching = start(watch("--listen 0", chain.url(), &database));
@@ -109,7 +110,7 @@ async fn when_all_is_well_every_field_says_so(database: Database) {
     eventually("block 2", || get(&address, "/healthz").json()["checkpoint_block"] == 2);
     let health = get(&address, "/healthz").json();
     let time: DateTime<Utc> = health["last_event_at"].as_str().unwrap().parse().unwrap();
-    // It is told in whole seconds.
+    // It is given in whole seconds.
     assert!(time > before - TimeDelta::seconds(1) && time <= Utc::now(), "{time}");
     for (name, value) in [("last_block_seen", 2), ("checkpoint_block", 2), ("head_block", 2)] {
         expected[name] = value.into();
@@ -119,15 +120,14 @@ async fn when_all_is_well_every_field_says_so(database: Database) {
     watching.stop();
 }
 
-async fn a_standby_is_well_and_ready_and_says_what_it_is(database: Database) {
+async fn a_standby_is_healthy_and_ready(database: Database) {
     let chain = Chain::builder().start().await.unwrap();
-    let first = start(watch("--listen 0", chain.url(), &database));
-    first.until("connected", 1);
+    let first = start_connected(watch("--listen 0", chain.url(), &database));
     caught_up(&chain, &database).await;
     let second = start(watch("--listen 0", chain.url(), &database));
     let address = served_at(&second);
     second.until("standby", 1);
-    let health = healthy(&address, 200).expect("it is well");
+    let health = healthy(&address, 200).expect("it is healthy");
     for (name, value) in [
         ("status", json!("ok")),
         ("role", json!("standby")),
@@ -155,42 +155,41 @@ async fn a_standby_is_well_and_ready_and_says_what_it_is(database: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_lost_is_told_with_the_reason_until_there_is_one_again() {
+async fn a_lost_connection_is_unhealthy_with_a_reason_until_restored() {
     let chain = Chain::builder().start().await.unwrap();
-    let (socket, stub) =
-        (Socket::in_front_of(&chain.ws_url()).unwrap(), Stub::in_front_of(&chain.url()).unwrap());
+    let (socket, stub) = socket_and_stub_of(&chain);
     let database = Database::sqlite();
     let arguments = format!("--listen 0 --retries 0 --ws-url {}", socket.url());
     let watching = start(watch(&arguments, stub.url(), &database));
     let address = served_at(&watching);
     watching.until("connected", 1);
     caught_up(&chain, &database).await;
-    until_well(&address, || {});
+    until_healthy(&address, || {});
 
-    // Without the WebSocket alone it is well: it asks over HTTP.
+    // Without only the WebSocket it is healthy: it polls over HTTP.
     socket.refuse(true);
-    eventually("it asks over HTTP", || get(&address, "/healthz").json()["transport"] == "http");
-    let health = healthy(&address, 200).expect("it is well");
+    eventually("it polls over HTTP", || get(&address, "/healthz").json()["transport"] == "http");
+    let health = healthy(&address, 200).expect("it is healthy");
     assert_eq!(health["connected"], true);
 
-    stub.fault(Fault::status(503).with_body("closed today"), When::always());
+    stub.fault(Fault::status(503).with_body("under maintenance"), When::always());
     let health = until_unhealthy(&address, "not connected: ", || {});
     assert_eq!((&health["connected"], &health["transport"]), (&json!(false), &Value::Null));
     assert_eq!(get(&address, "/eth/health").status, 503);
     assert_eq!(Metrics::of(&address).value("ethtally_connected"), 0.0);
-    // Each of the two says why.
+    // The reasons for both transports are given.
     until_unhealthy(&address, "not connected: no WebSocket at ws://127.0.0.1:", || {});
 
     socket.refuse(false);
     stub.clear();
-    let health = until_well(&address, || {});
+    let health = until_healthy(&address, || {});
     assert_eq!(health["connected"], true);
     assert_eq!(Metrics::of(&address).value("ethtally_connected"), 1.0);
     watching.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_stands_still_is_unhealthy_until_it_moves() {
+async fn a_stalled_head_is_unhealthy_until_it_advances() {
     let chain = Chain::builder().start().await.unwrap();
     let database = Database::sqlite();
     let watching = start(watch("--listen 0 --max-lag 2", chain.url(), &database));
@@ -204,16 +203,15 @@ async fn a_head_that_stands_still_is_unhealthy_until_it_moves() {
     assert_eq!(health["head_block"], 0);
     let handle = tokio::runtime::Handle::current();
     let health = tokio::task::block_in_place(|| {
-        until_well(&address, || handle.block_on(chain.mine(1)).unwrap())
+        until_healthy(&address, || handle.block_on(chain.mine(1)).unwrap())
     });
     assert!(health["head_block"].as_u64() > Some(0), "{health}");
     watching.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkpoint_that_is_stuck_is_unhealthy_until_it_moves() {
-    let chain = Chain::builder().start().await.unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+async fn a_stuck_checkpoint_is_unhealthy_until_it_advances() {
+    let (chain, stub) = chain_and_stub().await;
     let database = Database::sqlite();
     store_unread(&database, 0..10);
     let arguments = format!("--listen 0 --max-lag 2 --retries 0 --ws-url {}", chain.ws_url());
@@ -230,7 +228,7 @@ async fn a_checkpoint_that_is_stuck_is_unhealthy_until_it_moves() {
     };
     for method in ["eth_getLogs", "eth_call"] {
         stub.clear();
-        let at = tokio::task::block_in_place(|| until_well(&address, mine));
+        let at = tokio::task::block_in_place(|| until_healthy(&address, mine));
         stub.fault(Fault::error(-32000, "the disk is full"), When::method(method));
         let health =
             tokio::task::block_in_place(|| until_unhealthy(&address, "the checkpoint is ", mine));
@@ -252,18 +250,18 @@ async fn a_checkpoint_that_is_stuck_is_unhealthy_until_it_moves() {
         assert_eq!(behind, block("head_block") - block("checkpoint_block"));
         assert!(health["errors"].as_u64() > at["errors"].as_u64(), "{health}");
         assert!(health["last_error"].as_str().unwrap().contains("the disk is full"), "{health}");
-        // In the table it is where it says.
+        // The table has the same checkpoint.
         assert_eq!(checkpoint(&database).await, Some(block("checkpoint_block")));
     }
     stub.clear();
-    let health = tokio::task::block_in_place(|| until_well(&address, mine));
+    let health = tokio::task::block_in_place(|| until_healthy(&address, mine));
     assert!(health["errors"].as_u64() > Some(1), "errors are not forgotten: {health}");
     watching.stop();
 }
 
-/// It listens before it asks for its turn, and until then nobody knows what it will be.
+/// It listens before it asks for the lock; until then it is neither active nor standby.
 #[test]
-fn before_it_has_or_waits_for_its_turn_it_is_not_ready() {
+fn before_it_is_active_or_standby_it_is_not_ready() {
     let monitor = Monitor::new(Duration::from_secs(60), 0, RequestCounts::default);
     assert!(!monitor.health().is_ready(), "{:?}", monitor.health());
     monitor.notify(&WatchEvent::Standby);
@@ -275,10 +273,10 @@ fn before_it_has_or_waits_for_its_turn_it_is_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_ready_once_it_has_caught_up_and_not_before() {
+async fn watch_is_ready_only_after_it_has_caught_up() {
     let chain = Chain::builder().start().await.unwrap();
     chain.mine(20).await.unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let stub = stub_of(&chain);
     let slow = When::method("eth_getLogs").times(1);
     stub.fault(Fault::Delay(Duration::from_secs(4)), slow);
     let database = Database::sqlite();
@@ -291,7 +289,7 @@ async fn it_is_ready_once_it_has_caught_up_and_not_before() {
     let expected =
         json!({"ready": false, "role": "active", "checkpoint_block": 0, "head_block": 20});
     assert_eq!((answer.status, answer.json()), (503, expected));
-    assert_eq!(get(&address, "/healthz").status, 200, "it is at work");
+    assert_eq!(get(&address, "/healthz").status, 200, "it is healthy meanwhile");
     eventually("it is ready", || get(&address, "/readyz").status == 200);
     assert_eq!(checkpoint(&database).await, Some(20));
     let expected =
@@ -301,14 +299,14 @@ async fn it_is_ready_once_it_has_caught_up_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_alone_is_one_of_this_machine_only() {
+async fn a_port_alone_listens_on_localhost_only() {
     let chain = Chain::builder().start().await.unwrap();
     let database = Database::sqlite();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let watching = start(watch(&format!("--listen {free}"), chain.url(), &database));
     assert_eq!(served_at(&watching), format!("127.0.0.1:{free}"));
     assert_eq!(get(&format!("127.0.0.1:{free}"), "/metrics").status, 200);
-    // Another address of this machine, which would be heard on 0.0.0.0.
+    // Another local address, which 0.0.0.0 would include.
     TcpStream::connect(format!("127.0.0.2:{free}")).unwrap_err();
     watching.stop();
 
@@ -321,7 +319,7 @@ async fn a_port_alone_is_one_of_this_machine_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_taken_is_a_mistake_and_named() {
+async fn an_address_in_use_is_an_error_that_names_it() {
     let chain = Chain::builder().start().await.unwrap();
     let database = Database::sqlite();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

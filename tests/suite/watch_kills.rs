@@ -1,4 +1,4 @@
-//! `watch` that is killed, and databases that go away under it: nothing is lost, and nothing goes back.
+//! `watch` is killed, or its database stops: nothing is lost, and the checkpoint never moves back.
 
 use std::{
     any::Any,
@@ -6,33 +6,34 @@ use std::{
 };
 
 use ethtally_testbed::{
-    Chain,
     postgres::Cluster,
-    stub::{Fault, Stub, When},
+    stub::{Fault, When},
 };
 use rand::RngExt;
 use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 use tokio::time::sleep;
 
-use crate::{
-    harness::{Database, eventually, on_both_databases},
-    traffic::{AMONG, Traffic},
-    watching::{caught_up, checkpoint, start, watch},
-    world::store_unread,
+use crate::support::{
+    chains::stub_of,
+    database::{Database, on_both_databases},
+    program::eventually,
+    traffic::{Traffic, chain_for_traffic},
+    watch::{caught_up, checkpoint, start, start_connected, watch},
 };
 
 on_both_databases! {
-    killed_at_random_moments_it_loses_nothing_and_never_goes_back
-    a_table_that_somebody_else_writes_is_waited_for
-    while_somebody_else_writes_it_still_ends_in_time_and_the_next_completes
+    killing_watch_at_random_times_loses_nothing_and_never_moves_the_checkpoint_back
+    watch_waits_while_another_process_locks_the_table
+    watch_stops_in_time_while_the_table_is_locked_and_the_next_completes
 }
 
-async fn killed_at_random_moments_it_loses_nothing_and_never_goes_back(database: Database) {
-    store_unread(&database, 0..AMONG);
-    let chain = Chain::builder().start().await.unwrap();
-    // Most of its time goes by between logs and totals: there it is to be killed.
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
-    stub.fault(Fault::Delay(Duration::from_millis(100)), When::method("eth_call"));
+async fn killing_watch_at_random_times_loses_nothing_and_never_moves_the_checkpoint_back(
+    database: Database,
+) {
+    let chain = chain_for_traffic(&database).await;
+    // Most of its time is between logs and totals, where a kill is critical.
+    let stub = stub_of(&chain);
+    stub.fault(Fault::Delay(Duration::from_millis(100)), When::eth_call());
     let arguments = format!("--ws-url {}", chain.ws_url());
     let begun = start(watch(&arguments, stub.url(), &database));
     begun.until("began", 1);
@@ -54,29 +55,27 @@ async fn killed_at_random_moments_it_loses_nothing_and_never_goes_back(database:
         watching.signal("KILL");
         let (ran, _) = watching.wait();
         assert_eq!(ran.status, -9, "{ran:?}");
-        traffic.checkpoint_is_kept(&database).await;
+        traffic.assert_stored_to_checkpoint(&database).await;
     }
-    assert!(moved > 0, "it was killed before it could do anything");
+    assert!(moved > 0, "the checkpoint never moved before a kill");
     let watching = start(watch(&arguments, chain.url(), &database));
-    let head = traffic.is_stored(&database).await;
+    let head = traffic.until_stored(&database).await;
     assert_eq!(watching.stop().last().unwrap()["checkpoint_block"], head);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_restarted_is_found_again_and_nothing_is_lost() {
+async fn a_restart_of_the_database_server_loses_nothing() {
     let cluster = Cluster::start().unwrap();
     let database = Database::at(cluster.create_database("restarted").unwrap());
-    store_unread(&database, 0..AMONG);
-    let chain = Chain::builder().start().await.unwrap();
+    let chain = chain_for_traffic(&database).await;
     let arguments = format!("--ws-url {}", chain.ws_url());
-    let mut watching = start(watch(&arguments, chain.url(), &database));
-    watching.until("connected", 1);
+    let mut watching = start_connected(watch(&arguments, chain.url(), &database));
     caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
     let mut last = 0;
     for round in 0..4 {
         traffic.blocks(3).await;
-        // At once, or after a while without it.
+        // Every other time, blocks are mined while the server is down.
         if round % 2 == 0 {
             let errors = watching.events("error").len();
             cluster.stop().unwrap();
@@ -87,20 +86,18 @@ async fn a_server_that_is_restarted_is_found_again_and_nothing_is_lost() {
         traffic.blocks(3).await;
         let now = checkpoint(&database).await.expect("a checkpoint");
         assert!(now >= last, "from {last} back to {now}");
-        last = traffic.is_stored(&database).await;
-        assert!(!watching.has_ended(), "{:?}", watching.told());
+        last = traffic.until_stored(&database).await;
+        assert!(!watching.has_ended(), "{:?}", watching.lines());
     }
     assert_eq!(watching.stop().last().unwrap()["checkpoint_block"], last);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_server_it_still_ends_in_time() {
+async fn watch_stops_in_time_without_its_database_server() {
     let cluster = Cluster::start().unwrap();
     let database = Database::at(cluster.create_database("stopped").unwrap());
-    store_unread(&database, 0..AMONG);
-    let chain = Chain::builder().start().await.unwrap();
-    let watching = start(watch("", chain.url(), &database));
-    watching.until("connected", 1);
+    let chain = chain_for_traffic(&database).await;
+    let watching = start_connected(watch("", chain.url(), &database));
     caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
     cluster.stop().unwrap();
@@ -109,7 +106,7 @@ async fn without_its_server_it_still_ends_in_time() {
     watching.stop();
 }
 
-/// Another process that writes and does not come to an end; it gives up when this is dropped.
+/// Another session with an open write transaction, which is rolled back when this is dropped.
 async fn writer(database: &Database) -> Box<dyn Any> {
     if database.is_sqlite() {
         let mut other = SqliteConnection::connect(&database.url).await.unwrap();
@@ -121,11 +118,9 @@ async fn writer(database: &Database) -> Box<dyn Any> {
     Box::new(other)
 }
 
-async fn a_table_that_somebody_else_writes_is_waited_for(database: Database) {
-    store_unread(&database, 0..AMONG);
-    let chain = Chain::builder().start().await.unwrap();
-    let watching = start(watch("", chain.url(), &database));
-    watching.until("connected", 1);
+async fn watch_waits_while_another_process_locks_the_table(database: Database) {
+    let chain = chain_for_traffic(&database).await;
+    let watching = start_connected(watch("", chain.url(), &database));
     let before = caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
     let other = writer(&database).await;
@@ -135,19 +130,15 @@ async fn a_table_that_somebody_else_writes_is_waited_for(database: Database) {
     }
     assert_eq!(checkpoint(&database).await, Some(before));
     drop(other);
-    traffic.is_stored(&database).await;
+    traffic.until_stored(&database).await;
     watching.stop();
 }
 
-async fn while_somebody_else_writes_it_still_ends_in_time_and_the_next_completes(
-    database: Database,
-) {
-    store_unread(&database, 0..AMONG);
-    let chain = Chain::builder().start().await.unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+async fn watch_stops_in_time_while_the_table_is_locked_and_the_next_completes(database: Database) {
+    let chain = chain_for_traffic(&database).await;
+    let stub = stub_of(&chain);
     let arguments = format!("--ws-url {}", chain.ws_url());
-    let watching = start(watch(&arguments, stub.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&arguments, stub.url(), &database));
     caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
     stub.forget();
@@ -158,6 +149,6 @@ async fn while_somebody_else_writes_it_still_ends_in_time_and_the_next_completes
     watching.stop();
     drop(other);
     let watching = start(watch(&arguments, stub.url(), &database));
-    traffic.is_stored(&database).await;
+    traffic.until_stored(&database).await;
     watching.stop();
 }

@@ -1,29 +1,32 @@
-//! `watch --listen`: the metrics, and what it costs to ask.
-
-use std::collections::BTreeMap;
+//! `watch --listen`: the metrics, and the cost of requests.
 
 use alloy::primitives::U256;
 use chrono::Utc;
 use ethtally_testbed::{
-    Chain, Fault as WalletFault,
-    socket::Socket,
-    stub::{Fault, Stub, When},
+    Chain, TokenFault,
+    stub::{Fault, When},
     wallet,
 };
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{Database, eventually, on_both_databases},
-    watching::{caught_up, get, served_at, start, watch},
-    world::{address, store_unread},
+use crate::support::{
+    chains::socket_and_stub_of,
+    database::{Database, on_both_databases},
+    metrics::Metrics,
+    program::{eventually, eventually_async},
+    table::store_unread,
+    wallets::address,
+    watch::{caught_up, get, served_at, start, watch},
 };
 
 on_both_databases! {
-    every_metric_counts_what_it_says
-    no_request_touches_the_table
+    every_metric_has_the_right_value
+    http_requests_do_not_query_the_table
 }
 
-/// Every metric, its kind, and the help that goes with it is not empty: that the parser sees to.
+const OLDEST: &str = "ethtally_oldest_row_age_seconds";
+
+/// All metrics with their types. The parser checks that each has a help text.
 const ALL: [(&str, &str); 19] = [
     ("ethtally_active", "gauge"),
     ("ethtally_block_to_stored_seconds", "histogram"),
@@ -46,12 +49,11 @@ const ALL: [(&str, &str); 19] = [
     ("ethtally_wallets_unreadable_total", "counter"),
 ];
 
-/// Wallet 2 cannot be read, and of wallet 3 the table holds a read from the far future.
-async fn every_metric_counts_what_it_says(database: Database) {
+/// Wallet 2 is unreadable, and the row of wallet 3 is of a future block.
+async fn every_metric_has_the_right_value(database: Database) {
     let chain = Chain::builder().faulty().start().await.unwrap();
-    let (socket, stub) =
-        (Socket::in_front_of(&chain.ws_url()).unwrap(), Stub::in_front_of(&chain.url()).unwrap());
-    chain.set_fault(wallet(2), WalletFault::Revert).await.unwrap();
+    let (socket, stub) = socket_and_stub_of(&chain);
+    chain.set_fault(wallet(2), TokenFault::Revert).await.unwrap();
     store_unread(&database, 0..10);
     let far = format!(
         "update eth_wallet_balances set read_block = 1000000, updated_at = '2100-01-01 00:00:00'
@@ -68,7 +70,7 @@ async fn every_metric_counts_what_it_says(database: Database) {
     let metrics = Metrics::of(&at);
     let kinds: Vec<_> = metrics.kinds.iter().map(|(name, kind)| (&**name, &**kind)).collect();
     assert_eq!(kinds, ALL);
-    // Placeholders are of 1970.
+    // Placeholders are dated 1970.
     let age = metrics.value(OLDEST) - Utc::now().timestamp() as f64;
     assert!(age.abs() < 60.0, "{age}");
     let expected = |metrics: &Metrics, expected: &[(&str, u64)]| {
@@ -103,14 +105,14 @@ async fn every_metric_counts_what_it_says(database: Database) {
             ("wallets_unreadable_total", 0),
         ],
     );
-    // Waits until what was mined is stored and counted.
+    // Waits until the mined blocks are stored and counted.
     let stored = async |before: &Metrics| {
         let head = caught_up(&chain, &database).await as f64;
         eventually("it is counted", || Metrics::of(&at).value("ethtally_checkpoint_block") >= head);
         Metrics::of(&at).follows(before)
     };
 
-    // A log for two wallets, then a block with none, then a log with one wallet that cannot be read.
+    // A log with two wallets, then a block without logs, then a log with an unreadable wallet.
     chain.transfer(wallet(0), wallet(1), U256::ONE).await.unwrap();
     let metrics = stored(&metrics).await;
     expected(
@@ -147,7 +149,7 @@ async fn every_metric_counts_what_it_says(database: Database) {
     let metrics = stored(&metrics).await;
     expected(&metrics, &[("wallets_refreshed_total", 2), ("wallets_superseded_total", 1)]);
 
-    // One answer that is tried again is no error; one that stays bad is.
+    // A retried request is not an error; one that cannot be retried is.
     stub.fault(Fault::status(503), When::method("eth_getLogs").times(1));
     chain.transfer(wallet(0), wallet(1), U256::ONE).await.unwrap();
     let metrics = stored(&metrics).await;
@@ -157,7 +159,7 @@ async fn every_metric_counts_what_it_says(database: Database) {
     let metrics = stored(&metrics).await;
     expected(&metrics, &[("errors_total", 1), ("logs_total", 5), ("gaps_filled_total", 0)]);
 
-    // A block in the time between two connections. While it stands still it cannot connect before that.
+    // A block between two connections. While stopped, it cannot reconnect before the block.
     watching.signal("STOP");
     socket.cut();
     chain.transfer(wallet(0), wallet(1), U256::ONE).await.unwrap();
@@ -181,12 +183,12 @@ async fn every_metric_counts_what_it_says(database: Database) {
     let metrics = stored(&metrics).await;
     expected(&metrics, &[("reorgs_total", 1), ("errors_total", 2), ("reconnects_total", 1)]);
 
-    // What was asked of the node is counted one by one.
+    // Every request to the node is counted.
     assert_eq!(metrics.value("ethtally_requests_total"), stub.requests().len() as f64);
     assert_eq!(metrics.value("ethtally_eth_calls_total"), stub.count("eth_call") as f64);
     metrics.assert_histogram("ethtally_block_to_stored_seconds");
-    let told = watching.stop();
-    let stopped = told.last().unwrap();
+    let lines = watching.stop();
+    let stopped = lines.last().unwrap();
     for (field, metric) in [
         ("blocks", "blocks_total"),
         ("logs", "logs_total"),
@@ -206,8 +208,8 @@ async fn every_metric_counts_what_it_says(database: Database) {
     }
 }
 
-/// What no longer can be asked for, nobody asks for: every path answers as before.
-async fn no_request_touches_the_table(database: Database) {
+/// Every path responds as before while the tables are renamed.
+async fn http_requests_do_not_query_the_table(database: Database) {
     let chain = Chain::builder().start().await.unwrap();
     store_unread(&database, 0..10);
     let watching = start(watch("--listen 0", chain.url(), &database));
@@ -236,34 +238,31 @@ async fn no_request_touches_the_table(database: Database) {
     assert_eq!(ran.expect(143).stderr, "");
 }
 
-/// How often PostgreSQL has looked into the table, once every other session has gone: a session
-/// counts at the latest when it ends.
+/// PostgreSQL's counts of table scans, once all other sessions have ended: a session reports its
+/// scans at its end at the latest.
 async fn scans(database: &Database) -> String {
     let others = "select count(*) from pg_stat_activity
         where datname = current_database() and pid <> pg_backend_pid()";
-    let handle = tokio::runtime::Handle::current();
-    tokio::task::block_in_place(|| {
-        eventually("the sessions end", || handle.block_on(database.value(others)) == "0");
-    });
+    eventually_async("the sessions end", async || database.value(others).await == "0").await;
     let scans = "select seq_scan, coalesce(idx_scan, 0) from pg_stat_user_tables
         where relname = 'eth_wallet_balances'";
     database.value(scans).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgres_scans_the_table_as_often_with_requests_as_without() {
+async fn http_requests_cause_no_table_scans() {
     let database = Database::postgres();
     let chain = Chain::builder().start().await.unwrap();
     store_unread(&database, 0..10);
     let mut runs = Vec::new();
-    // The first makes the checkpoint; the others do the same, but that one is asked.
+    // The first run creates the checkpoint; the others differ only in the HTTP requests.
     for requests in [0, 0, 50] {
         let before = scans(&database).await;
         let watching = start(watch("--listen 0", chain.url(), &database));
         let address = served_at(&watching);
         watching.until("connected", 1);
         eventually("it is ready", || get(&address, "/readyz").json()["head_block"] == 0);
-        // The look at the oldest row, which is once a minute and at the start.
+        // The oldest row is queried at the start and once a minute.
         eventually("the oldest row", || Metrics::of(&address).value(OLDEST) > 0.0);
         for _ in 0..requests {
             for path in ["/healthz", "/eth/health", "/readyz", "/metrics"] {
@@ -280,93 +279,4 @@ async fn postgres_scans_the_table_as_often_with_requests_as_without() {
     }
     assert!(runs[1].iter().sum::<u64>() > 0, "the scans at the start are seen: {runs:?}");
     assert_eq!(runs[1], runs[2], "{runs:?}");
-}
-
-const OLDEST: &str = "ethtally_oldest_row_age_seconds";
-
-/// The metrics of a moment, as Prometheus reads them.
-#[derive(Debug)]
-pub(crate) struct Metrics {
-    /// By name: what kind it is.
-    kinds: BTreeMap<String, String>,
-    /// By name with labels.
-    values: BTreeMap<String, f64>,
-}
-
-impl Metrics {
-    #[track_caller]
-    pub(crate) fn of(address: &str) -> Self {
-        let answer = get(address, "/metrics");
-        assert_eq!(answer.status, 200);
-        let kind: Vec<_> = answer.kind.split(';').map(str::trim).collect();
-        assert!(kind.contains(&"text/plain") && kind.contains(&"version=0.0.4"), "{kind:?}");
-        Self::parse(&answer.body)
-    }
-
-    /// Each metric is a line of HELP, one of TYPE, and its values.
-    #[track_caller]
-    fn parse(text: &str) -> Self {
-        assert!(text.ends_with('\n'), "{text}");
-        let mut metrics = Self { kinds: BTreeMap::new(), values: BTreeMap::new() };
-        let (mut help, mut family) = (None, None);
-        for line in text.lines() {
-            let words: Vec<_> = line.splitn(4, ' ').collect();
-            match words[..] {
-                ["#", "HELP", name, text] if !text.is_empty() => help = Some(name),
-                ["#", "TYPE", name, kind @ ("counter" | "gauge" | "histogram")] => {
-                    assert_eq!(help, Some(name), "HELP goes before TYPE");
-                    let twice = metrics.kinds.insert(name.to_owned(), kind.to_owned());
-                    assert_eq!(twice, None, "{name}");
-                    family = Some((name, kind));
-                }
-                [name, value] => {
-                    let (family, kind) = family.expect("a TYPE goes before the values");
-                    let suffix = name.split('{').next().unwrap().strip_prefix(family);
-                    let suffixes: &[_] =
-                        if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
-                    assert!(suffix.is_some_and(|suffix| suffixes.contains(&suffix)), "{line}");
-                    let value = value.parse().unwrap_or_else(|_| panic!("{line}"));
-                    let twice = metrics.values.insert(name.to_owned(), value);
-                    assert_eq!(twice, None, "{name}");
-                }
-                _ => panic!("{line}"),
-            }
-        }
-        metrics
-    }
-
-    #[track_caller]
-    pub(crate) fn value(&self, name: &str) -> f64 {
-        *self.values.get(name).unwrap_or_else(|| panic!("no {name}: {self:#?}"))
-    }
-
-    /// Fails if something that only grows is less than before.
-    #[track_caller]
-    fn follows(self, before: &Self) -> Self {
-        for (name, value) in &before.values {
-            let family = name.split(['{']).next().unwrap();
-            let is_gauge = self.kinds.get(family).is_some_and(|kind| kind == "gauge");
-            assert!(is_gauge || self.value(name) >= *value, "{name}: {value}, then {self:#?}");
-        }
-        self
-    }
-
-    /// Buckets grow up to the one that holds all, which is the count.
-    #[track_caller]
-    fn assert_histogram(&self, name: &str) {
-        let mark = format!("{name}_bucket{{le=\"");
-        let bound = |key: &str| match key.strip_prefix(&mark)?.strip_suffix("\"}")? {
-            "+Inf" => Some(f64::INFINITY),
-            bound => Some(bound.parse().expect("a number")),
-        };
-        let mut buckets: Vec<(f64, f64)> =
-            self.values.iter().filter_map(|(key, count)| Some((bound(key)?, *count))).collect();
-        buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
-        assert!(buckets.len() > 5 && buckets.is_sorted_by_key(|bucket| bucket.1), "{buckets:?}");
-        let (bound, all) = *buckets.last().unwrap();
-        let (count, sum) =
-            (self.value(&format!("{name}_count")), self.value(&format!("{name}_sum")));
-        assert_eq!((bound, all), (f64::INFINITY, count));
-        assert!(count > 0.0 && sum >= 0.0 && sum < 60.0 * count, "{sum} s in {count}");
-    }
 }

@@ -1,4 +1,4 @@
-//! `watch`: what keeps it from beginning, and where it finds the WebSocket.
+//! `watch`: errors at the start, and the URL of the WebSocket.
 
 use std::fs;
 
@@ -15,22 +15,22 @@ use ethtally_testbed::{
     stub::{Fault, Stub, When},
 };
 
-use crate::{
-    harness::{Database, Ran, ethtally},
-    watching::{checkpoint, start, watch},
-    world::{still_chain, store_unread},
+use crate::support::{
+    chains::still_chain,
+    database::Database,
+    program::{Output, ethtally},
+    table::store_unread,
+    watch::{checkpoint, start, watch},
 };
 
-/// Fails unless it was refused: nothing on stdout, one line on stderr, status 2; returns that line.
+/// The error of a refused run, without `error: `.
 #[track_caller]
-fn mistake(ran: Ran) -> String {
-    let ran = ran.expect(2);
-    assert_eq!((ran.stdout.as_str(), ran.stderr.lines().count()), ("", 1), "{ran:?}");
-    ran.error().strip_prefix("error: ").expect("an error").to_owned()
+fn error_of(output: Output) -> String {
+    output.refused().strip_prefix("error: ").expect("an error").to_owned()
 }
 
 #[test]
-fn each_mistake_on_the_command_line_is_told_in_one_line() {
+fn each_command_line_error_is_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let listen = |value: &str| {
         format!(
@@ -39,7 +39,7 @@ fn each_mistake_on_the_command_line_is_told_in_one_line() {
     };
     let no_node = "no node to read from; give --rpc-url URL or set ETH_RPC_URL";
     let no_ws = "--ws-url is not a ws or wss URL; percent-encode special characters in it";
-    for (arguments, told) in [
+    for (arguments, expected) in [
         ("--listen abc", &*listen("abc")),
         ("--listen 99999", &listen("99999")),
         ("--listen :80", &listen(":80")),
@@ -69,10 +69,10 @@ fn each_mistake_on_the_command_line_is_told_in_one_line() {
         ("12", "unexpected argument '12' found"),
     ] {
         let arguments = ["watch"].into_iter().chain(arguments.split(' '));
-        let told = format!("{told}; see --help");
-        assert_eq!(mistake(ethtally(arguments).folder(folder.path()).run()), told);
+        let expected = format!("{expected}; see --help");
+        assert_eq!(error_of(ethtally(arguments).folder(folder.path()).run()), expected);
     }
-    for (arguments, told) in [
+    for (arguments, expected) in [
         ("", no_node),
         ("--rpc-url=", no_node),
         ("--ws-url ws://127.0.0.1:1", no_node),
@@ -94,21 +94,21 @@ fn each_mistake_on_the_command_line_is_told_in_one_line() {
         ),
     ] {
         let arguments = ["watch"].into_iter().chain(arguments.split_whitespace());
-        assert_eq!(mistake(ethtally(arguments).folder(folder.path()).run()), told);
+        assert_eq!(error_of(ethtally(arguments).folder(folder.path()).run()), expected);
     }
-    // Nothing of it made a database.
+    // No database was created.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_profile_that_cannot_be_followed_is_told_with_what_is_wrong() {
+async fn a_profile_that_cannot_be_watched_is_an_error_with_the_reason() {
     let url = still_chain().await.url();
     let built_in = ethtally(["profile"]).run().expect(0).stdout;
     let (reads, events) = built_in.split_once("[[event]]").unwrap();
     let none = "0x00000000000000000000000000000000000000AA";
     let staking = "0xe6D97B2099F142513be7A2a068bE040656Ae4591";
     assert!(reads.contains(staking) && events.contains(staking));
-    for (profile, told) in [
+    for (profile, expected) in [
         (reads.to_owned(), "profile audius has no [[event]], so there is nothing to watch; add some, or give another --profile".to_owned()),
         (
             built_in.replace("chain_id = 1", "chain_id = 5"),
@@ -130,35 +130,35 @@ async fn a_profile_that_cannot_be_followed_is_told_with_what_is_wrong() {
         let file = database.folder().join("mine.toml");
         fs::write(&file, profile).unwrap();
         let ran = watch("", &url, &database).env("ETHTALLY_PROFILE", file.to_str().unwrap()).run();
-        assert_eq!(mistake(ran), told);
+        assert_eq!(error_of(ran), expected);
         assert_eq!(checkpoint(&database).await, None);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_not_there_at_the_start_is_told_with_what_to_check() {
+async fn an_unreachable_server_at_the_start_is_an_error_with_what_to_check() {
     let url = still_chain().await.url();
     let dead = Stub::dead();
     let database = Database::sqlite();
-    let told = mistake(watch("--retries 0", &dead, &database).run());
+    let error = error_of(watch("--retries 0", &dead, &database).run());
     let expected = "no connection; check that the node is up, or give a second --rpc-url";
-    assert!(told.starts_with(&format!("{dead}: {expected}: ")), "{told}");
+    assert!(error.starts_with(&format!("{dead}: {expected}: ")), "{error}");
     let host = dead.replace("http://", "");
     let there = format!("--database-url postgres://app:hush-hush@{host}/tally");
-    let told = mistake(ethtally(["watch"].into_iter().chain(there.split(' '))).node(&url).run());
+    let error = error_of(ethtally(["watch"].into_iter().chain(there.split(' '))).node(&url).run());
     let expected = "no connection; check that the server is up, and host, user, password and database in --database-url";
-    assert!(told.starts_with(&format!("database postgres://{host}: {expected}: ")), "{told}");
+    assert!(error.starts_with(&format!("database postgres://{host}: {expected}: ")), "{error}");
 
-    // A node that answers what nobody can use.
+    // A node that refuses every request.
     let stub = Stub::in_front_of(&url).unwrap();
     stub.fault(Fault::status(401).with_body("who are you?"), When::always());
-    let told = mistake(watch("", stub.url(), &database).run());
+    let error = error_of(watch("", stub.url(), &database).run());
     let expected = "HTTP 401 Unauthorized: who are you?; check the URL and its key";
-    assert_eq!(told, format!("{}: {expected}", stub.url()));
+    assert_eq!(error, format!("{}: {expected}", stub.url()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_websocket_is_that_of_the_variable_or_else_of_the_node() {
+async fn the_websocket_url_comes_from_the_variable_or_else_from_the_node() {
     let chain = Chain::builder().start().await.unwrap();
     let socket = Socket::in_front_of(&chain.ws_url()).unwrap();
     let database = Database::sqlite();
@@ -181,7 +181,7 @@ async fn the_websocket_is_that_of_the_variable_or_else_of_the_node() {
         );
         watching.stop();
     }
-    // The flag goes before the variable.
+    // The flag takes precedence over the variable.
     let watching = start(
         watch(&format!("--ws-url {}", socket.url()), chain.url(), &database)
             .env("ETH_WS_URL", "ws://127.0.0.1:1"),
@@ -192,7 +192,7 @@ async fn the_websocket_is_that_of_the_variable_or_else_of_the_node() {
 }
 
 #[test]
-fn the_websocket_of_a_node_is_at_the_same_place_with_another_scheme() {
+fn the_default_websocket_url_is_the_nodes_with_another_scheme() {
     for (arguments, expected) in [
         ("--rpc-url https://node.example/v2/key?a=b", "wss://node.example/v2/key?a=b"),
         ("--rpc-url http://127.0.0.1:8545", "ws://127.0.0.1:8545/"),

@@ -1,4 +1,4 @@
-//! `watch` goes on for months: none of its outputs shows a secret, whatever fails meanwhile.
+//! No output of `watch` contains a secret, whatever fails while it runs.
 
 use std::{
     net::TcpListener,
@@ -13,21 +13,25 @@ use alloy::primitives::U256;
 use ethtally_testbed::{
     Chain,
     postgres::Cluster,
-    socket::Socket,
-    stub::{Fault, Stub, When},
+    stub::{Fault, When},
     wallet,
 };
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
 
-use crate::{
-    harness::{Database, Ethtally, ethtally, eventually},
-    secrets::{DATABASE_SECRETS, RPC_SECRETS, dump, echoes, hides, rpc_url},
-    watching::{Watching, caught_up, get, served_at, start},
-    world::store_unread,
+use crate::support::{
+    chains::{socket_and_stub_of, stub_of},
+    database::Database,
+    program::{Ethtally, ethtally, eventually},
+    secrets::{
+        DATABASE_SECRETS, RPC_SECRETS, assert_hidden_in, dump_all_tables,
+        faults_that_repeat_secrets, rpc_url,
+    },
+    table::store_unread,
+    watch::{JsonWatch, caught_up, get, served_at, start},
 };
 
-/// What must not be seen of [`ws_url`].
+/// The secrets of [`ws_url`], encoded, decoded and in part.
 const WS_SECRETS: [&str; 6] = [
     "Ws%2Fpa55phrase",
     "Ws/pa55phrase",
@@ -37,7 +41,7 @@ const WS_SECRETS: [&str; 6] = [
     "SOCKETK",
 ];
 
-/// A WebSocket's URL with a secret at every place that can hold one.
+/// A WebSocket URL with a secret in every part that can contain one.
 fn ws_url(origin: &str) -> String {
     let (scheme, host) = origin.split_once("://").expect("an origin");
     format!(
@@ -46,7 +50,7 @@ fn ws_url(origin: &str) -> String {
     )
 }
 
-/// As talkative as it gets.
+/// Prepares a `watch` with the most verbose output.
 fn prepared(node: &str, socket: &str, database: &Database) -> Ethtally {
     let settings = ["watch", "--json", "-vv", "--listen", "0", "--retries", "0", "--timeout", "2"];
     ethtally(settings)
@@ -57,7 +61,7 @@ fn prepared(node: &str, socket: &str, database: &Database) -> Ethtally {
         .database(database)
 }
 
-/// Fails if one of the secrets is in what it serves; returns that.
+/// Panics if a page that it serves contains a secret; returns the pages.
 #[track_caller]
 fn served(address: &str) -> String {
     let pages = ["/healthz", "/readyz", "/metrics", "/nothing"].map(|path| get(address, path).body);
@@ -73,23 +77,22 @@ fn assert_hidden(text: &str) {
     }
 }
 
-/// Ends it, and looks through all that it said; returns what came on stderr.
+/// Stops it and panics if its output contains a secret; returns its stderr.
 #[track_caller]
-fn ended(watching: Watching) -> String {
+fn ended(watching: JsonWatch) -> String {
     watching.signal("TERM");
-    let (ran, told) = watching.wait();
+    let (ran, lines) = watching.wait();
     let ran = ran.expect(143);
-    assert_hidden(&format!("{told:?}"));
-    hides(&ran, &RPC_SECRETS);
+    assert_hidden(&format!("{lines:?}"));
+    assert_hidden_in(&ran, &RPC_SECRETS);
     assert_hidden(&ran.stderr);
     ran.stderr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_repeats_the_key_does_not_get_it_told() {
+async fn a_key_repeated_by_the_node_is_not_shown() {
     let chain = Chain::builder().start().await.unwrap();
-    let (socket, stub) =
-        (Socket::in_front_of(&chain.ws_url()).unwrap(), Stub::in_front_of(&chain.url()).unwrap());
+    let (socket, stub) = socket_and_stub_of(&chain);
     let database = Database::sqlite();
     store_unread(&database, 0..10);
     let watching = start(prepared(&stub.url(), &socket.url(), &database));
@@ -97,8 +100,10 @@ async fn a_node_that_repeats_the_key_does_not_get_it_told() {
     let connected = watching.until("connected", 1);
     assert_eq!(connected["endpoint"], socket.url());
     caught_up(&chain, &database).await;
-    // Each of them fails once, in the logs of a block or in the reading of its wallets.
-    for (n, fault) in echoes().into_iter().enumerate().filter(|(n, _)| n % 3 == 0) {
+    // Each fault occurs once, in `eth_getLogs` or in `eth_call`.
+    for (n, fault) in
+        faults_that_repeat_secrets().into_iter().enumerate().filter(|(n, _)| n % 3 == 0)
+    {
         let method = if n % 2 == 0 { "eth_getLogs" } else { "eth_call" };
         stub.clear();
         stub.fault(fault, When::method(method).times(1));
@@ -109,26 +114,26 @@ async fn a_node_that_repeats_the_key_does_not_get_it_told() {
     let errors = watching.events("error");
     assert!(errors.len() > 5, "{errors:#?}");
     let repeated = |line: &&Value| line["error"].as_str().expect("a text").contains("***");
-    assert!(errors.iter().any(|line| repeated(&line)), "it was repeated: {errors:#?}");
+    assert!(errors.iter().any(|line| repeated(&line)), "the node repeated the key: {errors:#?}");
 
-    // Neither can be had any more.
+    // Now both transports fail.
     stub.clear();
     let why = format!("no {} here", RPC_SECRETS[3]);
     stub.fault(Fault::status(403).with_body(&why), When::always());
     socket.refuse(true);
-    eventually("it is unwell", || served(&address).contains("\"connected\":false"));
-    eventually("both were told", || {
-        let told = format!("{:?}", watching.events("disconnected"));
-        told.contains("no *** here") && told.contains("no WebSocket at ws://127.0.0.1:")
+    eventually("it is not connected", || served(&address).contains("\"connected\":false"));
+    eventually("both reasons are reported", || {
+        let reasons = format!("{:?}", watching.events("disconnected"));
+        reasons.contains("no *** here") && reasons.contains("no WebSocket at ws://127.0.0.1:")
     });
     served(&address);
     ended(watching);
-    assert_hidden(&dump(&database).await);
+    assert_hidden(&dump_all_tables(&database).await);
 }
 
-/// A WebSocket that answers every request with an error, or with what is no answer, until it says
-/// why it goes; it knows the key. Returns also how many it has answered.
-fn rude_socket() -> (String, Arc<AtomicUsize>) {
+/// A WebSocket server whose responses and close reason repeat the key. Returns its URL and the number of
+/// connections it has served.
+fn socket_that_repeats_secrets() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     let key = format!("no {} of {}", WS_SECRETS[3], ws_url("wss://upstream.example"));
@@ -156,11 +161,11 @@ fn rude_socket() -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_that_repeats_the_key_does_not_get_it_told() {
+async fn a_key_repeated_by_the_websocket_is_not_shown() {
     let chain = Chain::builder().start().await.unwrap();
     let database = Database::sqlite();
-    let (url, answered) = rude_socket();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let (url, answered) = socket_that_repeats_secrets();
+    let stub = stub_of(&chain);
     let watching = start(prepared(&stub.url(), &url, &database));
     let address = served_at(&watching);
     let first = watching.until("disconnected", 1);
@@ -169,7 +174,7 @@ async fn a_websocket_that_repeats_the_key_does_not_get_it_told() {
         "{first}"
     );
     served(&address);
-    // It asks over HTTP from then on, and only the log says that the WebSocket is tried.
+    // It polls over HTTP from then on, and only the log shows attempts to use the WebSocket.
     watching.until("connected", 1);
     eventually("it is tried again", || answered.load(Ordering::Relaxed) >= 3);
     let stderr = ended(watching);
@@ -177,15 +182,14 @@ async fn a_websocket_that_repeats_the_key_does_not_get_it_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_goes_keeps_its_password() {
-    // Not the shared cluster, which others need.
+async fn a_stopped_database_does_not_leak_its_password() {
+    // Not the shared cluster, which other tests need.
     let cluster = Cluster::start().unwrap();
     let database = Database::at(cluster.url_with_password("app", DATABASE_SECRETS[1]).unwrap());
     let chain = Chain::builder().start().await.unwrap();
     store_unread(&database, 0..10);
-    // Anvil knows no paths.
-    let (socket, stub) =
-        (Socket::in_front_of(&chain.ws_url()).unwrap(), Stub::in_front_of(&chain.url()).unwrap());
+    // Through proxies, as Anvil accepts no paths.
+    let (socket, stub) = socket_and_stub_of(&chain);
     let watching = start(prepared(&stub.url(), &socket.url(), &database));
     let address = served_at(&watching);
     watching.until("connected", 1);
@@ -200,5 +204,5 @@ async fn a_database_that_goes_keeps_its_password() {
     caught_up(&chain, &database).await;
     served(&address);
     ended(watching);
-    assert_hidden(&dump(&database).await);
+    assert_hidden(&dump_all_tables(&database).await);
 }

@@ -1,4 +1,4 @@
-//! `watch` and what its WebSocket tells it: too late, not all of it, or nothing at all.
+//! `watch` with a WebSocket that is late, incomplete or silent.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -8,28 +8,28 @@ use ethtally_testbed::{
 };
 use serde_json::Value;
 
-use crate::{
-    harness::{Database, eventually, on_both_databases},
-    traffic::{AMONG, Traffic},
-    watching::{caught_up, checkpoint, start, watch},
-    world::store_unread,
+use crate::support::{
+    chains::stub_of,
+    database::{Database, on_both_databases},
+    program::eventually,
+    traffic::{Traffic, chain_for_traffic},
+    watch::{caught_up, checkpoint, start, start_connected, watch},
 };
 
 on_both_databases! {
-    what_is_mined_while_it_subscribes_is_found
-    what_is_mined_while_the_first_answers_are_on_their_way_is_found
-    without_heads_it_follows_the_logs
-    blocks_whose_heads_were_lost_are_filled
-    what_is_mined_while_it_is_cut_off_is_filled
-    a_socket_that_is_silent_for_too_long_is_given_up
-    where_no_websocket_can_be_had_it_polls_until_there_is_one
-    where_nobody_listens_for_websockets_it_polls
+    blocks_mined_during_subscription_are_found
+    blocks_mined_during_the_first_requests_are_found
+    watch_follows_the_logs_without_heads
+    blocks_with_lost_heads_are_filled
+    blocks_mined_while_disconnected_are_filled
+    a_silent_websocket_is_replaced_after_max_lag
+    watch_polls_until_a_websocket_is_available
+    watch_polls_without_a_websocket_server
 }
 
-/// A chain behind a socket, and a table with rows for all whom its traffic touches.
+/// A chain with a WebSocket proxy, and placeholders for the wallets of [`Traffic`].
 async fn chain(database: &Database) -> (Chain, Socket) {
-    store_unread(database, 0..AMONG);
-    let chain = Chain::builder().start().await.unwrap();
+    let chain = chain_for_traffic(database).await;
     let socket = Socket::in_front_of(&chain.ws_url()).unwrap();
     (chain, socket)
 }
@@ -38,27 +38,26 @@ fn through(socket: &Socket) -> String {
     format!("--ws-url {}", socket.url())
 }
 
-async fn what_is_mined_while_it_subscribes_is_found(database: Database) {
+async fn blocks_mined_during_subscription_are_found(database: Database) {
     let (chain, socket) = chain(&database).await;
-    socket.hold_answers_to("eth_subscribe", Duration::from_secs(2));
+    socket.delay_responses_to("eth_subscribe", Duration::from_secs(2));
     let watching = start(watch(&through(&socket), chain.url(), &database));
-    // It has looked for blocks, and found none.
+    // It has found no blocks yet.
     watching.until("began", 1);
     eventually("it subscribes", || socket.requests("eth_subscribe") > 0);
     let mut traffic = Traffic::on(&chain).await;
     traffic.blocks(10).await;
-    assert!(watching.events("connected").is_empty(), "the window was not wide enough");
-    // No block comes after these that could tell of them.
-    traffic.is_stored(&database).await;
+    assert!(watching.events("connected").is_empty(), "it connected too early for this test");
+    // No later block announces these.
+    traffic.until_stored(&database).await;
     watching.until("connected", 1);
     watching.stop();
 }
 
-async fn what_is_mined_while_the_first_answers_are_on_their_way_is_found(database: Database) {
+async fn blocks_mined_during_the_first_requests_are_found(database: Database) {
     let (chain, socket) = chain(&database).await;
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
-    let watching = start(watch(&through(&socket), stub.url(), &database));
-    watching.until("connected", 1);
+    let stub = stub_of(&chain);
+    let watching = start_connected(watch(&through(&socket), stub.url(), &database));
     caught_up(&chain, &database).await;
     watching.stop();
     let mut traffic = Traffic::on(&chain).await;
@@ -66,40 +65,38 @@ async fn what_is_mined_while_the_first_answers_are_on_their_way_is_found(databas
         traffic.blocks(3).await;
         stub.clear();
         stub.forget();
-        // Behind the start, which asks for the newest block too.
+        // After the start, which fetches the newest block too.
         let first = if method == "eth_getBlockByNumber" { 1 } else { 0 };
         let when = When::method(method).after(first).times(1);
         stub.fault(Fault::Delay(Duration::from_secs(2)), when);
         let watching = start(watch(&through(&socket), stub.url(), &database));
         let held = || stub.requests().iter().any(|seen| seen.answered == "delay");
-        eventually("the answer is held up", held);
+        eventually("the response is delayed", held);
         traffic.blocks(5).await;
-        traffic.is_stored(&database).await;
+        traffic.until_stored(&database).await;
         watching.stop();
     }
 }
 
-async fn without_heads_it_follows_the_logs(database: Database) {
+async fn watch_follows_the_logs_without_heads(database: Database) {
     let (chain, socket) = chain(&database).await;
     socket.mute_heads(true);
-    let watching = start(watch(&through(&socket), chain.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&through(&socket), chain.url(), &database));
     caught_up(&chain, &database).await;
     let mut traffic = Traffic::on(&chain).await;
     for _ in 0..5 {
         traffic.block().await;
-        traffic.is_stored(&database).await;
+        traffic.until_stored(&database).await;
     }
     assert_eq!(watching.events("connected").len(), 1);
     watching.stop();
 }
 
-async fn blocks_whose_heads_were_lost_are_filled(database: Database) {
+async fn blocks_with_lost_heads_are_filled(database: Database) {
     let (chain, socket) = chain(&database).await;
-    let watching = start(watch(&through(&socket), chain.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&through(&socket), chain.url(), &database));
     let mut traffic = Traffic::on(&chain).await;
-    // The first may be found by looking around; that a later one without logs is found is its head's doing.
+    // The first block may be found by polling, but a later one without logs only by its head.
     for _ in 0..3 {
         chain.mine(1).await.unwrap();
         caught_up(&chain, &database).await;
@@ -114,28 +111,27 @@ async fn blocks_whose_heads_were_lost_are_filled(database: Database) {
     assert_eq!((number(&gap, "logs"), number(&gap, "updated")), (0, 0));
     assert_eq!(checkpoint(&database).await, Some(before + 4));
 
-    // Told of each in turn, it has no gap to speak of.
+    // With a head for each block, there is no gap.
     for _ in 0..3 {
         traffic.block().await;
-        traffic.is_stored(&database).await;
+        traffic.until_stored(&database).await;
     }
     assert_eq!(watching.events("gap_filled").len(), filled + 1);
     watching.stop();
 }
 
-async fn what_is_mined_while_it_is_cut_off_is_filled(database: Database) {
+async fn blocks_mined_while_disconnected_are_filled(database: Database) {
     let (chain, socket) = chain(&database).await;
-    let watching = start(watch(&through(&socket), chain.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&through(&socket), chain.url(), &database));
     let mut traffic = Traffic::on(&chain).await;
     traffic.block().await;
-    let before = traffic.is_stored(&database).await;
+    let before = traffic.until_stored(&database).await;
     let filled = watching.events("gap_filled").len();
 
     socket.refuse(true);
     traffic.blocks(4).await;
     socket.refuse(false);
-    traffic.is_stored(&database).await;
+    traffic.until_stored(&database).await;
     let gap = watching.until("gap_filled", filled + 1);
     let (from, to) = (number(&gap, "from_block"), number(&gap, "to_block"));
     assert!(from == before + 1 && to > from, "{gap}");
@@ -145,16 +141,15 @@ async fn what_is_mined_while_it_is_cut_off_is_filled(database: Database) {
     watching.stop();
 }
 
-async fn a_socket_that_is_silent_for_too_long_is_given_up(database: Database) {
+async fn a_silent_websocket_is_replaced_after_max_lag(database: Database) {
     let (chain, socket) = chain(&database).await;
     let arguments = format!("--max-lag 2 {}", through(&socket));
-    let watching = start(watch(&arguments, chain.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&arguments, chain.url(), &database));
     let mut traffic = Traffic::on(&chain).await;
     socket.stall(true);
     traffic.blocks(3).await;
-    // Polling finds them: each new connection is as silent as the first.
-    traffic.is_stored(&database).await;
+    // Polling finds them, as new connections are silent too.
+    traffic.until_stored(&database).await;
     let reason = watching.until("disconnected", 1)["reason"].to_string();
     assert!(reason.contains("no new block for 2 s"), "{reason}");
     assert_eq!(watching.until("connected", 2)["via"], "http");
@@ -163,7 +158,7 @@ async fn a_socket_that_is_silent_for_too_long_is_given_up(database: Database) {
     watching.stop();
 }
 
-async fn where_no_websocket_can_be_had_it_polls_until_there_is_one(database: Database) {
+async fn watch_polls_until_a_websocket_is_available(database: Database) {
     let (chain, socket) = chain(&database).await;
     socket.refuse(true);
     let watching = start(watch(&through(&socket), chain.url(), &database));
@@ -173,36 +168,36 @@ async fn where_no_websocket_can_be_had_it_polls_until_there_is_one(database: Dat
     let mut traffic = Traffic::on(&chain).await;
     for _ in 0..3 {
         traffic.block().await;
-        traffic.is_stored(&database).await;
+        traffic.until_stored(&database).await;
     }
-    // It has said so once, however often it was refused since.
-    assert_eq!(watching.events("connected").len(), 1, "{:?}", watching.told());
-    assert_eq!(watching.events("disconnected").len(), 1, "{:?}", watching.told());
+    // It reports that once, however often it is refused.
+    assert_eq!(watching.events("connected").len(), 1, "{:?}", watching.lines());
+    assert_eq!(watching.events("disconnected").len(), 1, "{:?}", watching.lines());
 
     socket.refuse(false);
     assert_eq!(watching.until("connected", 2)["via"], "websocket");
     traffic.blocks(5).await;
-    traffic.is_stored(&database).await;
+    traffic.until_stored(&database).await;
     assert_eq!(socket.subscriptions("newHeads"), 1);
     watching.stop();
 }
 
-async fn where_nobody_listens_for_websockets_it_polls(database: Database) {
+async fn watch_polls_without_a_websocket_server(database: Database) {
     let (chain, _socket) = chain(&database).await;
     let dead = Stub::dead().replace("http:", "ws:");
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("ws://{}", silent.local_addr().unwrap());
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let stub = stub_of(&chain);
     let mut traffic = Traffic::on(&chain).await;
-    // Nobody at the port; somebody who says nothing; and, by default, a node that has only HTTP.
+    // A refused connection, a server that never responds, and by default a node without WebSocket.
     for arguments in
         [format!("--ws-url {dead}"), format!("--timeout 1 --ws-url {silent}"), String::new()]
     {
         let watching = start(watch(&arguments, stub.url(), &database));
         assert_eq!(watching.until("connected", 1)["via"], "http");
         traffic.blocks(2).await;
-        traffic.is_stored(&database).await;
-        assert_eq!(watching.events("connected").len(), 1, "{:?}", watching.told());
+        traffic.until_stored(&database).await;
+        assert_eq!(watching.events("connected").len(), 1, "{:?}", watching.lines());
         watching.stop();
     }
 }

@@ -1,4 +1,4 @@
-//! `watch`: which of its two streams holds what, and that it goes on where nobody reads them.
+//! `watch`: what it writes to stdout and stderr, and that it continues if these are closed or full.
 
 use std::{
     fs,
@@ -9,40 +9,40 @@ use std::{
 use alloy::primitives::U256;
 use ethtally_testbed::{Chain, wallet};
 
-use crate::{
-    harness::{Database, ethtally},
-    watch_words::{Lines, Talking, objects},
-    watching::{caught_up, checkpoint},
-    world::store_unread,
+use crate::support::{
+    database::Database,
+    program::ethtally,
+    table::store_unread,
+    watch::{Lines, TextWatch, caught_up, checkpoint, masked_objects},
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn quiet_silences_notes_and_json_keeps_them_beside_it() {
+async fn quiet_hides_notes_and_json_keeps_them_on_stderr() {
     let chain = Chain::builder().start().await.unwrap();
     let database = Database::sqlite();
     store_unread(&database, 0..1);
     let quiet = ["watch", "-q", "--listen", "0"];
-    let talking = Talking::start(ethtally(quiet).node(chain.url()).database(&database));
+    let talking = TextWatch::start(ethtally(quiet).node(chain.url()).database(&database));
     caught_up(&chain, &database).await;
     let (stdout, stderr) = talking.stop();
     assert_eq!((stdout.len(), stderr), (1, vec![]), "{stdout:?}");
     assert!(stdout[0].starts_with("watch interrupted blocks:0 "), "{stdout:?}");
-    // What is noted and logged goes beside the JSON, never into it.
+    // Notes and logs are on stderr, never in the JSON.
     let noted =
         "note: --from-block is for a table without a checkpoint; this one goes on at block 1";
     let logged = format!("INFO {}: chain 1, every contract has code", chain.url());
-    for (more, told) in [(["--from-block", "7"], noted), (["-v", "-v"], &logged)] {
+    for (more, expected) in [(["--from-block", "7"], noted), (["-v", "-v"], &logged)] {
         let arguments = ["watch", "--json"].into_iter().chain(more);
-        let talking = Talking::start(ethtally(arguments).node(chain.url()).database(&database));
+        let talking = TextWatch::start(ethtally(arguments).node(chain.url()).database(&database));
         talking.until(["\"websocket\"", "\"websocket\""], 1);
         let (stdout, stderr) = talking.stop();
-        assert!(objects(&stdout).len() >= 3, "{stdout:?}");
-        assert!(stderr.iter().any(|line| line.trim_start() == told), "{stderr:?}");
+        assert!(masked_objects(&stdout).len() >= 3, "{stdout:?}");
+        assert!(stderr.iter().any(|line| line.trim_start() == expected), "{stderr:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_goes_away_does_not_end_it() {
+async fn a_closed_stdout_does_not_end_watch() {
     let chain = Chain::builder().start().await.unwrap();
     for arguments in [&["watch", "--json"][..], &["watch"]] {
         let database = Database::sqlite();
@@ -52,10 +52,10 @@ async fn a_reader_that_goes_away_does_not_end_it() {
         let (stdout, stderr) = running.output();
         let stderr = Lines::of(stderr);
         if arguments.len() > 1 {
-            // As `head -1` does.
+            // Like `head -1`.
             let mut line = String::new();
             BufReader::new(stdout).read_line(&mut line).unwrap();
-            assert_eq!(objects(&[line.trim_end().to_owned()])[0]["event"], "active");
+            assert_eq!(masked_objects(&[line.trim_end().to_owned()])[0]["event"], "active");
         } else {
             drop(stdout);
         }
@@ -71,7 +71,7 @@ async fn a_reader_that_goes_away_does_not_end_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_does_not_end_it() {
+async fn a_full_disk_does_not_end_watch() {
     let chain = Chain::builder().start().await.unwrap();
     let database = Database::sqlite();
     store_unread(&database, 0..10);
@@ -87,7 +87,7 @@ async fn a_full_disk_does_not_end_it() {
     caught_up(&chain, &database).await;
     chain.transfer(wallet(0), wallet(1), U256::ONE).await.unwrap();
     caught_up(&chain, &database).await;
-    assert!(watch.try_wait().unwrap().is_none(), "it goes on");
+    assert!(watch.try_wait().unwrap().is_none(), "it continues");
     watch.kill().unwrap();
     watch.wait().unwrap();
     let stderr = stderr.all();

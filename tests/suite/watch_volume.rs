@@ -1,4 +1,4 @@
-//! `watch` when there is much to do: many events in one block, many blocks after a day's pause.
+//! `watch` under load: many events in one block, and a day of blocks to catch up.
 
 use std::{
     collections::BTreeSet,
@@ -9,31 +9,33 @@ use std::{
 use alloy::primitives::U256;
 use ethtally_testbed::{
     Chain, holding,
-    stub::{Fault, Stub, When},
+    stub::{Fault, When},
     wallet,
 };
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::{
-    harness::{Database, on_both_databases},
-    watching::{caught_up, start, watch, wrong},
-    world::{addresses, read_wallets, store_unread},
+use crate::support::{
+    chains::stub_of,
+    database::{Database, on_both_databases},
+    table::{read_wallets, store_unread},
+    wallets::addresses,
+    watch::{caught_up, mismatches, start, start_connected, watch},
 };
 
 on_both_databases! {
-    a_thousand_transfers_in_one_block_take_few_calls
-    a_day_of_blocks_is_filled_from_a_node_that_says_it_allows_ten
+    a_thousand_transfers_in_one_block_need_few_calls
+    a_day_of_blocks_is_filled_if_the_node_states_a_limit_of_ten
 }
 
-/// Blocks of a day.
+/// Blocks per day.
 const DAY: u64 = 7_200;
-/// Transfers in them.
+/// Transfers per day.
 const TRANSFERS_OF_DAY: u64 = 72;
 
-/// What was measured, for whoever reads the log; the tests assert bounds.
-fn tell(what: &str) {
-    // Nobody may be there to read it.
+/// Logs a measurement; the tests assert bounds.
+fn log_measurement(what: &str) {
+    // Stderr may be closed.
     let _ = writeln!(stderr(), "measured: {what}");
 }
 
@@ -41,20 +43,19 @@ fn database_name(database: &Database) -> &'static str {
     if database.is_sqlite() { "SQLite" } else { "PostgreSQL" }
 }
 
-async fn a_thousand_transfers_in_one_block_take_few_calls(database: Database) {
+async fn a_thousand_transfers_in_one_block_need_few_calls(database: Database) {
     const WALLETS: u64 = 2_000;
     const TRANSFERS: usize = 1_000;
     let chain = Chain::builder().wallets(WALLETS).gas_limit(100_000_000).start().await.unwrap();
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let stub = stub_of(&chain);
     store_unread(&database, 0..WALLETS);
     let arguments = format!("--ws-url {}", chain.ws_url());
-    let watching = start(watch(&arguments, stub.url(), &database));
-    watching.until("connected", 1);
+    let watching = start_connected(watch(&arguments, stub.url(), &database));
     caught_up(&chain, &database).await;
 
     let amount = U256::from(1_000_000_007);
     let senders = (0..WALLETS).filter(|n| holding(*n).balance > amount).take(TRANSFERS);
-    // The senders come first, and so half of the wallets are not senders.
+    // Senders are in the first half, receivers in the second.
     let pairs: Vec<_> = senders.map(|from| (from, (from + WALLETS / 2) % WALLETS)).collect();
     let transfers: Vec<_> =
         pairs.iter().map(|(from, to)| (wallet(*from), wallet(*to), amount)).collect();
@@ -66,12 +67,12 @@ async fn a_thousand_transfers_in_one_block_take_few_calls(database: Database) {
     let head = caught_up(&chain, &database).await;
     let elapsed = mined.elapsed();
     let calls = stub.count("eth_call");
-    let told = watching.stop();
-    let last = told.last().unwrap();
+    let lines = watching.stop();
+    let last = lines.last().unwrap();
 
     assert_eq!(chain.logs(head, head).await.unwrap().len(), TRANSFERS, "all in one block");
     let touched: BTreeSet<u64> = pairs.iter().flat_map(|(from, to)| [*from, *to]).collect();
-    tell(&format!(
+    log_measurement(&format!(
         "{TRANSFERS} transfers in one block, {} wallets: {calls} eth_call, stored {} ms after the block was \
          mined ({})",
         touched.len(),
@@ -81,11 +82,11 @@ async fn a_thousand_transfers_in_one_block_take_few_calls(database: Database) {
     assert_eq!((&last["logs"], &last["updated"]), (&TRANSFERS.into(), &touched.len().into()));
     assert!(calls <= 20, "{calls} eth_call");
     assert_eq!(read_wallets(&database).await, addresses(touched.iter().copied()));
-    assert_eq!(wrong(&chain, &database, touched).await, []);
+    assert_eq!(mismatches(&chain, &database, touched).await, []);
 }
 
-/// A chain of a day's blocks with a transfer in each hundred of them, and whom they touch. Stories share it:
-/// it takes Anvil half a minute, and twice as long if it had to keep the state of each block.
+/// A shared chain with a day of blocks, a transfer in each hundred, and the wallets of these. It takes Anvil
+/// half a minute, and would take twice as long if it kept the state of each block.
 async fn a_day() -> &'static (Chain, BTreeSet<u64>) {
     static CHAIN: OnceCell<(Chain, BTreeSet<u64>)> = OnceCell::const_new();
     CHAIN
@@ -95,7 +96,7 @@ async fn a_day() -> &'static (Chain, BTreeSet<u64>) {
             let senders: Vec<_> = (0..500).filter(|n| holding(*n).balance > amount).collect();
             let mut touched = BTreeSet::new();
             for n in 0..TRANSFERS_OF_DAY {
-                // Anywhere in a range that is asked for at once.
+                // At varying positions within a range.
                 let before = 99 - n % 13;
                 chain.mine(before).await.unwrap();
                 let (from, to) = (senders[n as usize], 500 + n);
@@ -109,10 +110,10 @@ async fn a_day() -> &'static (Chain, BTreeSet<u64>) {
         .await
 }
 
-/// A `watch` that was away for a day, and meets this fault. Returns how many `eth_getLogs` it took.
+/// Runs a `watch` that is a day behind, with this fault. Returns the number of `eth_getLogs` it sent.
 async fn a_day_filled(database: &Database, fault: Fault, when: When, name: &str) -> usize {
     let (chain, touched) = a_day().await;
-    let stub = Stub::in_front_of(&chain.url()).unwrap();
+    let stub = stub_of(chain);
     store_unread(database, 0..1_000);
     let left_at =
         "insert into eth_indexer_checkpoints (name, last_block) values ('audio_transfers', 0)";
@@ -125,8 +126,8 @@ async fn a_day_filled(database: &Database, fault: Fault, when: When, name: &str)
     let elapsed = began.elapsed();
     caught_up(chain, database).await;
     let asked = stub.count("eth_getLogs");
-    let told = watching.stop();
-    tell(&format!(
+    let reasons = watching.stop();
+    log_measurement(&format!(
         "{DAY} blocks filled from a node that {name}: {asked} eth_getLogs, {} eth_call, {} requests, {} ms ({})",
         stub.count("eth_call"),
         stub.requests().len(),
@@ -135,23 +136,23 @@ async fn a_day_filled(database: &Database, fault: Fault, when: When, name: &str)
     ));
     assert_eq!((&filled["from_block"], &filled["to_block"]), (&1.into(), &DAY.into()), "{filled}");
     assert_eq!(filled["logs"], TRANSFERS_OF_DAY, "{filled}");
-    let last = told.last().unwrap();
+    let last = reasons.last().unwrap();
     assert_eq!((&last["checkpoint_block"], &last["errors"]), (&DAY.into(), &0.into()), "{last}");
     assert_eq!(read_wallets(database).await, addresses(touched.iter().copied()));
-    assert_eq!(wrong(chain, database, touched.iter().copied()).await, []);
+    assert_eq!(mismatches(chain, database, touched.iter().copied()).await, []);
     asked
 }
 
-async fn a_day_of_blocks_is_filled_from_a_node_that_says_it_allows_ten(database: Database) {
+async fn a_day_of_blocks_is_filled_if_the_node_states_a_limit_of_ten(database: Database) {
     let message = "You can make eth_getLogs requests with up to a 10 block range.";
     let fault = Fault::LogsWiderThan(10, message.to_owned());
     let asked = a_day_filled(&database, fault, When::always(), "says that it allows ten").await;
-    // 719 tens, the last sixteen blocks one by one, and now and then a try of more.
+    // 719 ranges of ten, the last sixteen blocks one by one, and some attempts with wider ranges.
     assert!(asked <= 760, "{asked} eth_getLogs for {DAY} blocks");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_day_of_blocks_is_filled_from_a_node_that_does_not_say_what_it_allows() {
+async fn a_day_of_blocks_is_filled_if_the_node_does_not_state_its_limit() {
     let fault = Fault::LogsWiderThan(10, "block range is too wide".to_owned());
     let asked =
         a_day_filled(&Database::sqlite(), fault, When::always(), "allows ten and does not say so")
@@ -160,8 +161,8 @@ async fn a_day_of_blocks_is_filled_from_a_node_that_does_not_say_what_it_allows(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_day_of_blocks_is_filled_from_a_node_that_answers_with_so_many_logs_and_no_more() {
-    // Where there are many logs, around noon, only a few blocks fit; elsewhere the width does not matter.
+async fn a_day_of_blocks_is_filled_if_the_node_limits_the_number_of_logs() {
+    // Only five blocks with many logs, around noon, fit into a range; elsewhere any width does.
     let asks_for_too_many = |request: &Value| {
         let bound = |name| {
             let number = request["params"][0][name].as_str().unwrap_or_default();
@@ -175,6 +176,6 @@ async fn a_day_of_blocks_is_filled_from_a_node_that_answers_with_so_many_logs_an
     let when = When::method("eth_getLogs").matching(asks_for_too_many);
     let name = "answers with so many logs and no more";
     let asked = a_day_filled(&Database::sqlite(), fault, when, name).await;
-    // For long it does not dare more than what went well at noon: the afternoon is 3,500 blocks.
+    // The range grows only slowly after noon: the afternoon has 3,500 blocks.
     assert!(asked <= 800, "{asked} eth_getLogs for {DAY} blocks");
 }

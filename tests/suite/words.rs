@@ -1,6 +1,6 @@
-//! What people read: help, errors, manual pages, completions, colours and bars.
+//! Text output: help, errors, manual pages, completions, colours and progress bars.
 //!
-//! The texts stand in `snapshots`; `INSTA_UPDATE=always cargo test --test suite words` writes them anew.
+//! The expected texts are in `snapshots`; `INSTA_UPDATE=always cargo test --test suite words` updates them.
 
 use std::{
     fs,
@@ -11,26 +11,16 @@ use std::{
 use ethtally_testbed::stub::{Fault, Stub, When};
 use serde_json::json;
 
-use crate::{
-    harness::{Database, Ran, ethtally},
-    world::{address, date_rows, lines, still_chain, store_unread, without_time},
+use crate::support::{
+    chains::{still_chain, still_stub, stub_of},
+    database::Database,
+    program::{COMMANDS, ethtally},
+    table::{date_rows, store_unread},
+    wallets::{address, address_lines},
 };
 
-const COMMANDS: [&str; 10] = [
-    "migrate",
-    "sweep",
-    "refresh",
-    "backfill",
-    "verify",
-    "watch",
-    "status",
-    "profile",
-    "completions",
-    "man",
-];
-
 #[test]
-fn help_is_as_it_was_agreed() {
+fn help_matches_the_snapshots() {
     let all = [None].into_iter().chain(COMMANDS.map(Some));
     for command in all {
         let name = command.unwrap_or("ethtally");
@@ -55,7 +45,7 @@ fn every_command_is_in_the_help() {
 }
 
 #[test]
-fn the_version_is_that_of_the_package() {
+fn version_is_the_package_version() {
     let version = concat!("ethtally ", env!("CARGO_PKG_VERSION"), "\n");
     for arguments in [&["--version"], &["-V"]] {
         let ran = ethtally(arguments.iter().copied()).run().expect(0);
@@ -63,21 +53,12 @@ fn the_version_is_that_of_the_package() {
     }
 }
 
-/// Fails unless it was refused as a mistake: one line on stderr, nothing on stdout, status 2.
-#[track_caller]
-fn mistake(ran: Ran) -> String {
-    let ran = ran.expect(2);
-    assert_eq!(ran.stdout, "", "{ran:?}");
-    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
-    ran.error().to_owned()
-}
-
-/// Every mistake that needs no database: a command line, and what is said of it.
+/// Every error that needs no database: the command line and the error line.
 #[test]
-fn each_mistake_on_the_command_line_is_told_in_one_line() {
+fn each_command_line_error_is_one_line() {
     const WALLET: &str = "0xe6d97b2099f142513be7a2a068be040656ae4591";
     let folder = tempfile::tempdir().unwrap();
-    let mut told = String::new();
+    let mut errors = String::new();
     let lines: [&[&str]; 49] = [
         &[],
         &["migrate", "--database-url", "sqlite:"],
@@ -130,34 +111,34 @@ fn each_mistake_on_the_command_line_is_told_in_one_line() {
         &["man", "nothing"],
     ];
     for line in lines {
-        let error = mistake(ethtally(line.iter().copied()).folder(folder.path()).run());
-        told.push_str(&format!("$ ethtally {}\n{error}\n", line.join(" ")));
+        let error = ethtally(line.iter().copied()).folder(folder.path()).run().refused();
+        errors.push_str(&format!("$ ethtally {}\n{error}\n", line.join(" ")));
     }
-    insta::assert_snapshot!("mistakes", told);
+    insta::assert_snapshot!("mistakes", errors);
 }
 
 #[test]
-fn a_table_that_is_missing_is_told_with_the_remedy() {
+fn a_missing_table_is_an_error_with_the_remedy() {
     for database in [Database::sqlite(), Database::postgres()] {
         for command in [&["status"][..], &["sweep", "--dry-run"]] {
             let ran = ethtally(command.iter().copied()).database(&database).run();
-            let error = mistake(ran);
+            let error = ran.refused();
             assert!(error.starts_with("error: database "), "{error}");
             assert!(error.contains("run `ethtally migrate` first"), "{error}");
         }
     }
-    // A database that is there, and is not ours.
+    // An existing database without ethtally's tables.
     let database = Database::sqlite();
     fs::write(database.folder().join("tally.db"), "").unwrap();
-    let error = mistake(ethtally(["status"]).database(&database).run());
+    let error = ethtally(["status"]).database(&database).run().refused();
     assert!(error.contains("its tables are missing"), "{error}");
 }
 
 #[test]
-fn a_server_that_is_not_there_is_told_with_what_to_check_and_each_cause_once() {
+fn an_unreachable_database_is_an_error_with_what_to_check_and_each_cause_once() {
     let url = "postgres://app:s3cret-word@127.0.0.1:1/tally";
     assert_eq!(
-        mistake(ethtally(["status", "--database-url", url]).run()),
+        ethtally(["status", "--database-url", url]).run().refused(),
         "error: database postgres://127.0.0.1:1: no connection; check that the server is up, and \
          host, user, password and database in --database-url: \
          error communicating with database: Connection refused (os error 111)"
@@ -165,17 +146,17 @@ fn a_server_that_is_not_there_is_told_with_what_to_check_and_each_cause_once() {
 }
 
 #[test]
-fn an_age_beyond_the_calendar_is_no_panic() {
+fn an_age_beyond_the_calendar_does_not_panic() {
     let database = Database::sqlite();
     store_unread(&database, 0..1);
     for age in ["290000y", "900000y", "100000000y"] {
         let ran = ethtally(["sweep", "--dry-run", "--older-than", age]).database(&database).run();
-        assert!(mistake(ran).contains("--older-than"), "{age}");
+        assert!(ran.refused().contains("--older-than"), "{age}");
         ethtally(["status", "--max-age", age]).database(&database).run().expect(0);
     }
 }
 
-/// The shell's answer to a script on its standard input or in its argument.
+/// Runs a bash script; returns its status, stdout and stderr.
 fn bash(script: &str, database: &Database, node: &str) -> (i32, String, String) {
     let output = Command::new("bash")
         .args(["-c", &format!("set -o pipefail; {script}")])
@@ -196,7 +177,7 @@ fn bash(script: &str, database: &Database, node: &str) -> (i32, String, String) 
 #[test]
 fn every_manual_page_renders_without_a_warning() {
     let database = Database::sqlite();
-    // A container may have no manual reader, or one that only says that it is none.
+    // A container may have no man, or a stub that only prints a message.
     let can_render = bash("man --version && command -v col", &database, "").1.starts_with("man ");
     for command in [None].into_iter().chain(COMMANDS.map(Some)) {
         let page = ethtally(["man"].into_iter().chain(command)).run().expect(0).stdout;
@@ -229,7 +210,7 @@ fn every_shell_has_a_completion_script() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_goes_away_is_no_failure() {
+async fn a_closed_stdout_is_not_a_failure() {
     let database = Database::sqlite();
     let node = still_chain().await.url();
     store_unread(&database, 0..1);
@@ -247,7 +228,7 @@ async fn a_reader_that_goes_away_is_no_failure() {
         "sweep --help",
         "--version",
     ] {
-        // The reader is gone before the first byte.
+        // The reader closes before the first byte.
         let script = format!(
             "{{ read -r _ < gate; $ethtally {command}; echo $? > status; }} | {{ exec <&-; echo > gate; }}"
         );
@@ -272,10 +253,10 @@ fn a_full_disk_is_a_failure() {
 const ESCAPE: char = '\u{1b}';
 
 #[test]
-fn colours_are_for_terminals_and_for_those_who_ask() {
+fn colours_are_used_on_terminals_or_on_request() {
     let database = Database::sqlite();
     store_unread(&database, 0..1);
-    // On a terminal both streams are seen in one.
+    // A terminal shows both streams.
     let on_terminal = |arguments: &str, before: &str| {
         let script = format!("{before} script -qec \"$ethtally status {arguments}\" /dev/null");
         bash(&script, &database, "").1
@@ -303,17 +284,17 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
             assert_eq!(shown.contains(ESCAPE), colours, "{shown:?}");
         }
     }
-    // A mistake on the command line is told before anything else is understood.
+    // Command line errors are printed before the other arguments are parsed.
     assert!(!piped("--frob", "").contains(ESCAPE));
     assert!(!on_terminal("--frob", "NO_COLOR=1").contains(ESCAPE));
     assert!(!on_terminal("--help", "NO_COLOR=1").contains(ESCAPE));
     assert!(!piped("--help", "").contains(ESCAPE));
-    // JSON is for programs.
+    // JSON is never coloured.
     assert!(!on_terminal("--json --color always", "").contains(ESCAPE));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn quiet_silences_notes_but_not_errors_and_not_the_result() {
+async fn quiet_hides_notes_but_not_errors_or_the_result() {
     let database = Database::sqlite();
     let node = still_chain().await.url();
     let csv = format!("wallet\n0x12\n{}\n", address(0));
@@ -325,25 +306,25 @@ async fn quiet_silences_notes_but_not_errors_and_not_the_result() {
     assert_eq!(loud.stderr.lines().count(), 1);
     let quiet = backfill(&["-q"]);
     assert_eq!(quiet.stderr, "");
-    assert_eq!(without_time(&quiet), without_time(&loud));
+    assert_eq!(quiet.without_time(), loud.without_time());
     let refreshed = ethtally(["refresh", "--quiet", &address(0)]).node(&node).database(&database);
     let refreshed = refreshed.run().expect(0);
     assert_eq!((refreshed.stdout.lines().count(), refreshed.stderr.as_str()), (1, ""));
-    mistake(ethtally(["sweep", "-q"]).database(&database).run());
+    ethtally(["sweep", "-q"]).database(&database).run().refused();
     let logged = ethtally(["sweep", "-v"]).node(&node).database(&database).run().expect(0);
     assert!(logged.stderr.contains("chain 1, every contract has code"), "{logged:?}");
     assert_eq!(logged.stdout.lines().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_is_one_line_also_when_the_run_fails_midway() {
+async fn json_is_one_line_even_if_the_run_fails_midway() {
     let chain = still_chain().await;
-    let csv = lines(0..10);
+    let csv = address_lines(0..10);
     for command in [&["sweep", "--all"][..], &["backfill", "--from-csv", "-"]] {
         let database = Database::sqlite();
         store_unread(&database, 0..10);
-        let stub = Stub::in_front_of(&chain.url()).unwrap();
-        stub.fault(Fault::status(401), When::method("eth_call").after(3));
+        let stub = stub_of(chain);
+        stub.fault(Fault::status(401), When::eth_call().after(3));
         let settings = ["--json", "--chunk=1", "--concurrency=1", "--retries=0"];
         let ran = ethtally([command, &settings].concat())
             .node(stub.url())
@@ -358,7 +339,7 @@ async fn json_is_one_line_also_when_the_run_fails_midway() {
         let read = "select count(*) from eth_wallet_balances where read_block is not null";
         assert_eq!(database.value(read).await, "3", "what was read is stored");
     }
-    // Nothing at all could be read.
+    // No wallet could be read.
     let database = Database::sqlite();
     store_unread(&database, 0..10);
     let ran = ethtally(["sweep", "--json", "--retries=0"]).node(Stub::dead()).database(&database);
@@ -387,7 +368,7 @@ async fn every_result_is_one_line_of_json() {
         let ran = ethtally([command, &["--json"]].concat())
             .node(&node)
             .database(&database)
-            .input(lines(0..2))
+            .input(address_lines(0..2))
             .run()
             .expect(0);
         assert_eq!(ran.json()["command"], command[0]);
@@ -396,12 +377,12 @@ async fn every_result_is_one_line_of_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bar_is_shown_to_who_watches_and_to_nobody_else() {
-    let stub = Stub::in_front_of(&still_chain().await.url()).unwrap();
-    stub.fault(Fault::Delay(Duration::from_millis(120)), When::method("eth_call"));
+async fn a_progress_bar_is_shown_only_on_a_terminal() {
+    let stub = still_stub().await;
+    stub.fault(Fault::Delay(Duration::from_millis(120)), When::eth_call());
     let database = Database::sqlite();
     store_unread(&database, 0..4);
-    let csv = lines(0..4);
+    let csv = address_lines(0..4);
     fs::write(database.folder().join("wallets.csv"), csv).unwrap();
     let wallets = (0..4).map(address).collect::<Vec<_>>().join(" ");
     let settings = "--chunk 1 --concurrency 1";
@@ -421,7 +402,7 @@ async fn a_bar_is_shown_to_who_watches_and_to_nobody_else() {
     ] {
         let shown = on_terminal(&command);
         assert!(is_bar(&shown, name), "{shown:?}");
-        // The result may go to a file meanwhile.
+        // The result may be redirected to a file.
         let file = |name| fs::read_to_string(database.folder().join(name)).unwrap();
         let shown = on_terminal(&format!("{command} > result"));
         assert!(is_bar(&shown, name), "{shown:?}");

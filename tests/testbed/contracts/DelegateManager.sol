@@ -4,8 +4,8 @@ pragma solidity 0.8.37;
 import {Staking} from "./Staking.sol";
 
 /// @title Stand-in for Audius' DelegateManager
-/// @notice Knows who delegated how much to which service provider. The tokens lie in Staking, booked under the
-/// provider. The real contract asks for a delay between a request and its evaluation; this one evaluates at once.
+/// @notice Records who delegated how much to which service provider. Staking holds the tokens as the provider's stake.
+/// The real contract requires a delay between a request and its evaluation; this one evaluates at once.
 contract DelegateManager {
     event IncreaseDelegatedStake(
         address indexed delegator, address indexed serviceProvider, uint256 indexed amount
@@ -13,14 +13,14 @@ contract DelegateManager {
     event UndelegateStakeRequestEvaluated(
         address indexed delegator, address indexed serviceProvider, uint256 indexed amount
     );
-    // Here the provider comes first: so it is in the real contract.
+    // Here the provider comes first, as in the real contract.
     event RemoveDelegatorRequestEvaluated(
         address indexed serviceProvider, address indexed delegator, uint256 indexed amount
     );
     event Claim(address indexed claimer, uint256 indexed rewards, uint256 indexed newTotal);
     event Slash(address indexed target, uint256 indexed amount, uint256 indexed newTotal);
 
-    /// The proxy at its mainnet address: the test chain's genesis puts it there.
+    /// The proxy at its mainnet address, where genesis places it.
     Staking private constant STAKING = Staking(0xe6D97B2099F142513be7A2a068bE040656Ae4591);
 
     /// The delegator's stake with all providers together.
@@ -49,7 +49,7 @@ contract DelegateManager {
         emit UndelegateStakeRequestEvaluated(delegator, provider, amount);
     }
 
-    /// The provider sends a delegator away, who gets everything back.
+    /// The provider removes a delegator and returns everything.
     function removeDelegator(address provider, address delegator) external {
         uint256 amount = delegated[delegator][provider];
         require(amount > 0, "not a delegator");
@@ -57,8 +57,8 @@ contract DelegateManager {
         emit RemoveDelegatorRequestEvaluated(provider, delegator, amount);
     }
 
-    /// Stakes the rewards for the claimer and gives each of its delegators a share by what it holds of the claimer's
-    /// stake. No event names a delegator.
+    /// Stakes the rewards for the claimer and credits each delegator in proportion to its part of the stake.
+    /// No event names a delegator.
     function claimRewards(address claimer, uint256 rewards) external {
         uint256 before = STAKING.totalStakedFor(claimer);
         STAKING.stakeRewards(claimer, rewards);
@@ -71,7 +71,7 @@ contract DelegateManager {
         emit Claim(claimer, rewards, before + rewards);
     }
 
-    /// Burns of the target's stake, and each of its delegators loses its share. No event names a delegator.
+    /// Burns part of the target's stake; each delegator loses its share. No event names a delegator.
     function slash(address target, uint256 amount) external {
         uint256 before = STAKING.totalStakedFor(target);
         require(amount <= before, "more than the stake");
@@ -92,7 +92,7 @@ contract DelegateManager {
         STAKING.undelegateStakeFor(provider, delegator, amount);
     }
 
-    /// The last of the list takes the place of the one who leaves.
+    /// Replaces the delegator by the last one of the list.
     function _forget(address delegator, address provider) private {
         address[] storage list = delegators[provider];
         for (uint256 i = 0; i < list.length; i++) {

@@ -4,10 +4,10 @@ pragma solidity 0.8.37;
 import {Token} from "./Token.sol";
 
 /// @title A token whose balanceOf misbehaves for chosen wallets
-/// @notice Each fault is something a real contract behind a real node has been seen to do. Everything but balanceOf
-/// works as in Token, and the storage of Token comes first, so the same genesis serves both.
+/// @notice Each fault has been seen with a real contract behind a real node. Everything but balanceOf works as in
+/// Token, and the storage of Token comes first, so the same genesis fits both.
 contract FaultyToken is Token {
-    /// The Rust enum `Fault` has the same members in the same order.
+    /// The Rust enum `TokenFault` has the same members in the same order.
     enum Fault {
         None,
         Revert,
@@ -20,7 +20,7 @@ contract FaultyToken is Token {
 
     mapping(address => Fault) internal faults;
 
-    /// Reverts for a number that is no Fault.
+    /// Reverts for a number that is not a Fault.
     function setFault(address account, uint8 fault) external {
         faults[account] = Fault(fault);
     }
@@ -31,8 +31,8 @@ contract FaultyToken is Token {
         if (fault == Fault.None) return held;
         if (fault == Fault.Revert) revert("faulty");
         if (fault == Fault.ReturnMax) return type(uint256).max;
-        // The wrong lengths carry the true balance where they can, so that a reader who does not look at the length
-        // gets a number that looks right.
+        // The wrong lengths contain the true balance where possible, so that a reader that ignores the length
+        // gets a plausible number.
         assembly ("memory-safe") {
             mstore(0, held)
             mstore(32, 0)

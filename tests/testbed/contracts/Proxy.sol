@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity 0.8.37;
 
-/// @title A proxy as ERC-1967 has it
-/// @notice The three contracts are proxies on mainnet, which makes each read dearer by a storage access and a
-/// delegatecall. There is no constructor and no upgrade: genesis puts the implementation's address into its slot.
+/// @title An ERC-1967 proxy
+/// @notice The three contracts are proxies on mainnet, which costs each read a storage access and a delegatecall.
+/// There is no constructor and no upgrade: genesis writes the implementation's address into its slot.
 contract Proxy {
     /// keccak256("eip1967.proxy.implementation") - 1
     bytes32 private constant IMPLEMENTATION = 0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc;

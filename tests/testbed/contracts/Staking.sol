@@ -4,8 +4,8 @@ pragma solidity 0.8.37;
 import {Token} from "./Token.sol";
 
 /// @title Stand-in for Audius' Staking contract
-/// @notice Holds every staked token, and remembers for each account how its stake changed from block to block.
-/// What is delegated to a service provider is booked here under the provider.
+/// @notice Holds all staked tokens, and records each account's stake by block.
+/// Delegated tokens count as the stake of the service provider.
 contract Staking {
     event Staked(address indexed user, uint256 amount, uint256 total);
     event Unstaked(address indexed user, uint256 amount, uint256 total);
@@ -17,7 +17,7 @@ contract Staking {
         uint192 amount;
     }
 
-    /// The proxy at its mainnet address: the test chain's genesis puts it there.
+    /// The proxy at its mainnet address, where genesis places it.
     Token private constant AUDIO = Token(0x18aAA7115705e8be94bfFEBDE57Af9BFc265B998);
 
     mapping(address => Checkpoint[]) internal history;
@@ -28,36 +28,36 @@ contract Staking {
         return length == 0 ? 0 : checkpoints[length - 1].amount;
     }
 
-    /// Moves the account's own tokens here: its sum of balance and stake stays the same.
+    /// Moves the account's own tokens here: the sum of its balance and stake does not change.
     function stakeFor(address account, uint256 amount) external {
         delegateStakeFor(account, account, amount);
     }
 
-    /// Gives the tokens back to the account.
+    /// Returns the tokens to the account.
     function unstakeFor(address account, uint256 amount) external {
         undelegateStakeFor(account, account, amount);
     }
 
-    /// New tokens staked for the account. The Transfer that goes with it names this contract only, never the account.
+    /// Stakes new tokens for the account. Its Transfer names only this contract, never the account.
     function stakeRewards(address account, uint256 amount) external {
         AUDIO.mint(address(this), amount);
         _increase(account, amount);
     }
 
-    /// Burns staked tokens. The Transfer that goes with it names this contract only, never the account.
+    /// Burns staked tokens. Its Transfer names only this contract, never the account.
     function slash(address account, uint256 amount) external {
         uint256 total = _write(account, totalStakedFor(account) - amount);
         AUDIO.burn(address(this), amount);
         emit Slashed(account, amount, total);
     }
 
-    /// The delegator's tokens, booked under the provider.
+    /// Adds the delegator's tokens to the provider's stake.
     function delegateStakeFor(address provider, address delegator, uint256 amount) public {
         AUDIO.transferFrom(delegator, address(this), amount);
         _increase(provider, amount);
     }
 
-    /// The way back: from under the provider to the delegator.
+    /// Returns tokens from the provider's stake to the delegator.
     function undelegateStakeFor(address provider, address delegator, uint256 amount) public {
         uint256 total = _write(provider, totalStakedFor(provider) - amount);
         AUDIO.transferFrom(address(this), delegator, amount);
@@ -69,7 +69,7 @@ contract Staking {
         emit Staked(account, amount, total);
     }
 
-    /// A second change in the same block overwrites the first: a block has one checkpoint.
+    /// A second change in a block overwrites the first: there is one checkpoint per block.
     function _write(address account, uint256 total) private returns (uint256) {
         require(total <= type(uint192).max, "stake too large");
         Checkpoint[] storage checkpoints = history[account];

@@ -2,8 +2,8 @@
 pragma solidity 0.8.37;
 
 /// @title Stand-in for the AUDIO token
-/// @notice Keeps what ethtally reads (balanceOf) and watches (Transfer) of the real token. There are no allowances
-/// and no roles: anybody may mint, burn and move anything, because only tests talk to it.
+/// @notice Has what ethtally reads (balanceOf) and watches (Transfer) of the real token. There are no allowances
+/// and no roles: anyone may mint, burn and move tokens, as only tests use it.
 contract Token {
     event Transfer(address indexed from, address indexed to, uint256 value);
 
@@ -18,13 +18,13 @@ contract Token {
         return balances[account];
     }
 
-    /// The ERC-20 way: the sender's own tokens.
+    /// Transfers the sender's own tokens.
     function transfer(address to, uint256 amount) external returns (bool) {
         _move(msg.sender, to, amount);
         return true;
     }
 
-    /// ERC-20's transferFrom without the allowance; Staking collects and returns stake with it.
+    /// ERC-20's transferFrom without the allowance; Staking uses it to collect and return stake.
     function transferFrom(address from, address to, uint256 amount) external returns (bool) {
         _move(from, to, amount);
         return true;

@@ -4,8 +4,8 @@
 //   node compile.mjs           writes artifacts/<Name>.json and packed.hex
 //   node compile.mjs --check   writes nothing; names what differs and exits 1
 //
-// The npm package `solc` is taken from the node_modules folder that TESTBED_NODE_MODULES names, or else from
-// target/testbed/solc/node_modules of the workspace (the script `check` next to this file puts it there).
+// Uses the npm package `solc` in the node_modules folder named by TESTBED_NODE_MODULES, or else in
+// target/testbed/solc/node_modules of the workspace (where the script `check` installs it).
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
@@ -24,7 +24,7 @@ function fail(message) {
   process.exit(1);
 }
 
-if (!existsSync(join(folder, "solc"))) fail("the npm package solc is missing: run contracts/check once, it installs it");
+if (!existsSync(join(folder, "solc"))) fail("the npm package solc is missing: run contracts/check to install it");
 const solc = createRequire(join(folder, "resolve-from-here.js"))("solc");
 if (!solc.version().startsWith(`${SOLC}+`)) fail(`solc ${SOLC} makes the committed code, not ${solc.version()}`);
 
@@ -70,7 +70,7 @@ for (const file of files) {
       solc: SOLC,
       abi,
       deployedBytecode: `0x${evm.deployedBytecode.object}`,
-      // The types' names are left out: they hold numbers that change with every edit.
+      // Without the types' names, which contain numbers that change with every edit.
       storageLayout: storageLayout.storage.map(({ label, slot, offset }) => ({ label, slot, offset })),
     },
     null,

@@ -1,4 +1,4 @@
-//! Starts the local chain with N wallets, prints its URL, and keeps it until standard input ends.
+//! Starts the local chain with N wallets, prints its URL, and runs until stdin closes.
 //!
 //! `cargo run -p ethtally-testbed --example chain -- 3000`
 

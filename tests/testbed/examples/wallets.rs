@@ -1,4 +1,4 @@
-//! Prints the first N wallets of the local chain as CSV: how `examples/wallets.csv` was made.
+//! Prints the first N wallets of the local chain as CSV, as in `examples/wallets.csv`.
 //!
 //! `cargo run -p ethtally-testbed --example wallets -- 3000`
 

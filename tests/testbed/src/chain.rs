@@ -1,8 +1,8 @@
-//! A real chain to test on: Anvil with our contracts, the genuine Multicall3, and as many wallets as asked for.
+//! A real chain for tests: Anvil with our contracts, the original Multicall3, and any number of wallets.
 //!
-//! It mines a block for each transaction unless told otherwise, takes transactions from any sender without a signature,
-//! and gas is free. What it can be told to do is named after what it does to a wallet. A chain ends with its [`Chain`],
-//! and also when the process that started it is killed.
+//! By default it mines a block per transaction, accepts unsigned transactions from any sender, and gas is free. Methods
+//! are named after what they do to a wallet. Anvil ends when its [`Chain`] is dropped, and when the process that
+//! started it is killed.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -28,25 +28,26 @@ use tokio::time::sleep;
 use crate::contracts::{AUDIO, DELEGATE_MANAGER, STAKING, audio, delegate_manager, staking};
 use crate::genesis::{Genesis, Holding};
 
-/// How long Anvil may take to come up. A million wallets take some ten seconds on two idle cores.
+/// Time limit for Anvil's start. A million wallets take about ten seconds on two idle cores.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long a transaction may take to be mined.
+/// Time limit for mining a transaction.
 const MINE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A transfer takes 56,000 to a wallet that had nothing, else 39,000. Whether a block has room goes by this limit.
+/// Gas limit of a transfer, by which Anvil decides whether a block has room. A transfer uses 56,000 gas if the receiver
+/// had nothing, else 39,000.
 const TRANSFER_GAS: u64 = 60_000;
-/// Transfers in one request; Anvil takes up to 2 MB.
+/// Transfers per request; Anvil accepts up to 2 MB.
 const TRANSFERS_PER_REQUEST: usize = 1_000;
 
-/// What goes wrong when a wallet's `balanceOf` is asked for, on a chain that was built [`faulty`](Builder::faulty).
-/// The same as the enum of `contracts/FaultyToken.sol`.
+/// How `balanceOf` fails for a wallet, on a chain built [`faulty`](Builder::faulty).
+/// Mirrors the enum of `contracts/FaultyToken.sol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Fault {
-    /// Nothing.
+pub enum TokenFault {
+    /// No fault.
     None = 0,
     /// The call reverts with a reason.
     Revert = 1,
-    /// The call consumes all gas it was given. Inside of Multicall3 that leaves 1/64 to the calls that come after.
+    /// The call consumes all gas it was given. Inside Multicall3 that leaves 1/64 to the calls after it.
     BurnGas = 2,
     /// The call succeeds and returns nothing.
     Return0 = 3,
@@ -58,7 +59,7 @@ pub enum Fault {
     ReturnMax = 6,
 }
 
-/// How a chain is to be; made by [`Chain::builder`].
+/// Configures a chain; made by [`Chain::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     genesis: Genesis,
@@ -66,31 +67,31 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// How many of the wallets of [`crate::wallet`] hold something, rounded up to whole thousands. Else 1,000.
+    /// How many of the wallets of [`crate::wallet`] hold something, rounded up to whole thousands (default 1,000).
     pub fn wallets(mut self, count: u64) -> Self {
         self.genesis.wallets = count;
         self
     }
 
-    /// Takes the token that obeys [`Chain::set_fault`].
+    /// Uses the token that supports [`Chain::set_fault`].
     pub fn faulty(mut self) -> Self {
         self.genesis.faulty = true;
         self
     }
 
-    /// The chain's id. Else 1, mainnet's.
+    /// The chain id (default 1, mainnet's).
     pub fn chain_id(mut self, id: u64) -> Self {
         self.genesis.chain_id = id;
         self
     }
 
-    /// Gas in a block, and the most that one `eth_call` gets. Else 60,000,000.
+    /// Gas limit of a block, and of an `eth_call` (default 60,000,000).
     pub fn gas_limit(mut self, gas: u64) -> Self {
         self.genesis.gas_limit = gas;
         self
     }
 
-    /// One more argument for Anvil's command line.
+    /// Adds an argument to Anvil's command line.
     pub fn arg(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
         self
@@ -123,22 +124,22 @@ impl Builder {
                 "0",
                 "--disable-min-priority-fee",
             ])
-            // Any sender, in the order of arrival, and nothing left behind in the user's home.
+            // Any sender, in order of arrival, and no files in the user's home.
             .args(["--auto-impersonate", "--order", "fifo", "--cache-path"])
             .arg(folder.path().join("cache"))
             .args(&self.arguments);
         let anvil = Anvil::start(command, folder).await?;
-        // Read and no longer needed; it may be large.
+        // Anvil has read it, and it may be large.
         fs::remove_file(&genesis_file)?;
 
         let chain = Chain { provider: local_provider(anvil.port)?, anvil };
-        // Else every request adds a line to Anvil's log file.
+        // Otherwise every request adds a line to Anvil's log file.
         let _: Value = chain.request("anvil_setLoggingEnabled", json!([false])).await?;
         Ok(chain)
     }
 }
 
-/// A running chain. It ends when this is dropped.
+/// A running chain. Anvil ends when this is dropped.
 #[derive(Debug)]
 pub struct Chain {
     provider: RootProvider,
@@ -146,23 +147,23 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Begins to describe a chain.
+    /// Returns a builder with the defaults.
     pub fn builder() -> Builder {
         let genesis = Genesis { wallets: 1_000, faulty: false, chain_id: 1, gas_limit: 60_000_000 };
         Builder { genesis, arguments: Vec::new() }
     }
 
-    /// Where the chain answers over HTTP.
+    /// The chain's HTTP URL.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.anvil.port)
     }
 
-    /// Where the chain answers over WebSocket.
+    /// The chain's WebSocket URL.
     pub fn ws_url(&self) -> String {
         format!("ws://127.0.0.1:{}", self.anvil.port)
     }
 
-    /// For whatever this type has no method for.
+    /// The provider, for anything this type has no method for.
     pub fn provider(&self) -> &RootProvider {
         &self.provider
     }
@@ -172,51 +173,51 @@ impl Chain {
         Ok(self.provider.get_block_number().await?)
     }
 
-    /// Mines `blocks` blocks; the first takes in what transactions wait.
+    /// Mines `blocks` blocks; the first includes the pending transactions.
     pub async fn mine(&self, blocks: u64) -> Result<()> {
         let _: Value = self.request("anvil_mine", json!([blocks])).await?;
         Ok(())
     }
 
-    /// Whether each transaction gets a block at once, as it does in the beginning. When it does not, transactions wait
-    /// for [`Chain::mine`], and the methods that send them do not wait for them.
+    /// Whether each transaction gets a block at once, which is the default. When off, transactions stay pending until
+    /// [`Chain::mine`], and the methods that send them do not wait.
     pub async fn set_automine(&self, on: bool) -> Result<()> {
         let _: Value = self.request("evm_setAutomine", json!([on])).await?;
         Ok(())
     }
 
-    /// Mines a block each so many seconds, and none for each transaction any more. Zero switches the clock off, and then
-    /// transactions wait until [`set_automine(true)`](Chain::set_automine).
+    /// Mines a block every `seconds` instead of one per transaction. Zero stops that; transactions then stay pending until
+    /// [`set_automine(true)`](Chain::set_automine).
     pub async fn set_interval_mining(&self, seconds: u64) -> Result<()> {
         let _: Value = self.request("evm_setIntervalMining", json!([seconds])).await?;
         Ok(())
     }
 
-    /// The logs of all contracts in these blocks, both ends included, as `eth_getLogs` has them.
+    /// The logs of all contracts in these blocks, both ends included, as `eth_getLogs` returns them.
     pub async fn logs(&self, from: u64, to: u64) -> Result<Vec<Value>> {
         let range = json!({ "fromBlock": format!("{from:#x}"), "toBlock": format!("{to:#x}") });
         self.request("eth_getLogs", json!([range])).await
     }
 
-    /// Replaces the newest `depth` blocks with as many empty ones. What they changed is undone.
+    /// Replaces the newest `depth` blocks with as many empty ones, which undoes their changes.
     pub async fn reorg(&self, depth: u64) -> Result<()> {
         let _: Value = self.request("anvil_reorg", json!([depth, []])).await?;
         Ok(())
     }
 
-    /// Remembers the state, for [`Chain::revert`].
+    /// Takes a snapshot of the state, for [`Chain::revert`].
     pub async fn snapshot(&self) -> Result<U256> {
         self.request("evm_snapshot", json!([])).await
     }
 
-    /// Goes back to a snapshot, which is used up by that.
+    /// Reverts to a snapshot, which can be used only once.
     pub async fn revert(&self, snapshot: U256) -> Result<()> {
         let reverted: bool = self.request("evm_revert", json!([snapshot])).await?;
         ensure!(reverted, "there is no snapshot {snapshot}");
         Ok(())
     }
 
-    /// A wallet's total at the newest block, by three `eth_call`s and without Multicall3.
+    /// A wallet's total at the newest block, by three `eth_call`s, without Multicall3.
     pub async fn total(&self, wallet: Address) -> Result<U256> {
         self.total_at(wallet, self.block_number().await?).await
     }
@@ -243,7 +244,7 @@ impl Chain {
         })
     }
 
-    /// Moves tokens from one wallet to another. Event: Transfer.
+    /// Transfers tokens from one wallet to another. Event: Transfer.
     pub async fn transfer(&self, from: Address, to: Address, amount: U256) -> Result<B256> {
         let hash = self
             .provider
@@ -252,11 +253,11 @@ impl Chain {
         self.mined(hash).await
     }
 
-    /// Hands in many transfers without waiting for any of them, and without a look at whether they succeed.
-    /// To have all of them in one block: [`set_automine(false)`](Chain::set_automine), this, and [`Chain::mine`].
-    /// A block takes a thousand with 60,000,000 gas.
+    /// Submits many transfers without waiting for them or checking that they succeed.
+    /// To get all of them into one block: [`set_automine(false)`](Chain::set_automine), this, and [`Chain::mine`].
+    /// A block of 60,000,000 gas holds a thousand.
     pub async fn send(&self, transfers: &[(Address, Address, U256)]) -> Result<()> {
-        // Anvil works on the parts of a batch side by side, where two of one sender would get the same nonce.
+        // Anvil processes a batch concurrently, and would give two transactions of one sender the same nonce.
         let mut nonces = self.nonces(transfers.iter().map(|transfer| transfer.0)).await?;
         for transfers in transfers.chunks(TRANSFERS_PER_REQUEST) {
             let mut batch = BatchRequest::new(self.provider.client());
@@ -275,7 +276,7 @@ impl Chain {
         Ok(())
     }
 
-    /// The next nonce of each sender, behind what already waits.
+    /// The next nonce of each sender, after its pending transactions.
     async fn nonces(
         &self,
         senders: impl Iterator<Item = Address>,
@@ -297,12 +298,12 @@ impl Chain {
         Ok(nonces)
     }
 
-    /// Makes new tokens for a wallet. Event: Transfer.
+    /// Mints tokens for a wallet. Event: Transfer.
     pub async fn mint(&self, to: Address, amount: U256) -> Result<B256> {
         self.transact(AUDIO, &audio::mintCall { to, amount }).await
     }
 
-    /// Stakes a user's own tokens, so that the total stays as it is. Events: Transfer from the user, Staked.
+    /// Stakes a user's own tokens; the total does not change. Events: Transfer from the user, Staked.
     pub async fn stake(&self, user: Address, amount: U256) -> Result<B256> {
         self.transact(STAKING, &staking::stakeForCall { account: user, amount }).await
     }
@@ -312,18 +313,18 @@ impl Chain {
         self.transact(STAKING, &staking::stakeRewardsCall { account: user, amount }).await
     }
 
-    /// Gives staked tokens back to the user, so that the total stays as it is. Events: Transfer to the user, Unstaked.
+    /// Returns staked tokens to the user; the total does not change. Events: Transfer to the user, Unstaked.
     pub async fn unstake(&self, user: Address, amount: U256) -> Result<B256> {
         self.transact(STAKING, &staking::unstakeForCall { account: user, amount }).await
     }
 
-    /// Burns of a user's stake, and the total shrinks. Its delegators keep theirs, as Staking knows nothing of them.
+    /// Burns part of a user's stake; the total shrinks. Its delegators' totals do not change, as Staking does not know them.
     /// Events: Slashed, and a Transfer that does not name the user.
     pub async fn slash_stake(&self, user: Address, amount: U256) -> Result<B256> {
         self.transact(STAKING, &staking::slashCall { account: user, amount }).await
     }
 
-    /// Delegates a wallet's own tokens: its total stays as it is, the provider's grows.
+    /// Delegates a wallet's own tokens: its total does not change, the provider's grows.
     /// Events: Transfer from the delegator, Staked of the provider, IncreaseDelegatedStake.
     pub async fn delegate(
         &self,
@@ -335,7 +336,7 @@ impl Chain {
         self.transact(DELEGATE_MANAGER, &call).await
     }
 
-    /// Takes delegated tokens back: the delegator's total stays as it is, the provider's shrinks.
+    /// Takes delegated tokens back: the delegator's total does not change, the provider's shrinks.
     /// Events: Transfer to the delegator, Unstaked of the provider, UndelegateStakeRequestEvaluated.
     pub async fn undelegate(
         &self,
@@ -347,7 +348,7 @@ impl Chain {
         self.transact(DELEGATE_MANAGER, &call).await
     }
 
-    /// The provider gives a delegator everything back: totals as with [`Chain::undelegate`].
+    /// The provider returns everything to a delegator; totals change as by [`Chain::undelegate`].
     /// Events: Transfer to the delegator, Unstaked of the provider, RemoveDelegatorRequestEvaluated.
     pub async fn remove_delegator(&self, provider: Address, delegator: Address) -> Result<B256> {
         self.transact(
@@ -357,21 +358,21 @@ impl Chain {
         .await
     }
 
-    /// Stakes new tokens for a provider, whose total grows by all of them, and whose delegators' totals grow by their
-    /// share. Events: Staked of the provider, Claim, and a Transfer that names neither. No event names a delegator.
+    /// Stakes new tokens for a provider: its total grows by all of them, its delegators' totals by their share.
+    /// Events: Staked of the provider, Claim, and a Transfer that names neither. No event names a delegator.
     pub async fn claim(&self, claimer: Address, rewards: U256) -> Result<B256> {
         self.transact(DELEGATE_MANAGER, &delegate_manager::claimRewardsCall { claimer, rewards })
             .await
     }
 
-    /// Burns of a provider's stake, whose total shrinks by all of it, and whose delegators' totals shrink by their
-    /// share. Events: Slashed of the provider, Slash, and a Transfer that names neither. No event names a delegator.
+    /// Burns part of a provider's stake: its total shrinks by all of it, its delegators' totals by their share.
+    /// Events: Slashed of the provider, Slash, and a Transfer that names neither. No event names a delegator.
     pub async fn slash(&self, target: Address, amount: U256) -> Result<B256> {
         self.transact(DELEGATE_MANAGER, &delegate_manager::slashCall { target, amount }).await
     }
 
-    /// Makes `balanceOf` of a wallet fail from now on. Only on a chain that was built [`faulty`](Builder::faulty).
-    pub async fn set_fault(&self, wallet: Address, fault: Fault) -> Result<B256> {
+    /// Makes `balanceOf` of a wallet fail from now on. Needs a chain built [`faulty`](Builder::faulty).
+    pub async fn set_fault(&self, wallet: Address, fault: TokenFault) -> Result<B256> {
         self.transact(AUDIO, &audio::setFaultCall { account: wallet, fault: fault as u8 })
             .await
             .context("set_fault needs a chain that was built faulty()")
@@ -391,7 +392,7 @@ impl Chain {
         Ok(U256::from_be_slice(&data))
     }
 
-    /// Anybody may call the contracts, so the sender does not matter.
+    /// Sends a transaction; anyone may call the contracts, so the sender does not matter.
     async fn transact(&self, contract: Address, call: &impl SolCall) -> Result<B256> {
         let gas = self
             .provider
@@ -405,7 +406,7 @@ impl Chain {
         self.mined(hash).await
     }
 
-    /// Waits for a transaction's block, if the chain makes blocks by itself; fails if the transaction did.
+    /// Waits until a transaction is mined, if the chain mines by itself; fails if the transaction reverted.
     async fn mined(&self, hash: B256) -> Result<B256> {
         let automine: bool = self.request("anvil_getAutomine", json!([])).await?;
         let interval: Option<u64> = self.request("anvil_getIntervalMining", json!([])).await?;
@@ -436,21 +437,21 @@ fn transaction(from: Address, to: Address, call: &impl SolCall, gas: u64) -> Tra
         .input(input.into())
 }
 
-/// Without a proxy, which the environment of the tests may name. Without connections kept open, which would belong to
-/// the runtime of one test: a chain may serve many.
+/// A provider that ignores the environment's proxy settings and keeps no connections open: these would belong to the
+/// runtime of one test, and a chain may serve many.
 fn local_provider(port: u16) -> Result<RootProvider> {
-    // reqwest wants a TLS provider even for plain HTTP. If one was installed before, it is just as well.
+    // reqwest needs a TLS provider even for plain HTTP. An error means that one is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build()?;
     let transport = Http::with_client(client, format!("http://127.0.0.1:{port}").parse()?);
     Ok(RootProvider::new(RpcClient::new(transport, true)))
 }
 
-/// The process, the process that watches over it, and its files.
+/// The Anvil process, its watchdog and its files.
 #[derive(Debug)]
 struct Anvil {
     process: Child,
-    /// Kills Anvil and removes its files when its standard input closes: when this process ends without dropping.
+    /// Kills Anvil and removes its files when its stdin closes, that is when this process ends without dropping.
     watchdog: Option<Child>,
     port: u16,
     _folder: TempDir,
@@ -464,7 +465,7 @@ impl Anvil {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
-            // Ctrl-C is not for these two: when it ends the tests, the watchdog sees to the rest.
+            // Ctrl-C must not reach these two: when it ends the tests, the watchdog cleans up.
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
@@ -477,7 +478,7 @@ impl Anvil {
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()
-            .ok(); // without a shell it goes as well
+            .ok(); // works without a shell too
         let mut anvil = Self { process, watchdog, port: 0, _folder: folder };
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
@@ -499,7 +500,7 @@ impl Anvil {
 
 impl Drop for Anvil {
     fn drop(&mut self) {
-        // The watchdog first: once Anvil is gone, its process id may become somebody else's.
+        // The watchdog first: once Anvil has ended, its process id may be reused.
         for process in self.watchdog.iter_mut().chain([&mut self.process]) {
             let _ = process.kill();
             let _ = process.wait();
@@ -507,14 +508,14 @@ impl Drop for Anvil {
     }
 }
 
-/// Anvil's last word before it serves is `Listening on 127.0.0.1:34563`.
+/// The port from Anvil's last line before it serves: `Listening on 127.0.0.1:34563`.
 fn listening_port(said: &str) -> Option<u16> {
     let (_, rest) = said.rsplit_once("Listening on ")?;
     let (address, _) = rest.split_once('\n')?;
     address.rsplit_once(':')?.1.trim().parse().ok()
 }
 
-/// `$ANVIL`, or what `install-anvil` installed, or one on the `PATH`.
+/// `$ANVIL`, or the one that `install-anvil` installed, or the one on the `PATH`.
 fn find_anvil() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("ANVIL") {
         return Ok(path.into());

@@ -1,7 +1,7 @@
-//! The contracts on the test chain: where they live, how they are called, their code, and where their storage lies.
+//! The contracts on the test chain: addresses, bindings, code, and storage layout.
 //!
-//! The code comes from `contracts/artifacts`, which `contracts/compile.mjs` makes of the Solidity sources beside it;
-//! only Multicall3 is the genuine one. Nothing here talks to a chain.
+//! The code comes from `contracts/artifacts`, which `contracts/compile.mjs` compiles from the Solidity sources next to it;
+//! only Multicall3 is the original. Nothing here talks to a chain.
 
 use alloy::primitives::{Address, B256, Bytes, U256, address, b256, keccak256};
 use alloy::providers::bindings::IMulticall3;
@@ -16,15 +16,15 @@ pub const DELEGATE_MANAGER: Address = address!("4d7968ebfD390D5E7926Cb3587C39eFf
 /// Multicall3, at the address it has on every chain.
 pub const MULTICALL3: Address = address!("cA11bde05977b3631167028862bE2a173976CA11");
 
-/// What the proxy at [`AUDIO`] delegates to.
+/// The implementation behind the proxy at [`AUDIO`].
 pub const AUDIO_IMPLEMENTATION: Address = address!("00000000000000000000000000000000000A0D10");
-/// What the proxy at [`STAKING`] delegates to.
+/// The implementation behind the proxy at [`STAKING`].
 pub const STAKING_IMPLEMENTATION: Address = address!("0000000000000000000000000000000000057a4e");
-/// What the proxy at [`DELEGATE_MANAGER`] delegates to.
+/// The implementation behind the proxy at [`DELEGATE_MANAGER`].
 pub const DELEGATE_MANAGER_IMPLEMENTATION: Address =
     address!("00000000000000000000000000000000000De1E6");
 
-/// Where a proxy keeps the address of its implementation (ERC-1967).
+/// The storage slot of a proxy's implementation address (ERC-1967).
 pub const IMPLEMENTATION_SLOT: B256 =
     b256!("360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc");
 
@@ -81,14 +81,14 @@ pub mod delegate_manager {
     }
 }
 
-/// A compiled contract of ours.
+/// A compiled contract.
 #[derive(Debug)]
 pub struct Artifact {
     json: serde_json::Value,
 }
 
 impl Artifact {
-    /// The proxy that stands at each of the three mainnet addresses.
+    /// The proxy at each of the three mainnet addresses.
     pub fn proxy() -> Result<Self> {
         Self::parse(include_str!("../contracts/artifacts/Proxy.json"))
     }
@@ -98,7 +98,7 @@ impl Artifact {
         Self::parse(include_str!("../contracts/artifacts/Token.json"))
     }
 
-    /// The token whose `balanceOf` can be made to fail. Its storage begins like that of [`Artifact::token`].
+    /// The token whose `balanceOf` can be made to fail. Its storage starts like that of [`Artifact::token`].
     pub fn faulty_token() -> Result<Self> {
         Self::parse(include_str!("../contracts/artifacts/FaultyToken.json"))
     }
@@ -113,16 +113,16 @@ impl Artifact {
         Self::parse(include_str!("../contracts/artifacts/DelegateManager.json"))
     }
 
-    /// The part of a total that does what a wallet's bytes say.
-    pub fn freak() -> Result<Self> {
-        Self::parse(include_str!("../contracts/artifacts/Freak.json"))
+    /// The contract whose answer depends on the wallet's bytes: see [`crate::adversarial`].
+    pub fn adversarial() -> Result<Self> {
+        Self::parse(include_str!("../contracts/artifacts/Adversarial.json"))
     }
 
     fn parse(json: &str) -> Result<Self> {
         Ok(Self { json: serde_json::from_str(json)? })
     }
 
-    /// The code as it lies on the chain.
+    /// The runtime code.
     pub fn runtime_code(&self) -> Result<Bytes> {
         let code = self.json["deployedBytecode"]
             .as_str()
@@ -142,15 +142,15 @@ impl Artifact {
     }
 }
 
-/// Multicall3's runtime code, cut out of the genuine creation code that alloy ships.
+/// Multicall3's runtime code, taken from the original creation code in alloy.
 pub fn multicall3_code() -> Bytes {
-    // The creation code copies what it returns from here: PUSH2 0x0ee0, DUP1, PUSH2 0x0020, …, CODECOPY, …, RETURN.
+    // The creation code returns a copy of this part: PUSH2 0x0ee0, DUP1, PUSH2 0x0020, …, CODECOPY, …, RETURN.
     const START: usize = 0x20;
     const LENGTH: usize = 0xee0;
     IMulticall3::BYTECODE.slice(START..START + LENGTH)
 }
 
-/// The slot of `mapping(address => …)[key]`, the mapping itself being declared at `slot`.
+/// The slot of `mapping(address => …)[key]` for a mapping declared at `slot`.
 pub fn mapping_slot(key: Address, slot: U256) -> U256 {
     let mut words = [0; 64];
     words[..32].copy_from_slice(key.into_word().as_slice());

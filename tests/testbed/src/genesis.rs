@@ -1,10 +1,10 @@
-//! Who holds what when a test chain starts, and the `genesis.json` that says so to Anvil.
+//! What each wallet holds at genesis, and the `genesis.json` for Anvil.
 //!
-//! Everything is a function of the wallet's number: the same on every machine, and known without asking a chain.
-//! The storage written here is exactly what the contracts would have written themselves.
+//! Everything is a function of the wallet's number: the same on every machine, and known without a chain.
+//! The storage written here is exactly what the contracts would write.
 //!
-//! Wallets come in groups of a thousand. The first ten of a group are service providers, and the delegators of a group
-//! delegate to those ten, so that no provider's list of delegators grows past what one block can go through.
+//! Wallets form groups of a thousand. The first ten of a group are service providers, and the delegators of a group
+//! delegate to those ten, so that one block can process every provider's list of delegators.
 
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,19 +12,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use alloy::primitives::{Address, Bytes, U256, hex, keccak256};
 use anyhow::Result;
 
+use crate::adversarial::ADVERSARIAL_CONTRACTS;
 use crate::contracts::{
     AUDIO, AUDIO_IMPLEMENTATION, Artifact, DELEGATE_MANAGER, DELEGATE_MANAGER_IMPLEMENTATION,
     IMPLEMENTATION_SLOT, MULTICALL3, STAKING, STAKING_IMPLEMENTATION, array_slot, mapping_slot,
     multicall3_code,
 };
-use crate::freak::FREAKS;
 
-/// Wallets in a group; genesis always holds whole groups.
+/// Wallets per group; genesis always holds whole groups.
 pub const GROUP: u64 = 1_000;
-/// Service providers in a group: its first wallets.
+/// Service providers per group: its first wallets.
 pub const PROVIDERS: u64 = 10;
 
-/// The address of wallet `n`. Any `n` will do; only those that the chain was started with hold something.
+/// The address of wallet `n`. Any `n` is valid; only the wallets that the chain starts with hold something.
 pub fn wallet(n: u64) -> Address {
     let mut seed = *b"ethtally wallet ________";
     seed[16..].copy_from_slice(&n.to_be_bytes());
@@ -43,13 +43,13 @@ pub struct Holding {
 }
 
 impl Holding {
-    /// What ethtally is to find out.
+    /// The total that ethtally must find.
     pub fn total(&self) -> U256 {
         self.balance + self.staked + self.delegated
     }
 }
 
-/// What wallet `n` holds at genesis. For many wallets [`holdings`] is faster.
+/// What wallet `n` holds at genesis. [`holdings`] is faster for many wallets.
 pub fn holding(n: u64) -> Holding {
     let mut holding = own_holding(n);
     for delegator in delegators_of(n) {
@@ -65,13 +65,13 @@ pub fn holdings(count: u64) -> impl Iterator<Item = Holding> {
 
 /// The service provider that wallet `n` delegates to at genesis, by number.
 pub fn provider_of(n: u64) -> Option<u64> {
-    let mut random = Random::of(!n); // other numbers than those of the amounts
+    let mut random = Random::of(!n); // independent of the amounts
     let delegates = n % GROUP >= PROVIDERS && random.one_in(5);
     delegates.then(|| n - n % GROUP + random.next() % PROVIDERS)
 }
 
 /// The wallets that delegate to wallet `n` at genesis, by number, in the order of `getDelegatorsList`.
-/// None if `n` is no service provider.
+/// Empty if `n` is not a service provider.
 pub fn delegators_of(n: u64) -> Vec<u64> {
     if n % GROUP >= PROVIDERS {
         return Vec::new();
@@ -82,21 +82,21 @@ pub fn delegators_of(n: u64) -> Vec<u64> {
         .collect()
 }
 
-/// What goes into a `genesis.json`.
+/// The settings of a `genesis.json`.
 #[derive(Clone, Copy, Debug)]
 pub struct Genesis {
     /// How many wallets hold something; rounded up to whole groups.
     pub wallets: u64,
-    /// Whether AUDIO is the token that can be told to fail.
+    /// Whether AUDIO is the token with faults.
     pub faulty: bool,
-    /// The chain's id.
+    /// The chain id.
     pub chain_id: u64,
-    /// Gas in a block, which is also the most that one `eth_call` gets.
+    /// Gas limit of a block, which is also that of an `eth_call`.
     pub gas_limit: u64,
 }
 
 impl Genesis {
-    /// Writes the `genesis.json`, about 170 bytes a wallet, keeping only one group of wallets in memory.
+    /// Writes the `genesis.json`, about 170 bytes per wallet, with one group of wallets in memory at a time.
     pub fn write(&self, out: &mut impl Write) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         write!(
@@ -119,9 +119,9 @@ impl Genesis {
                 artifact.runtime_code()?
             )?;
         }
-        let freak = Artifact::freak()?.runtime_code()?;
-        for address in FREAKS {
-            write!(out, r#""{address}":{{"balance":"0x0","code":"{freak}"}},"#)?;
+        let adversarial = Artifact::adversarial()?.runtime_code()?;
+        for address in ADVERSARIAL_CONTRACTS {
+            write!(out, r#""{address}":{{"balance":"0x0","code":"{adversarial}"}},"#)?;
         }
         write!(out, r#""{MULTICALL3}":{{"balance":"0x0","code":"{}"}},"#, multicall3_code())?;
         let proxy = Artifact::proxy()?.runtime_code()?;
@@ -144,7 +144,7 @@ impl Genesis {
         0..self.wallets.div_ceil(GROUP)
     }
 
-    /// `mapping(address => Checkpoint[]) history`: one checkpoint, of block 0.
+    /// `mapping(address => Checkpoint[]) history`: one checkpoint, at block 0.
     fn write_staking(
         &self,
         account: &mut Account<'_, impl Write>,
@@ -199,7 +199,7 @@ impl Genesis {
         Ok(())
     }
 
-    /// `balances` and `totalSupply`; what is staked belongs to the Staking contract.
+    /// `balances` and `totalSupply`; staked tokens belong to the Staking contract.
     fn write_token(
         &self,
         account: &mut Account<'_, impl Write>,
@@ -237,7 +237,7 @@ impl<'a, W: Write> Account<'a, W> {
         Ok(Self { out })
     }
 
-    /// Zeroes are left out, as they are in a chain's storage.
+    /// Writes a slot; zeroes are omitted, as in a chain's storage.
     fn store(&mut self, slot: U256, value: U256) -> io::Result<()> {
         if value.is_zero() {
             return Ok(());
@@ -256,7 +256,7 @@ impl<'a, W: Write> Account<'a, W> {
     }
 }
 
-/// The holdings of all wallets of a group, each delegation also counted as stake of its provider.
+/// The holdings of all wallets of a group; each delegation also counts as stake of its provider.
 fn group_holdings(group: u64) -> Vec<Holding> {
     let start = group * GROUP;
     let mut holdings: Vec<Holding> = (start..start + GROUP).map(own_holding).collect();
@@ -269,12 +269,12 @@ fn group_holdings(group: u64) -> Vec<Holding> {
     holdings
 }
 
-/// What wallet `n` holds without what others delegate to it. Nine in ten have a balance, one in seven has staked.
+/// What wallet `n` holds without delegations to it. Nine in ten have a balance, one in seven has a stake.
 fn own_holding(n: u64) -> Holding {
     let mut random = Random::of(n);
     let balance = if random.one_in(10) { 0 } else { random.amount() };
     let staked = if n % GROUP < PROVIDERS {
-        // No provider may have less: 200,000 AUDIO.
+        // The minimum stake of a provider: 200,000 AUDIO.
         200_000 * 10_u128.pow(18) + random.amount()
     } else if random.one_in(7) {
         random.amount()
@@ -289,7 +289,7 @@ fn own_holding(n: u64) -> Holding {
     }
 }
 
-/// SplitMix64: the same numbers everywhere and for ever, at a tenth of the price of a hash.
+/// SplitMix64: reproducible numbers, ten times faster than a hash.
 struct Random(u64);
 
 impl Random {
@@ -309,7 +309,7 @@ impl Random {
         self.next().is_multiple_of(number)
     }
 
-    /// Wei with all their digits, of any order of magnitude from 0.01 AUDIO to 100,000 AUDIO; never zero.
+    /// An amount in wei with all digits random, of any order of magnitude from 0.01 to 100,000 AUDIO; never zero.
     fn amount(&mut self) -> u128 {
         let limit = 10_u128.pow(16 + (self.next() % 8) as u32);
         let digits = u128::from(self.next()) << 64 | u128::from(self.next());
@@ -322,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holdings_are_what_holding_says_one_by_one() {
+    fn holdings_agree_with_holding() {
         let many: Vec<Holding> = holdings(2_020).collect();
         assert_eq!(many.len(), 2_020);
         for n in [0, 1, 9, 10, 11, 999, 1_000, 1_009, 1_010, 2_000, 2_019] {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn wallets_hold_what_real_ones_do() {
+    fn wallets_hold_amounts_like_real_ones() {
         let many: Vec<Holding> = holdings(10_000).collect();
         let count =
             |test: fn(&Holding) -> bool| many.iter().filter(|holding| test(holding)).count();

@@ -1,6 +1,6 @@
-//! A throw-away PostgreSQL cluster: started in a second, reached at 127.0.0.1, gone with the process that started it.
+//! A temporary PostgreSQL cluster on 127.0.0.1 that starts in a second and ends with the process that started it.
 //!
-//! It knows how to find and run the server's own programs, and nothing of ethtally's tables.
+//! It finds and runs the server's programs, and knows nothing about ethtally's tables.
 
 use std::{
     collections::hash_map::RandomState,
@@ -21,14 +21,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The role that owns everything and needs no password.
+/// The owner of everything, who needs no password.
 const SUPERUSER: &str = "postgres";
 
-/// Members of this role, and only they, must give their password.
+/// Only members of this role need a password.
 const PASSWORD_ROLE: &str = "password_needed";
 
-/// Quick, and safe against all but the machine's own crash. `synchronous_commit` stays on: without fsync it costs little, and
-/// with it a committed row outlives [`Cluster::stop`], as it does in production.
+/// Fast, and safe against everything but a crash of the machine. `synchronous_commit` stays on: it costs little without fsync, and
+/// keeps committed rows over [`Cluster::stop`], as in production.
 const SETTINGS: &[(&str, &str)] = &[
     ("fsync", "off"),
     ("full_page_writes", "off"),
@@ -37,39 +37,39 @@ const SETTINGS: &[(&str, &str)] = &[
     ("listen_addresses", "127.0.0.1"),
     ("timezone", "UTC"),
     ("log_timezone", "UTC"),
-    // Version 13 would make md5 of it.
+    // The default of version 13 is md5.
     ("password_encryption", "scram-sha-256"),
-    // Files in the cluster's folder, so that nothing of it can stay in /dev/shm.
+    // Files in the cluster's folder, so that nothing remains in /dev/shm.
     ("dynamic_shared_memory_type", "mmap"),
 ];
 
-/// The shell that is parent to the server. It takes orders from a pipe that the test process holds open; when that process ends,
-/// in whatever way, the pipe ends too, and the shell stops the server and removes the folder.
+/// A shell script that runs the server. It reads commands from a pipe held open by the test process; when that process ends in any
+/// way, the pipe closes, and the shell stops the server and removes the folder.
 ///
-/// `$1` is the folder of the server's programs; what follows is a command to run them as another user.
-const KEEPER: &str = r#"
+/// `$1` is the folder of the server's programs; the other arguments are a command prefix to run them as another user.
+const SUPERVISOR: &str = r#"
 bin=$1; shift
 pid=
 dir=$(mktemp -d "${TMPDIR:-/tmp}/ethtally-postgres.XXXXXX") || exit
 stop() { [ -z "$pid" ] || { kill -QUIT "$pid"; wait "$pid"; pid=; }; }
 trap 'stop; cd /; rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
-# Else an answer to a reader that has gone would end this shell before it has cleaned up.
+# Otherwise writing to a closed pipe would end this shell before it has cleaned up.
 trap '' PIPE
-# The server's user may not be allowed into the folder that the tests run in.
+# The server's user may have no access to the folder of the tests.
 cd "$dir" || exit
 [ $# -eq 0 ] || chown postgres:postgres .
 echo "$dir"
 
-while read -r order port; do
-    case $order in
+while read -r command port; do
+    case $command in
     init)
         if "$@" "$bin/initdb" --pgdata=data --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync \
             </dev/null >>log 2>&1; then echo ok; else echo failed; fi ;;
     start)
         "$@" "$bin/postgres" -D "$dir/data" -p "$port" -k "$dir" >>log 2>&1 &
         pid=$!
-        # The eighth line of the file says how far the server is; a file of an earlier server names another process.
+        # The eighth line of the file is the server's state; a stale file has another process id.
         until [ "$(sed -n '1p;8p' data/postmaster.pid 2>/dev/null | tr -d ' \n')" = "${pid}ready" ]; do
             kill -0 "$pid" 2>/dev/null || { wait "$pid"; pid=; echo failed; continue 2; }
             sleep 0.02
@@ -81,33 +81,32 @@ while read -r order port; do
 done
 "#;
 
-/// A PostgreSQL server with an empty cluster of its own, in a temporary folder.
+/// A PostgreSQL server with its own empty cluster, in a temporary folder.
 ///
-/// Dropping it stops the server and removes the folder. So does the end of the process, even by SIGKILL, then a moment later and
-/// without anybody's doing: see [`shared`].
+/// Dropping it stops the server and removes the folder. So does the end of the process a moment later, even by SIGKILL.
 ///
-/// All of its functions block, for a second at most; none needs a Tokio runtime or minds one.
+/// All functions block for a second at most, and work with or without a Tokio runtime.
 #[derive(Debug)]
 pub struct Cluster {
-    keeper: Mutex<Keeper>,
+    supervisor: Mutex<Supervisor>,
     folder: PathBuf,
     port: u16,
     databases: AtomicUsize,
 }
 
-/// How a new database differs from an ordinary one (UTF-8, `C` collation, the server's settings).
+/// Options of a new database that differ from the defaults (UTF-8, `C` collation, the server's settings).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DatabaseOptions<'a> {
-    /// Collation and character classes, for example `C.UTF-8`; it must be known to the machine.
+    /// Collation and character classes, for example `C.UTF-8`; the machine must support it.
     pub locale: Option<&'a str>,
-    /// What every new session finds set, for example `("timezone", "America/New_York")`.
+    /// Settings of every new session, for example `("timezone", "America/New_York")`.
     pub settings: &'a [(&'a str, &'a str)],
 }
 
-/// The cluster of this process: started when first asked for, and stopped when the process ends.
+/// The cluster of this process: started on first use, stopped when the process ends.
 ///
 /// # Panics
-/// If no cluster can be started: a test could do no better.
+/// If no cluster can be started.
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| {
@@ -115,12 +114,12 @@ pub fn shared() -> &'static Cluster {
     })
 }
 
-/// Runs SQL through `psql` and returns the rows, one a line, columns separated by `|`, NULL as nothing.
+/// Runs SQL with `psql` and returns the rows, one per line, columns separated by `|`, NULL as an empty string.
 ///
-/// Several statements may be given; each commits by itself and the first that fails ends the run.
+/// Each of several statements commits on its own, and the first failure ends the run.
 ///
 /// # Errors
-/// If there is no `psql`, no connection, or a statement fails; the error holds what psql wrote.
+/// If there is no `psql`, no connection, or a statement fails; the error contains psql's output.
 pub fn psql(url: &str, sql: &str) -> Result<String> {
     let mut psql = without_pg_variables(Command::new(client()?))
         .args(["-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1", "-d", url])
@@ -131,7 +130,7 @@ pub fn psql(url: &str, sql: &str) -> Result<String> {
         .context("cannot run psql")?;
     let mut input = psql.stdin.take().context("psql has no stdin")?;
     let output = thread::scope(|scope| {
-        // In a thread of its own: psql answers while it reads. If it stops reading, its own words say why.
+        // In its own thread: psql writes while it reads. If it stops reading, its output says why.
         scope.spawn(move || input.write_all(sql.as_bytes()));
         psql.wait_with_output()
     })?;
@@ -152,65 +151,70 @@ impl Cluster {
     /// Starts a cluster for tests: no fsync, 200 connections, UTC.
     ///
     /// # Errors
-    /// If PostgreSQL is not installed or won't start; the error ends with the server's log.
+    /// If PostgreSQL is not installed or does not start; the error ends with the server's log.
     pub fn start() -> Result<Self> {
         Self::start_with(&[])
     }
 
-    /// Starts a cluster with settings of `postgresql.conf` that add to or override those of [`Cluster::start`], for example
-    /// `[("fsync", "on")]` to measure what production would feel.
+    /// Starts a cluster with settings for `postgresql.conf` that add to or override those of [`Cluster::start`], for example
+    /// `[("fsync", "on")]` to measure as in production.
     ///
     /// # Errors
     /// As [`Cluster::start`].
     pub fn start_with(settings: &[(&str, &str)]) -> Result<Self> {
-        let (mut keeper, folder) = Keeper::spawn()?;
-        if !keeper.order("init")? {
+        let (mut supervisor, folder) = Supervisor::spawn()?;
+        if !supervisor.command("init")? {
             bail!("initdb failed:\n{}", log_from(&folder, 0));
         }
         configure(&folder.join("data"), settings)?;
-        let port = keeper.start_on_some_port(&folder)?;
-        Ok(Self { keeper: Mutex::new(keeper), folder, port, databases: AtomicUsize::new(0) })
+        let port = supervisor.start_on_some_port(&folder)?;
+        Ok(Self {
+            supervisor: Mutex::new(supervisor),
+            folder,
+            port,
+            databases: AtomicUsize::new(0),
+        })
     }
 
-    /// The TCP port on 127.0.0.1; it stays the same over [`Cluster::restart`].
+    /// The TCP port on 127.0.0.1; [`Cluster::restart`] keeps it.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The temporary folder: it holds the data (`data`), the server's log (`log`) and its Unix socket.
+    /// The temporary folder with the data (`data`), the server's log (`log`) and its Unix socket.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// What the server has logged so far.
+    /// The server's log so far.
     pub fn log(&self) -> String {
         log_from(&self.folder, 0)
     }
 
-    /// The URL of a database of this name, whether it exists or not, for the superuser, who needs no password.
+    /// The URL of a database of this name for the superuser, whether the database exists or not.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{SUPERUSER}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Creates an empty database, with a name that begins with the hint, and returns its URL.
+    /// Creates an empty database whose name contains the hint, and returns its URL.
     ///
     /// # Errors
-    /// If the server is not there.
+    /// If the server is down.
     pub fn create_database(&self, name_hint: &str) -> Result<String> {
         self.create_database_with(name_hint, &DatabaseOptions::default())
     }
 
-    /// Creates an empty database that differs from the ordinary one, and returns its URL.
+    /// Creates an empty database with options, and returns its URL.
     ///
     /// # Errors
-    /// If the server is not there or refuses an option.
+    /// If the server is down or refuses an option.
     pub fn create_database_with(
         &self,
         name_hint: &str,
         options: &DatabaseOptions<'_>,
     ) -> Result<String> {
         let name = self.unused_name(name_hint);
-        // template0 is the only one that may be copied with another locale.
+        // Only template0 can be copied with another locale.
         let mut sql = format!("CREATE DATABASE {name} TEMPLATE template0");
         if let Some(locale) = options.locale {
             sql += &format!(" LOCALE {}", literal(locale));
@@ -223,11 +227,11 @@ impl Cluster {
         Ok(self.url(&name))
     }
 
-    /// Creates an empty database that belongs to a role which must give its password, and returns its URL with the password.
-    /// The role is no superuser. If it exists already, it gets this password.
+    /// Creates an empty database owned by a role with this password, and returns its URL with the password.
+    /// The role is not a superuser. An existing role gets this password.
     ///
     /// # Errors
-    /// If the server is not there.
+    /// If the server is down.
     pub fn url_with_password(&self, user: &str, password: &str) -> Result<String> {
         let (name, role) = (self.unused_name(user), identifier(user));
         self.administer(&format!(
@@ -252,25 +256,25 @@ impl Cluster {
         ))
     }
 
-    /// Stops the server at once, as a crash would: sessions are cut, what was committed stays.
+    /// Stops the server at once, like a crash: sessions are cut, committed data stays.
     ///
     /// # Errors
-    /// If the keeper of the server is gone.
+    /// If the supervisor has ended.
     pub fn stop(&self) -> Result<()> {
-        ensure!(self.keeper().order("stop")?, "PostgreSQL did not stop");
+        ensure!(self.supervisor().command("stop")?, "PostgreSQL did not stop");
         Ok(())
     }
 
     /// Stops the server at once, if it runs, and starts it again on the same port.
     ///
     /// # Errors
-    /// If it won't start; the error ends with the server's log.
+    /// If it does not start; the error ends with the server's log.
     pub fn restart(&self) -> Result<()> {
-        let mut keeper = self.keeper();
-        keeper.order("stop")?;
-        // Another process may have taken the port for a moment.
+        let mut supervisor = self.supervisor();
+        supervisor.command("stop")?;
+        // Another process may use the port for a moment.
         for _ in 0..50 {
-            match keeper.start_on(self.port, &self.folder)? {
+            match supervisor.start_on(self.port, &self.folder)? {
                 Started::Yes => return Ok(()),
                 Started::PortTaken => thread::sleep(Duration::from_millis(100)),
             }
@@ -278,8 +282,8 @@ impl Cluster {
         bail!("port {} was taken while PostgreSQL was down", self.port)
     }
 
-    fn keeper(&self) -> MutexGuard<'_, Keeper> {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    fn supervisor(&self) -> MutexGuard<'_, Supervisor> {
+        self.supervisor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn administer(&self, sql: &str) -> Result<()> {
@@ -293,17 +297,17 @@ impl Cluster {
             .take(40)
             .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
             .collect();
-        // Never first in the name, so that a hint of digits or of nothing makes a name too.
+        // With a prefix, so that a hint of digits or an empty one is valid too.
         format!("t_{hint}_{number}")
     }
 }
 
-/// The shell of [`KEEPER`] and the pipes to it.
+/// The shell of [`SUPERVISOR`] and the pipes to it.
 #[derive(Debug)]
-struct Keeper {
+struct Supervisor {
     shell: Child,
-    /// None once it is being dropped: that is what tells the shell to end.
-    orders: Option<ChildStdin>,
+    /// `None` once dropped: closing the pipe ends the shell.
+    commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
@@ -312,13 +316,13 @@ enum Started {
     PortTaken,
 }
 
-impl Keeper {
-    /// Starts the shell; returns it with the folder it made.
+impl Supervisor {
+    /// Starts the shell; returns it with its folder.
     fn spawn() -> Result<(Self, PathBuf)> {
         let mut command = without_pg_variables(Command::new("sh"));
-        command.args(["-c", KEEPER, "ethtally-postgres"]).arg(server_programs()?);
+        command.args(["-c", SUPERVISOR, "ethtally-postgres"]).arg(server_programs()?);
         if runs_as_root() {
-            // The server refuses to be root. setpriv becomes the server, where su and runuser would stay its parent.
+            // The server refuses to run as root. setpriv execs the server, while su and runuser would stay its parent.
             command.args([
                 "setpriv",
                 "--reuid=postgres",
@@ -332,39 +336,39 @@ impl Keeper {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // Out of reach of a Ctrl-C or a kill that is meant for the tests: it must outlive them to clean up.
+            // A Ctrl-C or kill for the tests must not reach it: it outlives them to clean up.
             .process_group(0)
             .spawn()
             .context("cannot run sh")?;
-        let mut keeper = Self {
-            orders: shell.stdin.take(),
+        let mut supervisor = Self {
+            commands: shell.stdin.take(),
             answers: BufReader::new(shell.stdout.take().context("sh has no stdout")?),
             shell,
         };
-        let folder = keeper.answer()?;
-        ensure!(!folder.is_empty(), "cannot make a temporary folder for PostgreSQL");
-        Ok((keeper, PathBuf::from(folder)))
+        let folder = supervisor.answer()?;
+        ensure!(!folder.is_empty(), "cannot create a temporary folder for PostgreSQL");
+        Ok((supervisor, PathBuf::from(folder)))
     }
 
     fn answer(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.answers.read_line(&mut line).context("the keeper of PostgreSQL is gone")?;
+        self.answers.read_line(&mut line).context("the PostgreSQL supervisor has ended")?;
         Ok(line.trim_end().to_owned())
     }
 
-    fn order(&mut self, order: &str) -> Result<bool> {
-        let orders = self.orders.as_mut().context("the keeper of PostgreSQL is going")?;
-        writeln!(orders, "{order}").context("the keeper of PostgreSQL is gone")?;
+    fn command(&mut self, command: &str) -> Result<bool> {
+        let commands = self.commands.as_mut().context("the PostgreSQL supervisor is stopping")?;
+        writeln!(commands, "{command}").context("the PostgreSQL supervisor has ended")?;
         match self.answer()?.as_str() {
             "ok" => Ok(true),
             "failed" => Ok(false),
-            _ => bail!("the keeper of PostgreSQL is gone"),
+            _ => bail!("the PostgreSQL supervisor has ended"),
         }
     }
 
     fn start_on(&mut self, port: u16, folder: &Path) -> Result<Started> {
         let logged = log_from(folder, 0).len();
-        if self.order(&format!("start {port}"))? {
+        if self.command(&format!("start {port}"))? {
             return Ok(Started::Yes);
         }
         let log = log_from(folder, logged);
@@ -376,9 +380,9 @@ impl Keeper {
 
     fn start_on_some_port(&mut self, folder: &Path) -> Result<u16> {
         for _ in 0..50 {
-            // Below the range that outgoing connections get their ports from, so that none takes it during a restart.
+            // Below the range of ephemeral ports, so that no outgoing connection takes it during a restart.
             let port = 20_000 + u16::try_from(RandomState::new().build_hasher().finish() % 12_000)?;
-            // A look first: it is quicker than a server that won't start. What happens after the look, start_on sees.
+            // Checking first is faster than a failing server; start_on handles a race.
             if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
                 continue;
             }
@@ -390,9 +394,9 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Supervisor {
     fn drop(&mut self) {
-        drop(self.orders.take());
+        drop(self.commands.take());
         let _ = self.shell.wait();
     }
 }
@@ -400,7 +404,7 @@ impl Drop for Keeper {
 fn configure(data: &Path, settings: &[(&str, &str)]) -> Result<()> {
     let mut lines = String::new();
     for (setting, value) in SETTINGS.iter().chain(settings) {
-        // The last line of a setting counts.
+        // The last occurrence of a setting wins.
         lines += &format!("{setting} = {}\n", literal(value));
     }
     fs::OpenOptions::new()
@@ -424,7 +428,7 @@ fn log_from(folder: &Path, from: usize) -> String {
     String::from_utf8_lossy(log.get(from..).unwrap_or_default()).into_owned()
 }
 
-/// The folder that holds `initdb` and `postgres`: one of PATH, else the newest of Debian's.
+/// The folder with `initdb` and `postgres`: from PATH, else the newest of Debian's.
 fn server_programs() -> Result<PathBuf> {
     path_folders()
         .into_iter()
@@ -435,7 +439,7 @@ fn server_programs() -> Result<PathBuf> {
         )
 }
 
-/// `psql`: the server's own, else one of PATH or of Debian's.
+/// `psql`: the server's own, else from PATH or Debian's.
 fn client() -> Result<PathBuf> {
     server_programs()
         .into_iter()
@@ -463,12 +467,12 @@ fn debian_folders() -> Vec<PathBuf> {
     versions.into_iter().rev().map(|(_, folder)| folder).collect()
 }
 
-/// Whether a file that this process makes belongs to root: std has no getuid.
+/// Whether this process runs as root; std has no getuid.
 fn runs_as_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// PGHOST, PGOPTIONS and their like would lead the programs astray.
+/// Removes PGHOST, PGOPTIONS and the like, which would affect the programs.
 fn without_pg_variables(mut command: Command) -> Command {
     for (variable, _) in std::env::vars_os() {
         if variable.to_str().is_some_and(|name| name.starts_with("PG")) {

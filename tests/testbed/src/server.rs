@@ -1,4 +1,4 @@
-//! A server in a thread of its own, so that it answers while a test waits for a process.
+//! A server in its own thread, so that it responds while a test waits for a process.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::{runtime, sync::oneshot};
 
-/// A server on a port of its own. It ends when this is dropped.
+/// A server on its own port. It stops when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     address: SocketAddr,
@@ -17,7 +17,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Finds a port and runs `serve` on it. The name is the one of its threads.
+    /// Binds a free port and runs `serve` on it, in threads of this name.
     pub(crate) fn start<S>(
         name: &str,
         serve: impl FnOnce(tokio::net::TcpListener) -> S + Send + 'static,
@@ -26,7 +26,7 @@ impl Server {
         S: Future<Output = ()>,
     {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .with_context(|| format!("found no port for the {name}"))?;
+            .with_context(|| format!("no free port for the {name}"))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = runtime::Builder::new_multi_thread()
@@ -46,7 +46,7 @@ impl Server {
                     _ = stopped => {}
                 }
             });
-            // Hanging requests never end by themselves.
+            // Hanging requests never end on their own.
             runtime.shutdown_timeout(Duration::from_secs(1));
         });
         Ok(Self { address, running: Some((stop, thread)) })

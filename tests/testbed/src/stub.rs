@@ -1,14 +1,14 @@
-//! A stub node: it stands in front of a real one, passes JSON-RPC through, and injects the faults that real providers show and a
-//! local node never does. It keeps a journal of all that it was asked.
+//! A stub node: an HTTP proxy in front of a real node that injects faults which providers show and a local node never does, and
+//! records all requests.
 //!
-//! - `fault`: what can go wrong; `when`: to which requests. Neither knows of HTTP servers.
-//! - `aggregate3` and `packed`: the calls whose wallets are counted and whose answers are tampered with; `blocks`: of which block.
-//! - `proxy`: a request's way from rule to answer; `line`: connections that can be broken.
+//! - `fault`: the faults; `when`: which requests they affect. Neither knows HTTP.
+//! - `aggregate3` and `packed`: decode these calls and corrupt their results; `blocks`: the block of a request.
+//! - `proxy`: from request to response; `connection`: TCP connections that can be broken.
 
 mod aggregate3;
 mod blocks;
+mod connection;
 mod fault;
-mod line;
 mod packed;
 mod proxy;
 mod when;
@@ -24,36 +24,36 @@ use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
 pub use fault::Fault;
-pub use packed::Lie;
+pub use packed::Corruption;
 pub use when::When;
 
 use crate::server::Server;
 use proxy::{Proxy, Upstream};
 
-/// A JSON-RPC request that a stub was asked. Each request of a batch is one of these.
+/// A JSON-RPC request that a stub received. Each request of a batch is recorded on its own.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Seen {
+pub struct RecordedRequest {
     /// When it arrived.
     pub at: Instant,
-    /// Its method; empty if the body was no JSON-RPC.
+    /// Its method; empty if the body was not JSON-RPC.
     pub method: String,
     /// Its parameters, or null: see [`Stub::keep_params`].
     pub params: Value,
-    /// The size of the HTTP body that it came in.
+    /// The size of its HTTP body.
     pub bytes: usize,
-    /// How many HTTP requests were on hand when it arrived, its own among them.
-    pub on_hand: usize,
-    /// `passed`, or the name of the fault it met: see [`Fault::name`].
+    /// Number of HTTP requests in flight when it arrived, including its own.
+    pub in_flight: usize,
+    /// `passed`, or the name of the fault it got: see [`Fault::name`].
     pub answered: String,
 }
 
-impl Seen {
-    /// How many wallets it asks about, if it is a packed call or an `aggregate3` with so many parts a wallet.
+impl RecordedRequest {
+    /// Number of wallets it asks about, if it is a packed call or an `aggregate3` with this many parts per wallet.
     pub fn wallets(&self, parts: usize) -> Option<usize> {
         fault::wallets_of(&self.request(), parts)
     }
 
-    /// Whether it is a call that brings the code along which answers it.
+    /// Whether it is an `eth_call` with a state override that sets the called code.
     pub fn is_packed(&self) -> bool {
         packed::wallets(&self.request()).is_some()
     }
@@ -63,9 +63,9 @@ impl Seen {
     }
 }
 
-/// A node with faults. It serves HTTP on any path of a port of its own until it is dropped.
+/// A node with faults. It serves HTTP on every path of its own port until it is dropped.
 ///
-/// It runs in a thread of its own, so that it answers while a test waits for a process.
+/// It runs in its own thread, so that it responds while a test waits for a process.
 #[derive(Debug)]
 pub struct Stub {
     proxy: Arc<Proxy>,
@@ -73,10 +73,10 @@ pub struct Stub {
 }
 
 impl Stub {
-    /// Starts a stub that passes on to the node at this `http://` URL. The node may come later, and go.
+    /// Starts a stub in front of the node at this `http://` URL. The node may start later or stop.
     ///
     /// # Errors
-    /// If the URL is not one of HTTP, or there is no port to listen on.
+    /// If the URL is not an `http://` URL, or there is no free port.
     pub fn in_front_of(upstream_url: &str) -> Result<Self> {
         let proxy = Arc::new(Proxy::new(Upstream::new(upstream_url)?));
         let served = Arc::clone(&proxy);
@@ -84,12 +84,12 @@ impl Stub {
         Ok(Self { proxy, server })
     }
 
-    /// The URL of a port that refuses connections, for as long as this process lives.
+    /// The URL of a port that refuses connections for the life of this process.
     ///
     /// # Panics
-    /// If this machine has no port left.
+    /// If there is no free port.
     pub fn dead() -> String {
-        // Bound and never listened on, so that nobody else can get the port and listen.
+        // Bound but never listening, so that no other process can use the port.
         static SOCKET: OnceLock<(TcpSocket, SocketAddr)> = OnceLock::new();
         let (_, address) = SOCKET.get_or_init(|| {
             let socket = TcpSocket::new_v4().expect("a socket");
@@ -100,54 +100,60 @@ impl Stub {
         format!("http://{address}")
     }
 
-    /// Where it serves: `http://127.0.0.1:PORT`.
+    /// Its URL: `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.server.address())
     }
 
-    /// The same with a path, as providers put their keys there: `stub.url_with_path("/v2/SECRETKEY")`.
+    /// Its URL with a path, where providers put their keys: `stub.url_with_path("/v2/SECRETKEY")`.
     pub fn url_with_path(&self, path: &str) -> String {
         format!("{}/{}", self.url(), path.trim_start_matches('/'))
     }
 
-    /// Adds a rule. Rules are tried in the order they were added, and the first that matches a request answers it; only
-    /// [`Fault::Delay`] holds the request up and lets the rules after it have their say too.
+    /// Adds a rule. Rules are tried in the order they were added, and the first that matches a request decides; only
+    /// [`Fault::Delay`] delays the request and lets later rules apply too.
     pub fn fault(&self, fault: Fault, when: When) {
-        self.proxy.add_rule(when.always_with(fault));
+        self.proxy.add_rule(when.with_fault(fault));
     }
 
-    /// Adds a rule that answers the first request it matches with the first of these faults, the second with the second and so
-    /// on, and no more once they are used up. [`Fault::Pass`] stands for a request without a fault.
+    /// Adds a rule that gives the first matching request the first of these faults, the second request the second, and so on until
+    /// they are used up. [`Fault::Pass`] stands for a request without a fault.
     pub fn script(&self, faults: impl IntoIterator<Item = Fault>, when: When) {
-        self.proxy.add_rule(when.one_by_one(faults.into_iter().collect()));
+        self.proxy.add_rule(when.with_script(faults.into_iter().collect()));
     }
 
-    /// Removes all rules: from now on everything passes.
+    /// Removes all rules, so that everything passes.
     pub fn clear(&self) {
         self.proxy.clear_rules();
     }
 
-    /// What it was asked so far, in order of arrival.
-    pub fn requests(&self) -> Vec<Seen> {
+    /// The requests recorded so far, in order of arrival.
+    pub fn requests(&self) -> Vec<RecordedRequest> {
         self.proxy.journal().clone()
     }
 
-    /// How often it was asked this method so far.
+    /// The `eth_call`s recorded so far, in order of arrival.
+    pub fn eth_calls(&self) -> Vec<RecordedRequest> {
+        let journal = self.proxy.journal();
+        journal.iter().filter(|request| request.method == "eth_call").cloned().collect()
+    }
+
+    /// Number of recorded requests of this method.
     pub fn count(&self, method: &str) -> usize {
         self.proxy.journal().iter().filter(|seen| seen.method == method).count()
     }
 
-    /// How many HTTP requests it had on its hands at the same time, at most.
-    pub fn most_at_once(&self) -> usize {
-        self.proxy.most_at_once()
+    /// The highest number of HTTP requests in flight at the same time.
+    pub fn max_in_flight(&self) -> usize {
+        self.proxy.max_in_flight()
     }
 
-    /// Empties the journal and begins to count anew; the rules stay.
+    /// Clears the recorded requests and the highest number in flight; keeps the rules.
     pub fn forget(&self) {
         self.proxy.forget();
     }
 
-    /// Whether the journal keeps parameters, as it does at first. A long benchmark had better not: they are most of its traffic.
+    /// Whether recorded requests include their parameters, which is the default. They take much memory in a long run.
     pub fn keep_params(&self, keep: bool) {
         self.proxy.keep_params(keep);
     }

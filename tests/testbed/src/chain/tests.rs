@@ -8,21 +8,21 @@ use super::*;
 use crate::contracts::{MULTICALL3, multicall3_code};
 use crate::genesis::{delegators_of, holding, provider_of, wallet};
 
-/// A provider's delegators have to have something for these tests to say anything.
+/// A provider whose delegators hold stakes.
 const PROVIDER: u64 = 3;
 
 fn audio(amount: u64) -> U256 {
     U256::from(amount) * U256::from(10).pow(U256::from(18))
 }
 
-/// What `balanceOf` returns, as it comes.
+/// The raw result of `balanceOf`.
 async fn raw_balance(chain: &Chain, wallet: Address) -> Result<Bytes, String> {
     let call = audio::balanceOfCall { account: wallet };
     let request = TransactionRequest::default().to(AUDIO).input(call.abi_encode().into());
     chain.provider().call(request).block(BlockId::latest()).await.map_err(|error| error.to_string())
 }
 
-/// How the totals of some wallets change by doing something. Growth comes first, loss second.
+/// How an action changes the totals of some wallets, as gain and loss.
 async fn change<T>(
     chain: &Chain,
     wallets: &[Address],
@@ -52,7 +52,7 @@ const fn shrinks(by: U256) -> (U256, U256) {
 const STAYS: (U256, U256) = (U256::ZERO, U256::ZERO);
 
 #[tokio::test]
-async fn multicall3_is_the_genuine_one_and_answers() {
+async fn multicall3_is_the_original_and_works() {
     // EXTCODEHASH of Multicall3 on mainnet.
     let mainnet = b256!("d5c15df687b16f2ff992fc8d767b4216323184a2bbc6ee2f9c398c318e770891");
     assert_eq!(keccak256(multicall3_code()), mainnet);
@@ -81,7 +81,7 @@ async fn multicall3_is_the_genuine_one_and_answers() {
 }
 
 #[tokio::test]
-async fn the_chain_starts_with_what_genesis_says() {
+async fn the_chain_starts_with_the_genesis_holdings() {
     let chain = Chain::builder().wallets(3_000).start().await.unwrap();
     assert_eq!(chain.provider().get_chain_id().await.unwrap(), 1);
     assert_eq!(chain.block_number().await.unwrap(), 0);
@@ -90,7 +90,7 @@ async fn the_chain_starts_with_what_genesis_says() {
     }
     assert_eq!(chain.total(wallet(3_000)).await.unwrap(), U256::ZERO);
 
-    // The books agree: the Staking contract holds what all have staked.
+    // The Staking contract holds all stakes.
     let staked: U256 = crate::genesis::holdings(3_000).map(|holding| holding.staked).sum();
     assert_eq!(chain.total(STAKING).await.unwrap(), staked);
 
@@ -121,7 +121,7 @@ async fn transfers_and_mints_change_totals_and_the_past_stays() {
 }
 
 #[tokio::test]
-async fn stakes_change_totals_only_where_no_transfer_says_so() {
+async fn only_stakes_without_a_transfer_of_the_user_change_totals() {
     let chain = Chain::builder().start().await.unwrap();
     let user = wallet(5_001);
     chain.mint(user, audio(10)).await.unwrap();
@@ -144,7 +144,7 @@ async fn stakes_change_totals_only_where_no_transfer_says_so() {
 }
 
 #[tokio::test]
-async fn delegating_moves_the_providers_total() {
+async fn delegating_changes_the_providers_total() {
     let chain = Chain::builder().start().await.unwrap();
     let (delegator, provider) = (wallet(5_001), wallet(PROVIDER));
     chain.mint(delegator, audio(10)).await.unwrap();
@@ -164,7 +164,7 @@ async fn delegating_moves_the_providers_total() {
     let held = chain.holding_at(delegator, chain.block_number().await.unwrap()).await.unwrap();
     assert_eq!(held, Holding { balance: audio(10), ..Holding::default() });
 
-    // One who was there from the beginning can be sent away too, once.
+    // A delegator from genesis can be removed too, once.
     let first = delegators_of(PROVIDER)[0];
     let amount = holding(first).delegated;
     assert_eq!(
@@ -189,7 +189,10 @@ async fn claims_and_slashes_reach_every_delegator() {
     let expected: Vec<_> =
         [audio(5_000)].into_iter().chain(shares(audio(5_000))).map(grows).collect();
     assert_eq!(claim, expected);
-    assert!(claim[1..].iter().any(|(grown, _)| *grown > audio(1)), "a share worth the name");
+    assert!(
+        claim[1..].iter().any(|(grown, _)| *grown > audio(1)),
+        "one share is more than 1 AUDIO"
+    );
 
     let chain = Chain::builder().start().await.unwrap();
     let slash = change(&chain, &everybody, chain.slash(provider, audio(5_000))).await;
@@ -297,7 +300,7 @@ async fn events_are_those_of_the_real_contracts() {
 }
 
 #[tokio::test]
-async fn each_fault_is_what_it_says() {
+async fn each_token_fault_behaves_as_documented() {
     let chain = Chain::builder().faulty().start().await.unwrap();
     let n = (10..).find(|&n| holding(n).balance > audio(1)).unwrap();
     let balance = holding(n).balance.to_be_bytes::<32>();
@@ -306,30 +309,30 @@ async fn each_fault_is_what_it_says() {
         raw_balance(&chain, wallet(n)).await
     };
     assert_eq!(raw_balance(&chain, wallet(n)).await.unwrap()[..], balance);
-    let reverted = ask(Fault::Revert).await.unwrap_err();
+    let reverted = ask(TokenFault::Revert).await.unwrap_err();
     assert!(reverted.contains("faulty"), "{reverted}");
-    let burnt = ask(Fault::BurnGas).await.unwrap_err();
+    let burnt = ask(TokenFault::BurnGas).await.unwrap_err();
     assert!(!burnt.contains("faulty"), "{burnt}");
-    assert_eq!(ask(Fault::Return0).await.unwrap(), Bytes::new());
-    assert_eq!(ask(Fault::Return31).await.unwrap()[..], balance[..31]);
-    assert_eq!(ask(Fault::Return64).await.unwrap()[..], [balance, [0; 32]].concat());
-    assert_eq!(ask(Fault::ReturnMax).await.unwrap()[..], [0xff; 32]);
-    assert_eq!(ask(Fault::None).await.unwrap()[..], balance);
+    assert_eq!(ask(TokenFault::Return0).await.unwrap(), Bytes::new());
+    assert_eq!(ask(TokenFault::Return31).await.unwrap()[..], balance[..31]);
+    assert_eq!(ask(TokenFault::Return64).await.unwrap()[..], [balance, [0; 32]].concat());
+    assert_eq!(ask(TokenFault::ReturnMax).await.unwrap()[..], [0xff; 32]);
+    assert_eq!(ask(TokenFault::None).await.unwrap()[..], balance);
 
-    // Only the wallet itself, and only its balanceOf.
-    ask(Fault::Return64).await.unwrap();
+    // Only this wallet, and only its balanceOf.
+    ask(TokenFault::Return64).await.unwrap();
     assert!(chain.total(wallet(n)).await.is_err());
     assert_eq!(chain.total(wallet(n + 1)).await.unwrap(), holding(n + 1).total());
     chain.transfer(wallet(n), wallet(n + 1), U256::ONE).await.unwrap();
 
     let sound = Chain::builder().start().await.unwrap();
-    assert!(sound.set_fault(wallet(n), Fault::Revert).await.is_err());
+    assert!(sound.set_fault(wallet(n), TokenFault::Revert).await.is_err());
 }
 
 #[tokio::test]
-async fn burnt_gas_is_gone_for_the_calls_that_come_after() {
+async fn burnt_gas_is_missing_in_later_calls() {
     let chain = Chain::builder().faulty().gas_limit(1_000_000).start().await.unwrap();
-    chain.set_fault(wallet(10), Fault::BurnGas).await.unwrap();
+    chain.set_fault(wallet(10), TokenFault::BurnGas).await.unwrap();
     let calls = (10..14)
         .map(|n| IMulticall3::Call3 {
             target: AUDIO,
@@ -365,7 +368,7 @@ async fn a_thousand_transfers_fit_into_a_block() {
 }
 
 #[tokio::test]
-async fn the_past_can_be_undone() {
+async fn blocks_can_be_reorganised_and_reverted() {
     let chain = Chain::builder().start().await.unwrap();
     let user = wallet(5_001);
     chain.mine(3).await.unwrap();
@@ -387,14 +390,14 @@ async fn the_past_can_be_undone() {
 }
 
 #[tokio::test]
-async fn a_chain_with_a_clock_mines_by_itself() {
+async fn a_chain_with_a_block_time_mines_on_its_own() {
     let chain = Chain::builder().arg("--block-time").arg("1").start().await.unwrap();
     chain.mint(wallet(5_001), audio(1)).await.unwrap();
     assert_eq!(chain.total(wallet(5_001)).await.unwrap(), audio(1));
 }
 
 #[tokio::test]
-async fn a_clock_can_be_switched_on_and_off() {
+async fn interval_mining_can_be_switched_on_and_off() {
     let chain = Chain::builder().start().await.unwrap();
     chain.set_interval_mining(1).await.unwrap();
     chain.mint(wallet(5_001), audio(1)).await.unwrap();
@@ -411,7 +414,7 @@ async fn a_clock_can_be_switched_on_and_off() {
 }
 
 #[tokio::test]
-async fn logs_are_those_of_the_blocks_asked_for() {
+async fn logs_are_those_of_the_requested_blocks() {
     let chain = Chain::builder().start().await.unwrap();
     for _ in 0..4 {
         chain.mint(wallet(5_001), audio(1)).await.unwrap();
@@ -423,13 +426,13 @@ async fn logs_are_those_of_the_blocks_asked_for() {
 }
 
 #[tokio::test]
-async fn anvils_own_words_say_why_it_does_not_start() {
+async fn a_failed_start_reports_anvils_output() {
     let error = Chain::builder().arg("--no-such-argument").start().await.unwrap_err();
     assert!(error.to_string().contains("--no-such-argument"), "{error}");
 }
 
 #[test]
-fn a_chain_serves_more_than_the_runtime_that_started_it() {
+fn a_chain_outlives_the_runtime_that_started_it() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let chain = runtime().block_on(async {
         let chain = Chain::builder().start().await.unwrap();

@@ -7,7 +7,7 @@ use super::*;
 const FOLDER_OF_THE_KILLED: &str = "ETHTALLY_TESTBED_KILLED";
 
 #[test]
-fn databases_are_apart_and_take_settings() {
+fn databases_are_separate_and_have_their_own_settings() {
     let cluster = shared();
     let one = cluster.create_database("Wallets of A-1").unwrap();
     let two = cluster
@@ -37,7 +37,7 @@ fn databases_are_apart_and_take_settings() {
 }
 
 #[test]
-fn psql_takes_and_gives_more_than_a_pipe_holds() {
+fn psql_reads_and_writes_more_than_a_pipe_buffer() {
     let url = shared().create_database("wide").unwrap();
     let long = "x".repeat(1_000_000);
     let rows = psql(&url, &format!("SELECT '{long}';\nSELECT '{long}';\nSELECT 3;")).unwrap();
@@ -45,7 +45,7 @@ fn psql_takes_and_gives_more_than_a_pipe_holds() {
 }
 
 #[test]
-fn restart_keeps_what_was_committed_and_the_port() {
+fn restart_keeps_committed_data_and_the_port() {
     let cluster = Cluster::start().unwrap();
     let url = cluster.create_database("kept").unwrap();
     psql(&url, "CREATE TABLE t (id int)").unwrap();
@@ -75,7 +75,7 @@ fn settings_override_the_defaults() {
 }
 
 #[test]
-fn a_role_with_a_password_must_give_it() {
+fn a_role_with_a_password_needs_it() {
     let cluster = shared();
     let url = cluster.url_with_password("tally user", "p@ss/w:rd'%").unwrap();
     assert_eq!(psql(&url, "SELECT current_user").unwrap(), "tally user");
@@ -91,7 +91,7 @@ fn a_role_with_a_password_must_give_it() {
 }
 
 #[test]
-fn dropped_it_leaves_nothing() {
+fn dropping_it_leaves_nothing() {
     let cluster = Cluster::start().unwrap();
     let traces = Traces::of(cluster.folder());
     assert!(traces.all_there());
@@ -113,10 +113,10 @@ fn a_panic_leaves_nothing() {
 }
 
 #[test]
-fn killed_its_process_leaves_nothing() {
+fn killing_the_process_leaves_nothing() {
     let note = std::env::temp_dir().join(format!("ethtally-killed-{}", std::process::id()));
     let mut process = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "postgres::tests::starts_a_cluster_and_waits_for_its_end", "--ignored"])
+        .args(["--exact", "postgres::tests::starts_a_cluster_and_waits_to_be_killed", "--ignored"])
         .env(FOLDER_OF_THE_KILLED, &note)
         .stdout(Stdio::null())
         .spawn()
@@ -131,12 +131,13 @@ fn killed_its_process_leaves_nothing() {
 
     process.kill().unwrap();
     process.wait().unwrap();
-    within(Duration::from_secs(20), || traces.all_gone().then_some(())).expect("nothing is left");
+    within(Duration::from_secs(20), || traces.all_gone().then_some(()))
+        .expect("everything is removed");
 }
 
 #[test]
-#[ignore = "the process that killed_its_process_leaves_nothing kills"]
-fn starts_a_cluster_and_waits_for_its_end() {
+#[ignore = "the process that killing_the_process_leaves_nothing starts and kills"]
+fn starts_a_cluster_and_waits_to_be_killed() {
     let Some(note) = std::env::var_os(FOLDER_OF_THE_KILLED) else {
         return;
     };

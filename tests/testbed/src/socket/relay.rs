@@ -1,4 +1,4 @@
-//! A connection's way through the socket: upgrade, the node behind, and messages back and forth.
+//! One connection through the proxy: the upgrade, the connection to the node, and the messages.
 
 use std::{collections::BTreeMap, future, sync::Arc, time::Duration};
 
@@ -20,16 +20,16 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    book::{Book, End, Hold, Place, Seat},
-    line::Line,
+    connection::FaultyStream,
+    registry::{Hold, Registration, Registry, Session, Termination},
 };
 
-type Peer = WebSocketStream<Line>;
+type Peer = WebSocketStream<FaultyStream>;
 
-/// How long the program may take to answer a close frame.
+/// Time limit for the program's close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The node behind.
+/// The upstream node.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     uri: Uri,
@@ -38,56 +38,60 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(url: &str) -> Result<Self> {
-        let uri: Uri = url.parse().context("the URL behind the socket is none")?;
-        ensure!(uri.scheme_str() == Some("ws"), "the socket passes on to ws:// URLs only");
+        let uri: Uri = url.parse().context("the upstream URL is invalid")?;
+        ensure!(uri.scheme_str() == Some("ws"), "the upstream URL must be ws://");
         let host = uri.host().unwrap_or_default();
         let address = format!("{host}:{}", uri.port_u16().unwrap_or(80));
         Ok(Self { uri, address })
     }
 
     async fn connect(&self) -> Result<Peer> {
-        let line = Line::new(TcpStream::connect(&self.address).await?);
-        Ok(client_async_with_config(&self.uri, line, Some(config())).await?.0)
+        let stream = FaultyStream::new(TcpStream::connect(&self.address).await?);
+        Ok(client_async_with_config(&self.uri, stream, Some(config())).await?.0)
     }
 }
 
-pub(super) async fn serve(listener: TcpListener, book: Arc<Book>, node: Node) {
+pub(super) async fn serve(listener: TcpListener, registry: Arc<Registry>, node: Node) {
     loop {
         if let Ok((stream, _)) = listener.accept().await {
-            let (book, node) = (Arc::clone(&book), node.clone());
-            tokio::spawn(async move { accept(stream, &book, &node).await });
+            let (registry, node) = (Arc::clone(&registry), node.clone());
+            tokio::spawn(async move { accept(stream, &registry, &node).await });
         } else {
-            // Out of file descriptors, most likely: some will come back.
+            // Probably out of file descriptors: retry later.
             sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
-/// A limit is the node's affair, or the program's.
+/// No limits: these are up to the node and the program.
 fn config() -> WebSocketConfig {
     WebSocketConfig::default().max_message_size(None).max_frame_size(None)
 }
 
-async fn accept(stream: TcpStream, book: &Arc<Book>, node: &Node) {
+async fn accept(stream: TcpStream, registry: &Arc<Registry>, node: &Node) {
     let node = node.connect().await;
-    let mut place = None;
-    let door = Door { enter: || node.is_ok().then(|| book.enter()).flatten(), place: &mut place };
-    let accepted = accept_hdr_async_with_config(Line::new(stream), door, Some(config())).await;
-    if let (Ok(program), Ok(node), Some(place)) = (accepted, node, place) {
-        attend(program, node, place).await;
+    let mut session = None;
+    let callback = UpgradeCallback {
+        register: || node.is_ok().then(|| registry.register()).flatten(),
+        session: &mut session,
+    };
+    let accepted =
+        accept_hdr_async_with_config(FaultyStream::new(stream), callback, Some(config())).await;
+    if let (Ok(program), Ok(node), Some(session)) = (accepted, node, session) {
+        relay_until_end(program, node, session).await;
     }
 }
 
-/// Answers an upgrade.
-struct Door<'a, F> {
-    enter: F,
-    place: &'a mut Option<Place>,
+/// Accepts or refuses an upgrade.
+struct UpgradeCallback<'a, F> {
+    register: F,
+    session: &'a mut Option<Session>,
 }
 
-impl<F: FnOnce() -> Option<Place>> Callback for Door<'_, F> {
+impl<F: FnOnce() -> Option<Session>> Callback for UpgradeCallback<'_, F> {
     fn on_request(self, _: &Request, response: Response) -> Result<Response, ErrorResponse> {
-        *self.place = (self.enter)();
-        if self.place.is_some() {
+        *self.session = (self.register)();
+        if self.session.is_some() {
             return Ok(response);
         }
         let mut refusal = ErrorResponse::new(Some("Service Unavailable".to_owned()));
@@ -96,25 +100,32 @@ impl<F: FnOnce() -> Option<Place>> Callback for Door<'_, F> {
     }
 }
 
-/// Passes on until the test, the program or the node makes an end.
-async fn attend(mut program: Peer, mut node: Peer, place: Place) {
-    let Place { seat, mut ended, said, stalled } = place;
-    let held = Held::default();
-    let relay = Relay { program: &mut program, node: &mut node, seat: &seat, said, stalled, held };
+/// Relays messages until the test, the program or the node ends the connection.
+async fn relay_until_end(mut program: Peer, mut node: Peer, session: Session) {
+    let Session { registration, mut ended, injected, stalled } = session;
+    let queue = DelayQueue::default();
+    let relay = Relay {
+        program: &mut program,
+        node: &mut node,
+        registration: &registration,
+        injected,
+        stalled,
+        queue,
+    };
     let end = tokio::select! {
         biased;
         Ok(end) = &mut ended => end,
         end = relay.run() => end,
     };
-    drop(seat);
+    drop(registration);
     match end {
-        End::Gone => {}
-        End::Cut => program.into_inner().reset(),
-        End::Close(frame) => {
+        Termination::ClientGone => {}
+        Termination::Reset => program.into_inner().reset(),
+        Termination::Close(frame) => {
             let closing = async {
-                gag(&mut program, false).await;
+                mute(&mut program, false).await;
                 program.close(frame).await?;
-                // The program's own close frame, and then the end.
+                // The program's close frame, then the end of the stream.
                 while program.next().await.transpose()?.is_some() {}
                 anyhow::Ok(())
             };
@@ -126,17 +137,17 @@ async fn attend(mut program: Peer, mut node: Peer, place: Place) {
 struct Relay<'a> {
     program: &'a mut Peer,
     node: &'a mut Peer,
-    seat: &'a Seat,
-    said: mpsc::UnboundedReceiver<(Message, Hold)>,
+    registration: &'a Registration,
+    injected: mpsc::UnboundedReceiver<(Message, Hold)>,
     stalled: watch::Receiver<bool>,
-    held: Held,
+    queue: DelayQueue,
 }
 
 impl Relay<'_> {
-    async fn run(mut self) -> End {
+    async fn run(mut self) -> Termination {
         let mut stalled = self.stalled.clone();
         let mut until = async |on| {
-            // It fails without a book, and the seat has one.
+            // It fails only without a registry, and the registration holds one.
             let _ = stalled.wait_for(|stalled| *stalled == on).await;
         };
         loop {
@@ -145,98 +156,98 @@ impl Relay<'_> {
                 () = until(true) => {}
                 end = self.pass() => return end,
             }
-            self.held = Held::default();
+            self.queue = DelayQueue::default();
             tokio::select! {
                 biased;
                 () = until(false) => {}
-                end = self.keep_silent() => return end,
+                end = self.discard_all() => return end,
             }
-            gag(self.program, false).await;
-            gag(self.node, false).await;
+            mute(self.program, false).await;
+            mute(self.node, false).await;
         }
     }
 
-    async fn pass(&mut self) -> End {
+    async fn pass(&mut self) -> Termination {
         loop {
-            while let Some(message) = self.held.take_due() {
+            while let Some(message) = self.queue.take_due() {
                 if self.program.send(message).await.is_err() {
-                    return End::Gone;
+                    return Termination::ClientGone;
                 }
             }
-            let due = self.held.due();
+            let due = self.queue.due();
             tokio::select! {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-                Some((message, hold)) = self.said.recv() => self.held.put(message, &hold),
+                Some((message, hold)) = self.injected.recv() => self.queue.put(message, &hold),
                 message = self.program.next() => match message {
                     Some(Ok(message)) => {
                         let passes = is_data(&message)
-                            && self.seat.hear_program(&message.clone().into_data());
+                            && self.registration.record_from_program(&message.clone().into_data());
                         if passes && self.node.send(message).await.is_err() {
-                            return End::Cut;
+                            return Termination::Reset;
                         }
                     }
-                    _ => return End::Gone,
+                    _ => return Termination::ClientGone,
                 },
                 message = self.node.next() => match message {
-                    Some(Ok(Message::Close(frame))) => return End::Close(frame),
+                    Some(Ok(Message::Close(frame))) => return Termination::Close(frame),
                     Some(Ok(message)) if is_data(&message) => {
-                        if let Some(hold) = self.seat.hear_node(&message.clone().into_data()) {
-                            self.held.put(message, &hold);
+                        if let Some(hold) = self.registration.record_from_node(&message.clone().into_data()) {
+                            self.queue.put(message, &hold);
                         }
                     }
                     Some(Ok(_)) => {}
-                    _ => return End::Cut,
+                    _ => return Termination::Reset,
                 },
             }
         }
     }
 
-    /// Drops whatever comes, and lets neither end notice that the other one is gone. [`Relay::pass`] will see it.
-    async fn keep_silent(&mut self) -> End {
+    /// Discards all messages, and hides from each end that the other one has closed. [`Relay::pass`] notices that later.
+    async fn discard_all(&mut self) -> Termination {
         let mut broken = false;
-        gag(self.program, true).await;
-        gag(self.node, true).await;
+        mute(self.program, true).await;
+        mute(self.node, true).await;
         loop {
             tokio::select! {
                 message = self.program.next(), if !broken => match message {
                     Some(Ok(Message::Close(_))) => {
-                        self.seat.leave();
+                        self.registration.remove();
                         broken = true;
                     }
                     Some(Ok(_)) => {}
-                    _ => return End::Gone,
+                    _ => return Termination::ClientGone,
                 },
                 message = self.node.next(), if !broken => {
                     broken = !matches!(&message, Some(Ok(message)) if !message.is_close());
                 }
-                Some(_) = self.said.recv() => {}
+                Some(_) = self.injected.recv() => {}
                 else => future::pending().await,
             }
         }
     }
 }
 
-/// Pings are answered by either side for itself.
+/// Pings are excluded: each side answers its own.
 fn is_data(message: &Message) -> bool {
     message.is_text() || message.is_binary()
 }
 
-async fn gag(peer: &mut Peer, on: bool) {
-    // If it fails, the connection is gone, as the next to read from it will see.
+async fn mute(peer: &mut Peer, on: bool) {
+    // If it fails, the connection is broken, and the next read reports it.
     let _ = peer.flush().await;
-    peer.get_mut().gag(on);
+    peer.get_mut().mute(on);
 }
 
-/// Messages to the program, in the order of when they are due.
+/// Messages to the program, ordered by when they are due.
 #[derive(Debug, Default)]
-struct Held {
+struct DelayQueue {
     messages: BTreeMap<(Instant, usize), Message>,
-    /// When the last one is due of those that must keep their order.
+    /// When the last of the ordered messages is due.
     last: Option<Instant>,
     count: usize,
 }
 
-impl Held {
+impl DelayQueue {
     fn put(&mut self, message: Message, hold: &Hold) {
         let due = (Instant::now() + hold.all).max(self.last.unwrap_or_else(Instant::now));
         self.last = Some(due);

@@ -1,4 +1,4 @@
-//! One test a fault, against a real chain.
+//! One test per fault, against a real chain.
 
 mod client;
 
@@ -28,7 +28,7 @@ async fn setup() -> (Chain, Socket) {
 async fn until(mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < PATIENCE, "it does not become true");
+        assert!(began.elapsed() < PATIENCE, "timed out");
         sleep(Duration::from_millis(2)).await;
     }
 }
@@ -66,7 +66,7 @@ async fn passes_both_ways_and_counts() {
 }
 
 #[tokio::test]
-async fn knows_the_subscriptions_of_a_batch() {
+async fn counts_the_subscriptions_of_a_batch() {
     let (_chain, socket) = setup().await;
     let mut client = Client::to(&socket).await;
     let one = |id: u64, kind: &str| json!({ "jsonrpc": "2.0", "id": id, "method": "eth_subscribe", "params": [kind] });
@@ -103,7 +103,7 @@ async fn close() {
         Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1008),
         other => panic!("{other:?}"),
     }
-    assert!(client.next_raw().await.is_none(), "the handshake of closing comes to its end");
+    assert!(client.next_raw().await.is_none(), "the closing handshake completes");
     assert_eq!(Client::to(&socket).await.ask("eth_chainId", json!([])).await, "0x1");
 }
 
@@ -120,7 +120,7 @@ async fn refuse() {
 }
 
 #[tokio::test]
-async fn stall_loses_what_was_said_meanwhile() {
+async fn stall_loses_messages_sent_meanwhile() {
     let (chain, socket) = setup().await;
     let mut client = Client::to(&socket).await;
     client.subscribe(json!(["newHeads"])).await;
@@ -128,10 +128,10 @@ async fn stall_loses_what_was_said_meanwhile() {
     chain.mine(2).await.unwrap();
     client.stream.send(Message::Ping("?".into())).await.unwrap();
     client.request("eth_chainId", json!([])).await;
-    client.hears_nothing().await;
+    client.receives_nothing().await;
     let mut late = Client::to(&socket).await;
     late.request("eth_chainId", json!([])).await;
-    late.hears_nothing().await;
+    late.receives_nothing().await;
     assert_eq!((socket.open(), socket.requests("eth_chainId")), (2, 0));
 
     socket.stall(false);
@@ -143,7 +143,7 @@ async fn stall_loses_what_was_said_meanwhile() {
 }
 
 #[tokio::test]
-async fn stall_loses_what_was_held_up_before() {
+async fn stall_loses_messages_delayed_before() {
     let (chain, socket) = setup().await;
     let mut client = Client::to(&socket).await;
     client.subscribe(json!(["newHeads"])).await;
@@ -151,16 +151,16 @@ async fn stall_loses_what_was_held_up_before() {
     chain.mine(1).await.unwrap();
     socket.notify_heads(vec![json!({ "number": "0xff" })]);
     socket.stall(true);
-    client.hears_nothing().await;
+    client.receives_nothing().await;
     socket.delay(Duration::ZERO);
     socket.stall(false);
-    client.hears_nothing().await;
+    client.receives_nothing().await;
     chain.mine(1).await.unwrap();
     assert_eq!(client.head().await, "0x2");
 }
 
 #[tokio::test]
-async fn a_stalled_connection_ends_if_the_program_ends_it_and_it_alone() {
+async fn a_stalled_connection_ends_only_if_the_program_ends_it() {
     let (chain, socket) = setup().await;
     let (mut polite, rude) = (Client::to(&socket).await, Client::to(&socket).await);
     let mut patient = Client::to(&socket).await;
@@ -169,8 +169,8 @@ async fn a_stalled_connection_ends_if_the_program_ends_it_and_it_alone() {
     drop(rude);
     until(|| socket.open() == 1).await;
     drop(chain);
-    polite.hears_nothing().await;
-    patient.hears_nothing().await;
+    polite.receives_nothing().await;
+    patient.receives_nothing().await;
     assert_eq!(socket.open(), 1);
     socket.stall(false);
     assert!(polite.is_cut().await);
@@ -216,7 +216,7 @@ async fn delay_keeps_the_order() {
 }
 
 #[tokio::test]
-async fn drop_heads_swallows_so_many_and_nothing_else() {
+async fn drop_heads_drops_that_many_heads_and_nothing_else() {
     let (chain, socket) = setup().await;
     let mut client = Client::to(&socket).await;
     client.subscribe(json!(["newHeads"])).await;
@@ -227,35 +227,35 @@ async fn drop_heads_swallows_so_many_and_nothing_else() {
     }
     assert_eq!(client.notified().await.0, logs);
     assert_eq!(client.notified().await.0, logs);
-    client.hears_nothing().await;
+    client.receives_nothing().await;
     chain.mine(1).await.unwrap();
     assert_eq!(client.head().await, "0x3");
 }
 
 #[tokio::test]
-async fn mute_heads_swallows_all_but_those_of_the_test() {
+async fn mute_heads_drops_all_heads_except_the_tests_own() {
     let (chain, socket) = setup().await;
     let mut client = Client::to(&socket).await;
     let heads = client.subscribe(json!(["newHeads"])).await;
     socket.drop_heads(1);
     socket.mute_heads(true);
     chain.mine(2).await.unwrap();
-    client.hears_nothing().await;
+    client.receives_nothing().await;
     let header = json!({ "number": "0xff", "hash": "0x01" });
     socket.notify_heads(vec![header.clone()]);
     assert_eq!(client.notified().await, (heads, header));
     socket.mute_heads(false);
-    // The first one is for the count, to which those that were muted are nothing.
+    // The first head uses up the count; muted heads do not.
     chain.mine(2).await.unwrap();
     assert_eq!(client.head().await, "0x4");
 }
 
 #[tokio::test]
-async fn hold_answers_to_one_method_lets_all_else_pass() {
+async fn delayed_responses_to_one_method_let_everything_else_pass() {
     const HOLD: Duration = Duration::from_secs(1);
     let (chain, socket) = setup().await;
     let mut client = Client::to(&socket).await;
-    socket.hold_answers_to("eth_subscribe", HOLD);
+    socket.delay_responses_to("eth_subscribe", HOLD);
     let began = Instant::now();
     let subscribe = client.request("eth_subscribe", json!(["newHeads"])).await;
     assert_eq!(client.ask("eth_chainId", json!([])).await, "0x1");
@@ -268,7 +268,7 @@ async fn hold_answers_to_one_method_lets_all_else_pass() {
     assert!(began.elapsed() >= HOLD);
     assert_eq!((&answer["id"], &answer["result"]), (&json!(subscribe), &json!(id)));
 
-    socket.hold_answers_to("eth_subscribe", Duration::ZERO);
+    socket.delay_responses_to("eth_subscribe", Duration::ZERO);
     let began = Instant::now();
     client.subscribe(json!(["logs", {}])).await;
     assert!(began.elapsed() < HOLD);
@@ -294,12 +294,12 @@ async fn send_removed_logs_reaches_each_subscription_of_logs() {
         assert_eq!((of, &log["removed"]), (id, &json!(true)));
         assert_eq!(log["transactionHash"], logs[0]["transactionHash"]);
         assert_eq!(log["data"], logs[0]["data"]);
-        client.hears_nothing().await;
+        client.receives_nothing().await;
     }
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_there_refuses_and_one_that_goes_cuts() {
+async fn without_a_node_upgrades_are_refused_and_a_node_that_stops_cuts_connections() {
     let dead = Socket::in_front_of(&Stub::dead().replace("http:", "ws:")).unwrap();
     assert_eq!(Client::refused(&dead).await, 503);
     assert_eq!(dead.connections(), 0);
@@ -312,7 +312,7 @@ async fn a_node_that_is_not_there_refuses_and_one_that_goes_cuts() {
 }
 
 #[tokio::test]
-async fn a_close_frame_of_the_nodes_is_passed_on() {
+async fn a_close_frame_from_the_node_is_forwarded() {
     let (_chain, node) = setup().await;
     let socket = Socket::in_front_of(&node.url()).unwrap();
     let mut client = Client::to(&socket).await;
@@ -325,9 +325,9 @@ async fn a_close_frame_of_the_nodes_is_passed_on() {
 }
 
 #[tokio::test]
-async fn answers_while_a_test_blocks() {
+async fn responds_while_a_test_blocks() {
     let (_chain, socket) = setup().await;
-    // Not of tokio's: nothing else runs in this thread.
+    // A blocking stream: nothing else runs in this thread.
     let stream = std::net::TcpStream::connect(socket.server.address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let (mut client, _) = tungstenite::client(socket.url(), stream).unwrap();
@@ -337,7 +337,7 @@ async fn answers_while_a_test_blocks() {
 }
 
 #[tokio::test]
-async fn dropped_it_closes_its_port_and_all_connections() {
+async fn dropping_it_closes_its_port_and_all_connections() {
     let (_chain, socket) = setup().await;
     let (url, mut client) = (socket.url(), Client::to(&socket).await);
     drop(socket);
@@ -346,7 +346,7 @@ async fn dropped_it_closes_its_port_and_all_connections() {
 }
 
 #[test]
-fn only_a_websocket_without_tls_will_do() {
+fn only_ws_urls_are_accepted() {
     for url in ["http://127.0.0.1:1", "wss://127.0.0.1:1", "127.0.0.1", "no url"] {
         assert!(Socket::in_front_of(url).is_err(), "{url}");
     }

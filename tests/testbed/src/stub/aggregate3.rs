@@ -1,4 +1,4 @@
-//! Multicall3's `aggregate3`: how many calls a request holds, and answers to it that are wrong in a chosen way.
+//! Multicall3's `aggregate3`: counts the calls of a request, and corrupts results.
 
 use alloy::{
     primitives::{Bytes, hex},
@@ -22,7 +22,7 @@ sol! {
     function aggregate3(Call3[] calls) external payable returns (Returned[] returned);
 }
 
-/// The number of calls in this request; none if it is no `eth_call` of `aggregate3`.
+/// Number of calls in this request, if it is an `eth_call` of `aggregate3`.
 pub(super) fn calls(request: &Value) -> Option<usize> {
     if request["method"] != "eth_call" {
         return None;
@@ -31,27 +31,27 @@ pub(super) fn calls(request: &Value) -> Option<usize> {
     let data = call["input"].as_str().or_else(|| call["data"].as_str())?;
     let data = data.strip_prefix("0x")?;
     let arguments = data.strip_prefix(&hex::encode(aggregate3Call::SELECTOR))?;
-    // Only as much as is needed is decoded: there may be megabytes of it. The first word says where the array begins, and the
-    // array begins with its length.
+    // Decodes only what is needed, as there may be megabytes: the first word is the array's offset, and the array starts with its
+    // length.
     let begin = word(arguments, 0)?;
     word(arguments, begin)
 }
 
-/// The number in the 32 bytes that begin at byte `at`.
+/// The number in the 32 bytes from byte `at`.
 fn word(hex_digits: &str, at: usize) -> Option<usize> {
     let end = at.checked_add(32)?.checked_mul(2)?;
     let digits = hex_digits.get(at.checked_mul(2)?..end)?;
     usize::from_str_radix(digits, 16).ok()
 }
 
-/// The answer without its last element.
+/// The result without its last element.
 pub(super) fn shortened(answer: &str) -> Option<String> {
     altered(answer, |returned| {
         returned.pop();
     })
 }
 
-/// The answer with as many elements, each a success that returned between 0 and 96 bytes of nonsense.
+/// The result with as many elements, each a success with 0 to 96 random bytes.
 pub(super) fn with_garbage_returns(answer: &str) -> Option<String> {
     let mut noise = Noise::new(answer);
     altered(answer, |returned| {
@@ -63,7 +63,7 @@ pub(super) fn with_garbage_returns(answer: &str) -> Option<String> {
     })
 }
 
-/// As many bytes of nonsense as the answer has: nothing to decode in there.
+/// As many random bytes as the result has, which cannot be decoded.
 pub(super) fn garbage(answer: &str) -> String {
     let length = answer.len().saturating_sub(2) / 2;
     hex::encode_prefixed(Noise::new(answer).bytes(length))
@@ -75,7 +75,7 @@ fn altered(answer: &str, alter: impl FnOnce(&mut Vec<Returned>)) -> Option<Strin
     Some(hex::encode_prefixed(aggregate3Call::abi_encode_returns(&returned)))
 }
 
-/// Numbers without sense, the same for the same answer, so that a test that fails fails again.
+/// Random bytes, the same for the same result, so that a failure is reproducible.
 struct Noise(u64);
 
 impl Noise {

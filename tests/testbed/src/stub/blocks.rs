@@ -1,8 +1,8 @@
-//! Which blocks a request is about, and what a node says that does not have them.
+//! The blocks of a request, and how a node that lacks them responds.
 
 use serde_json::{Value, json};
 
-/// What a node whose last block is `head` does with a request: it may turn `latest` into that block, or answer by itself.
+/// Treats a request like a node at block `head`: replaces `latest` by that block, or returns a response.
 pub(super) fn lag(request: &mut Value, head: u64) -> Option<(&'static str, Value)> {
     let method = request["method"].as_str().unwrap_or_default().to_owned();
     match (method.as_str(), parameter(&method)) {
@@ -51,7 +51,7 @@ fn lag_logs(
 enum Asked {
     Latest,
     Later,
-    /// Or at the head itself, or by hash, or by a tag that is never the head.
+    /// At or before the head, by hash, or by a tag that is never the head.
     Earlier,
 }
 
@@ -71,7 +71,7 @@ fn asked(block: &Value, head: u64) -> Asked {
     }
 }
 
-/// How many blocks a filter of logs spans, if it says so in numbers.
+/// Number of blocks in the range of a log filter, if both bounds are numbers.
 pub(super) fn spanned(filter: &Value) -> Option<u64> {
     let bound = |name| match filter[name].as_str()? {
         "earliest" => Some(0),
@@ -81,7 +81,7 @@ pub(super) fn spanned(filter: &Value) -> Option<u64> {
     Some(to.checked_sub(from)?.saturating_add(1))
 }
 
-/// Whether a request needs the state of a block before this one, that it gives by number.
+/// Whether a request needs the state of a block before this one, given by number.
 pub(super) fn needs_state_before(request: &Value, block: u64) -> bool {
     let method = request["method"].as_str().unwrap_or_default();
     let Some(position) = parameter(method).filter(|position| *position > 0) else { return false };
@@ -94,7 +94,7 @@ fn hex(number: &str) -> Option<u64> {
     u64::from_str_radix(number.trim_start_matches("0x"), 16).ok()
 }
 
-/// Where a method's block is among its parameters.
+/// The position of the block among a method's parameters.
 pub(super) fn parameter(method: &str) -> Option<usize> {
     match method {
         "eth_getBlockByNumber" | "eth_getBlockReceipts" => Some(0),

@@ -1,4 +1,4 @@
-//! What can go wrong with a node.
+//! The faults of a node.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use serde_json::{Value, json};
 
 use super::{
     aggregate3, blocks,
-    packed::{self, Lie},
-    when::Moment,
+    packed::{self, Corruption},
+    when::RequestContext,
 };
 
 /// One way in which a node fails.
 ///
-/// In a batch, faults of a whole HTTP answer ([`Fault::Status`], [`Fault::NotJson`], [`Fault::Truncated`], [`Fault::BrokenOff`],
-/// [`Fault::Reset`], [`Fault::Hang`], [`Fault::Delay`]) hit the batch if they hit one of its requests; all others hit their request
-/// alone.
+/// In a batch, faults of a whole HTTP response ([`Fault::Status`], [`Fault::NotJson`], [`Fault::Truncated`], [`Fault::BrokenOff`],
+/// [`Fault::Reset`], [`Fault::Hang`], [`Fault::Delay`]) affect the batch if they affect one of its requests; all others affect their
+/// request alone.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
-    /// No fault: the request passes, and no later rule is asked.
+    /// No fault: the request passes, and no later rule applies.
     Pass,
     /// An HTTP status other than 200. See [`Fault::status`].
     Status {
         /// The status code.
         status: u16,
-        /// Headers, beside those that every answer has.
+        /// Extra headers.
         headers: Vec<(String, String)>,
-        /// The body; HTML if it begins with `<`, JSON if it begins with `{`, else plain text.
+        /// The body; HTML if it starts with `<`, JSON if it starts with `{`, else plain text.
         body: String,
     },
     /// A JSON-RPC error in an HTTP 200. See [`Fault::error`].
@@ -37,71 +37,71 @@ pub enum Fault {
         /// The error's data, if it has any.
         data: Option<Value>,
     },
-    /// This result, without asking the node: null for a block it doesn't know, `[]` for logs it doesn't have.
+    /// This result, without asking the node: null for an unknown block, `[]` for missing logs.
     Answer(Value),
-    /// HTTP 200 with a page of HTML.
+    /// HTTP 200 with an HTML page.
     NotJson,
-    /// The true answer, cut in half: a well-formed HTTP answer with broken JSON.
+    /// The first half of the true response: a well-formed HTTP response with broken JSON.
     Truncated,
-    /// The true answer, whose connection is closed half way.
+    /// The true response, whose connection is closed halfway.
     BrokenOff,
-    /// The connection is reset, without an answer.
+    /// The connection is reset without a response.
     Reset,
-    /// The request is taken and never answered.
+    /// The request never gets a response.
     Hang,
-    /// The request is held up; the rules after this one decide what then becomes of it.
+    /// The request is delayed; later rules apply after that.
     Delay(Duration),
-    /// The true answer to an `aggregate3` without its last element.
+    /// The true result of an `aggregate3` without its last element.
     Short,
-    /// In place of the answer to an `aggregate3`, as many random bytes: it can't be decoded.
+    /// Instead of the result of an `aggregate3`, as many random bytes, which cannot be decoded.
     Garbage,
-    /// The answer to an `aggregate3` with all elements, each of which succeeded and returned random bytes.
+    /// The result of an `aggregate3` with all elements, each a success with random bytes.
     GarbageReturns,
     /// An `aggregate3` with more than this many calls (not wallets, which may take several), or a packed call with more than
-    /// this many wallets, answers "out of gas", -32000.
+    /// this many wallets, gets the error "out of gas", -32000.
     OutOfGasAbove(usize),
-    /// An `aggregate3` with more than this many calls, or a packed call with more than this many wallets, answers "response too
-    /// large", -32003, as geth does.
+    /// An `aggregate3` with more than this many calls, or a packed call with more than this many wallets, gets the error "response
+    /// too large", -32003, as from geth.
     ResponseTooLargeAbove(usize),
-    /// A call about more wallets than this, be it packed or an `aggregate3` with so many parts a wallet, answers "out of gas",
+    /// A call with more wallets than this, packed or an `aggregate3` with this many parts per wallet, gets the error "out of gas",
     /// -32000.
     WalletsAbove {
-        /// How many wallets one call may be about.
+        /// The most wallets per call.
         wallets: usize,
-        /// How many calls an `aggregate3` has for each.
+        /// Calls of an `aggregate3` per wallet.
         parts: usize,
     },
-    /// An `eth_call` with a third parameter answers "too many arguments, want at most 2", -32602, as geth does of one too many.
+    /// An `eth_call` with a third parameter gets the error "too many arguments, want at most 2", -32602, as from geth.
     RefusesOverrides,
-    /// An `eth_call` loses its third parameter on the way.
+    /// The third parameter of an `eth_call` is removed.
     IgnoresOverrides,
-    /// An `eth_call` gets so much gas, as nodes cap it without a word.
+    /// The gas of an `eth_call` is set to this, as nodes cap it silently.
     GasCap(u64),
-    /// The true answer to a packed call, made wrong in this way.
-    Packed(Lie),
-    /// With more than this many requests on hand, HTTP 429. See [`super::Seen::on_hand`].
-    TooManyAtOnce(usize),
-    /// HTTP 429 for what goes beyond so many compute units in any second: 26 for an `eth_call`, 10 for anything else, and what
-    /// is refused costs nothing.
+    /// The true result of a packed call, corrupted like this.
+    CorruptPacked(Corruption),
+    /// With more than this many requests in flight, HTTP 429. See [`super::RecordedRequest::in_flight`].
+    TooManyInFlight(usize),
+    /// HTTP 429 above this many compute units in any second: 26 for an `eth_call`, 10 for any other request; a refused request
+    /// costs nothing.
     ComputeUnits(u64),
-    /// What needs the state of a block, given by its number, that is more than this many blocks behind the newest answers
+    /// A request that needs the state of a block, given by number, more than this many blocks behind the newest gets the error
     /// "missing trie node", -32000.
     StateDroppedAfter(u64),
-    /// An `eth_getLogs` over more than this many blocks answers -32602 with this text, in which providers hide how many they
-    /// allow. A range that ends at a tag other than `earliest` passes, and so does a single block by its hash.
+    /// An `eth_getLogs` over more than this many blocks gets the error -32602 with this text, in which providers state their
+    /// limit. A range that ends at a tag other than `earliest` passes, and so does a single block by its hash.
     LogsWiderThan(u64, String),
-    /// The node is this many blocks behind: `eth_blockNumber` and all that asks for `latest` answer as of then, logs after it are
-    /// missing without an error, and anything else at a later block answers "header not found", -32000. That goes for
-    /// `eth_getBlockByNumber` too, to which some nodes answer null: for that there is [`Fault::Answer`].
+    /// The node is this many blocks behind: `eth_blockNumber` and requests at `latest` see that block, later logs are missing
+    /// without an error, and any other request at a later block gets the error "header not found", -32000. That includes
+    /// `eth_getBlockByNumber`, for which some nodes return null: use [`Fault::Answer`] for these.
     Lagging(u64),
-    /// `eth_chainId` and `net_version` answer this chain.
+    /// `eth_chainId` and `net_version` return this chain id.
     ChainId(u64),
-    /// `eth_getCode` answers that there is no contract.
+    /// `eth_getCode` returns no code.
     NoCode,
 }
 
 impl Fault {
-    /// An HTTP status with its usual phrase for a body.
+    /// An HTTP status with its reason phrase as the body.
     pub fn status(status: u16) -> Self {
         let phrase = axum::http::StatusCode::from_u16(status)
             .ok()
@@ -115,7 +115,7 @@ impl Fault {
         Self::status(429).with_header("Retry-After", &retry_after.to_string())
     }
 
-    /// HTTP 502 with the page of a load balancer.
+    /// HTTP 502 with a load balancer's page.
     pub fn bad_gateway() -> Self {
         Self::status(502).with_body(
             "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>\n",
@@ -154,7 +154,7 @@ impl Fault {
         self
     }
 
-    /// What the journal calls it: `status 429`, `error -32005`, `out of gas`, …, and `passed` for no fault.
+    /// Its name in the journal: `status 429`, `error -32005`, `out of gas`, …, and `passed` for no fault.
     pub fn name(&self) -> String {
         match self {
             Self::Pass => "passed",
@@ -176,8 +176,8 @@ impl Fault {
             Self::RefusesOverrides => "refuses overrides",
             Self::IgnoresOverrides => "ignores overrides",
             Self::GasCap(_) => "gas cap",
-            Self::Packed(_) => "lie",
-            Self::TooManyAtOnce(_) => "too many at once",
+            Self::CorruptPacked(_) => "corrupt packed",
+            Self::TooManyInFlight(_) => "too many in flight",
             Self::ComputeUnits(_) => "compute units",
             Self::StateDroppedAfter(_) => "state dropped",
             Self::LogsWiderThan(..) => "logs wider than",
@@ -188,8 +188,8 @@ impl Fault {
         .to_owned()
     }
 
-    /// Whether it would make a difference to this request.
-    pub(super) fn concerns(&self, request: &Value, moment: &Moment) -> bool {
+    /// Whether it affects this request.
+    pub(super) fn concerns(&self, request: &Value, context: &RequestContext) -> bool {
         let method = request["method"].as_str().unwrap_or_default();
         match self {
             Self::OutOfGasAbove(limit) | Self::ResponseTooLargeAbove(limit) => {
@@ -204,9 +204,9 @@ impl Fault {
                 method == "eth_call" && !request["params"][2].is_null()
             }
             Self::GasCap(_) => method == "eth_call",
-            Self::Packed(_) => packed::wallets(request).is_some(),
-            Self::TooManyAtOnce(limit) => moment.on_hand > *limit,
-            Self::StateDroppedAfter(blocks) => moment.head.is_some_and(|head| {
+            Self::CorruptPacked(_) => packed::wallets(request).is_some(),
+            Self::TooManyInFlight(limit) => context.in_flight > *limit,
+            Self::StateDroppedAfter(blocks) => context.head.is_some_and(|head| {
                 blocks::needs_state_before(request, head.saturating_sub(*blocks))
             }),
             Self::Short | Self::Garbage | Self::GarbageReturns => {
@@ -226,7 +226,7 @@ impl Fault {
         }
     }
 
-    /// The answer that needs no node: a `result` or an `error` field with its value.
+    /// The response that needs no node: a `result` or an `error` field with its value.
     pub(super) fn own_answer(&self, request: &Value) -> Option<(&'static str, Value)> {
         Some(match self {
             Self::Error { code, message, data } => {
@@ -263,11 +263,11 @@ impl Fault {
         })
     }
 
-    /// The same as an HTTP status, if that is how it shows.
+    /// The HTTP status that it amounts to, if any.
     pub(super) fn as_status(&self) -> Option<Self> {
         match self {
             Self::Status { .. } => Some(self.clone()),
-            Self::TooManyAtOnce(_) => Some(Self::status(429)),
+            Self::TooManyInFlight(_) => Some(Self::status(429)),
             Self::ComputeUnits(_) => Some(Self::status(429).with_body(
                 r#"{"jsonrpc":"2.0","error":{"code":429,"message":"Your app has exceeded its compute units per second capacity."}}"#,
             )),
@@ -275,12 +275,12 @@ impl Fault {
         }
     }
 
-    /// Whether it is done to the node's answer, which then has to be understood.
+    /// Whether it changes the node's response.
     pub(super) fn tampers(&self) -> bool {
-        matches!(self, Self::Short | Self::Garbage | Self::GarbageReturns | Self::Packed(_))
+        matches!(self, Self::Short | Self::Garbage | Self::GarbageReturns | Self::CorruptPacked(_))
     }
 
-    /// Does it. An error of the node's stays as it is.
+    /// Changes the node's response. Leaves an error as it is.
     pub(super) fn tamper(&self, response: &mut Value) {
         let Some(answer) = response["result"].as_str() else {
             return;
@@ -289,7 +289,7 @@ impl Fault {
             Self::Short => aggregate3::shortened(answer),
             Self::Garbage => Some(aggregate3::garbage(answer)),
             Self::GarbageReturns => aggregate3::with_garbage_returns(answer),
-            Self::Packed(lie) => lie.told_for(answer),
+            Self::CorruptPacked(corruption) => corruption.applied_to(answer),
             _ => None,
         };
         if let Some(tampered) = tampered {
@@ -298,7 +298,7 @@ impl Fault {
     }
 }
 
-/// How many wallets a call is about, if it is packed or an `aggregate3` with so many calls for each.
+/// Number of wallets of a call, if it is packed or an `aggregate3` with this many calls per wallet.
 pub(super) fn wallets_of(request: &Value, parts: usize) -> Option<usize> {
     let called = || aggregate3::calls(request).map(|calls| calls.div_ceil(parts));
     packed::wallets(request).or_else(called)

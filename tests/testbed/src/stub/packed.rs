@@ -1,5 +1,4 @@
-//! Packed calls: the code that answers comes with the call. How many wallets a request is about, and answers that are wrong in a
-//! chosen way.
+//! Packed calls, whose code comes with the call as a state override: counts their wallets, and corrupts their results.
 
 use alloy::primitives::hex;
 use serde_json::Value;
@@ -11,30 +10,30 @@ const WALLET: usize = 20;
 /// Bytes of a word of the answer: the block's number, the chain's id, then each wallet's total.
 const WORD: usize = 32;
 
-/// How an answer to a packed call is wrong.
+/// A way to corrupt the result of a packed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lie {
-    /// The last total is one more or less.
+pub enum Corruption {
+    /// The last total is off by one.
     Total,
-    /// The block is another one.
+    /// The block number is wrong.
     Block,
     /// The last word is missing.
     Short,
-    /// There is one word more.
+    /// There is an extra word.
     Long,
     /// The last byte is missing.
-    Ragged,
-    /// There is nothing at all.
+    PartialWord,
+    /// The result is empty.
     Empty,
 }
 
-impl Lie {
-    /// All of them.
+impl Corruption {
+    /// All corruptions.
     pub const ALL: [Self; 6] =
-        [Self::Total, Self::Block, Self::Short, Self::Long, Self::Ragged, Self::Empty];
+        [Self::Total, Self::Block, Self::Short, Self::Long, Self::PartialWord, Self::Empty];
 
-    /// The answer that tells it, if the true one has a word to lie about.
-    pub(super) fn told_for(self, answer: &str) -> Option<String> {
+    /// The corrupted result, if the true one is long enough.
+    pub(super) fn applied_to(self, answer: &str) -> Option<String> {
         let mut bytes = hex::decode(answer).ok()?;
         let length = bytes.len();
         match self {
@@ -42,14 +41,14 @@ impl Lie {
             Self::Block => *bytes.get_mut(WORD - 1)? ^= 1,
             Self::Short => bytes.truncate(length.checked_sub(WORD)?),
             Self::Long => bytes.extend([0; WORD]),
-            Self::Ragged => bytes.truncate(length.checked_sub(1)?),
+            Self::PartialWord => bytes.truncate(length.checked_sub(1)?),
             Self::Empty => bytes.clear(),
         }
         Some(hex::encode_prefixed(bytes))
     }
 }
 
-/// The number of wallets in this request; none if it is no `eth_call` of an address whose code it brings along.
+/// Number of wallets in this request, if it is an `eth_call` to an address whose code it overrides.
 pub(super) fn wallets(request: &Value) -> Option<usize> {
     if request["method"] != "eth_call" {
         return None;

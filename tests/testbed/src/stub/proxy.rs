@@ -1,4 +1,4 @@
-//! A request's way through the stub: rules, journal, the node behind, and the answer.
+//! From request to response: rules, journal, the upstream node.
 
 use std::{
     sync::{
@@ -23,26 +23,26 @@ use hyper_util::{
 use serde_json::{Value, json};
 
 use super::{
-    Seen,
+    RecordedRequest,
     blocks::lag,
+    connection::{BreakableListener, ConnectionHandle},
     fault::Fault,
-    line::{Line, Lines},
-    when::{Moment, Rule},
+    when::{RequestContext, Rule},
 };
 
 const HTML: &str = "<!DOCTYPE html><html><body><h1>We'll be right back</h1></body></html>\n";
 
-/// The node behind.
+/// The upstream node.
 ///
-/// hyper's client and not reqwest's, which would need a TLS provider as soon as anything in the build turns TLS on, and would obey
-/// the environment's proxy settings.
+/// Uses hyper's client: reqwest's needs a TLS provider as soon as anything in the build enables TLS, and obeys the environment's
+/// proxy settings.
 #[derive(Debug)]
 pub(super) struct Upstream {
     client: Client<HttpConnector, Body>,
     uri: Uri,
 }
 
-pub(super) struct Answer {
+pub(super) struct UpstreamResponse {
     pub(super) status: StatusCode,
     pub(super) content_type: String,
     pub(super) body: Bytes,
@@ -50,20 +50,20 @@ pub(super) struct Answer {
 
 impl Upstream {
     pub(super) fn new(url: &str) -> Result<Self> {
-        let uri: Uri = url.parse().context("the URL behind the stub node is none")?;
-        ensure!(uri.scheme_str() == Some("http"), "the stub node passes on to http:// URLs only");
+        let uri: Uri = url.parse().context("the upstream URL is invalid")?;
+        ensure!(uri.scheme_str() == Some("http"), "the upstream URL must be http://");
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), uri })
     }
 
-    pub(super) async fn post(&self, body: Bytes) -> Result<Answer> {
+    pub(super) async fn post(&self, body: Bytes) -> Result<UpstreamResponse> {
         let request = Request::post(self.uri.clone())
             .header(CONTENT_TYPE, "application/json")
             .body(Body::from(body))?;
         let (head, body) = self.client.request(request).await?.into_parts();
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        Ok(Answer {
+        Ok(UpstreamResponse {
             status: head.status,
             content_type: content_type.unwrap_or("application/json").to_owned(),
             body: axum::body::to_bytes(Body::new(body), usize::MAX).await?,
@@ -83,28 +83,28 @@ impl Upstream {
 pub(super) struct Proxy {
     upstream: Upstream,
     rules: Mutex<Vec<Rule>>,
-    journal: Mutex<Vec<Seen>>,
+    journal: Mutex<Vec<RecordedRequest>>,
     without_params: AtomicBool,
-    at_once: AtomicUsize,
-    most_at_once: AtomicUsize,
+    in_flight_now: AtomicUsize,
+    max_in_flight: AtomicUsize,
 }
 
 pub(super) async fn serve(listener: tokio::net::TcpListener, proxy: Arc<Proxy>) {
     let router = Router::new()
         .fallback(
             async |State(proxy): State<Arc<Proxy>>,
-                   ConnectInfo(line): ConnectInfo<Line>,
+                   ConnectInfo(connection): ConnectInfo<ConnectionHandle>,
                    body: Bytes| {
-                let on_hand = OnHand::new(&proxy);
-                proxy.answer(&line, body, on_hand.count).await
+                let in_flight = InFlight::new(&proxy);
+                proxy.answer(&connection, body, in_flight.count).await
             },
         )
-        // A limit is the node's affair, or a fault's.
+        // No limit: that is up to the node or a fault.
         .layer(DefaultBodyLimit::disable())
         .with_state(proxy);
-    let service = router.into_make_service_with_connect_info::<Line>();
-    // It ends never, and so fails never.
-    let _ = axum::serve(Lines(listener), service).await;
+    let service = router.into_make_service_with_connect_info::<ConnectionHandle>();
+    // It never ends, so it never fails.
+    let _ = axum::serve(BreakableListener(listener), service).await;
 }
 
 impl Proxy {
@@ -114,8 +114,8 @@ impl Proxy {
             rules: Mutex::default(),
             journal: Mutex::default(),
             without_params: AtomicBool::new(false),
-            at_once: AtomicUsize::new(0),
-            most_at_once: AtomicUsize::new(0),
+            in_flight_now: AtomicUsize::new(0),
+            max_in_flight: AtomicUsize::new(0),
         }
     }
 
@@ -127,38 +127,43 @@ impl Proxy {
         lock(&self.rules).clear();
     }
 
-    pub(super) fn journal(&self) -> MutexGuard<'_, Vec<Seen>> {
+    pub(super) fn journal(&self) -> MutexGuard<'_, Vec<RecordedRequest>> {
         lock(&self.journal)
     }
 
-    pub(super) fn most_at_once(&self) -> usize {
-        self.most_at_once.load(Ordering::Acquire)
+    pub(super) fn max_in_flight(&self) -> usize {
+        self.max_in_flight.load(Ordering::Acquire)
     }
 
     pub(super) fn forget(&self) {
         self.journal().clear();
-        self.most_at_once.store(self.at_once.load(Ordering::Acquire), Ordering::Release);
+        self.max_in_flight.store(self.in_flight_now.load(Ordering::Acquire), Ordering::Release);
     }
 
     pub(super) fn keep_params(&self, keep: bool) {
         self.without_params.store(!keep, Ordering::Release);
     }
 
-    async fn answer(&self, line: &Line, body: Bytes, on_hand: usize) -> Response {
+    async fn answer(
+        &self,
+        connection: &ConnectionHandle,
+        body: Bytes,
+        in_flight: usize,
+    ) -> Response {
         let (mut requests, is_batch) = match serde_json::from_slice(&body) {
             Ok(Value::Array(requests)) => (requests, true),
             Ok(request) => (vec![request], false),
-            // The rules are asked all the same: a fault of the whole answer needs no JSON-RPC.
+            // The rules apply all the same: a fault of the whole HTTP response needs no JSON-RPC.
             Err(_) => (vec![Value::Null], false),
         };
         let needs_head = lock(&self.rules).iter().any(Rule::needs_head);
         let head = if needs_head { self.upstream.head().await } else { None };
-        let moment = Moment { at: Instant::now(), bytes: body.len(), on_hand, head };
-        let (faults, delay) = self.meet(&requests, moment);
+        let context = RequestContext { at: Instant::now(), bytes: body.len(), in_flight, head };
+        let (faults, delay) = self.meet(&requests, context);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        if let Some(response) = whole_answer(&faults, line).await {
+        if let Some(response) = whole_answer(&faults, connection).await {
             return response;
         }
 
@@ -207,13 +212,13 @@ impl Proxy {
         if faults.contains(&Fault::Truncated) {
             answer.body.truncate(half);
         } else if faults.contains(&Fault::BrokenOff) {
-            line.break_off_after(half as u64);
+            connection.break_off_after(half as u64);
         }
         (answer.status, [(CONTENT_TYPE, answer.content_type)], answer.body).into_response()
     }
 
-    /// Asks the rules and writes the journal. Returns each request's fault, and how long all of them are held up.
-    fn meet(&self, requests: &[Value], moment: Moment) -> (Vec<Fault>, Duration) {
+    /// Applies the rules and writes the journal. Returns each request's fault, and the delay of all.
+    fn meet(&self, requests: &[Value], context: RequestContext) -> (Vec<Fault>, Duration) {
         let mut longest = Duration::ZERO;
         let mut faults = Vec::with_capacity(requests.len());
         let mut seen = Vec::with_capacity(requests.len());
@@ -222,7 +227,7 @@ impl Proxy {
             let mut delay = None;
             let mut met = Fault::Pass;
             for rule in rules.iter_mut() {
-                match rule.meet(request, &moment) {
+                match rule.meet(request, &context) {
                     None => {}
                     Some(Fault::Delay(time)) => delay = Some(delay.unwrap_or_default() + time),
                     Some(fault) => {
@@ -236,37 +241,37 @@ impl Proxy {
                 (fault, _) => fault.name(),
             };
             let keep = !self.without_params.load(Ordering::Acquire);
-            seen.push(Seen {
-                at: moment.at,
+            seen.push(RecordedRequest {
+                at: context.at,
                 method: request["method"].as_str().unwrap_or_default().to_owned(),
                 params: if keep { request["params"].clone() } else { Value::Null },
-                bytes: moment.bytes,
-                on_hand: moment.on_hand,
+                bytes: context.bytes,
+                in_flight: context.in_flight,
                 answered,
             });
             longest = longest.max(delay.unwrap_or_default());
             faults.push(met);
         }
-        // Before the rules are let go of, so that the journal is in the order that the rules counted in.
+        // Before the rules are unlocked, so that the journal has the order in which the rules counted.
         self.journal().append(&mut seen);
         (faults, longest)
     }
 
-    async fn pass(&self, body: Bytes) -> Answer {
-        self.upstream.post(body).await.unwrap_or_else(|error| Answer {
+    async fn pass(&self, body: Bytes) -> UpstreamResponse {
+        self.upstream.post(body).await.unwrap_or_else(|error| UpstreamResponse {
             status: StatusCode::BAD_GATEWAY,
             content_type: "text/plain".to_owned(),
-            body: format!("the stub node cannot reach the node behind it: {error:#}").into(),
+            body: format!("the stub node cannot reach its upstream: {error:#}").into(),
         })
     }
 
-    /// Passes on those requests that have no answer yet, if any.
+    /// Forwards the requests that have no response yet, if any.
     async fn pass_some(
         &self,
         requests: &[Value],
         answers: &[Option<Value>],
         is_batch: bool,
-    ) -> Answer {
+    ) -> UpstreamResponse {
         let open: Vec<&Value> = requests
             .iter()
             .zip(answers)
@@ -274,7 +279,7 @@ impl Proxy {
             .collect();
         let body = match open.as_slice() {
             [] => {
-                return Answer {
+                return UpstreamResponse {
                     status: StatusCode::OK,
                     content_type: "application/json".to_owned(),
                     body: Bytes::from_static(b"[]"),
@@ -287,8 +292,8 @@ impl Proxy {
     }
 }
 
-/// The answer that hits all requests alike, if one of the faults is of that kind.
-async fn whole_answer(faults: &[Fault], line: &Line) -> Option<Response> {
+/// The response to the whole HTTP request, if one of the faults demands it.
+async fn whole_answer(faults: &[Fault], connection: &ConnectionHandle) -> Option<Response> {
     for fault in faults {
         if let Some(Fault::Status { status, headers, body }) = fault.as_status() {
             let content_type = match body.as_bytes().first() {
@@ -303,7 +308,7 @@ async fn whole_answer(faults: &[Fault], line: &Line) -> Option<Response> {
             }
             let response = response.body(Body::from(body));
             return Some(response.unwrap_or_else(|error| {
-                // A test asked for a status or header that HTTP doesn't have: it will read this.
+                // The test set an invalid status or header: report it.
                 (StatusCode::INTERNAL_SERVER_ERROR, format!("{fault:?}: {error}")).into_response()
             }));
         }
@@ -311,7 +316,7 @@ async fn whole_answer(faults: &[Fault], line: &Line) -> Option<Response> {
             Fault::NotJson => return Some(([(CONTENT_TYPE, "text/html")], HTML).into_response()),
             Fault::Hang => std::future::pending().await,
             Fault::Reset => {
-                line.reset();
+                connection.reset();
                 return Some(().into_response());
             }
             _ => {}
@@ -320,9 +325,9 @@ async fn whole_answer(faults: &[Fault], line: &Line) -> Option<Response> {
     None
 }
 
-/// Makes one answer of the node's and the stub's own, in the order of the requests. A node's answer that is no JSON-RPC stays.
+/// Merges the node's responses and the stub's own, in the order of the requests. Leaves a response that is not JSON-RPC as it is.
 fn put_together(
-    answer: &mut Answer,
+    answer: &mut UpstreamResponse,
     requests: &[Value],
     own: Vec<Option<Value>>,
     faults: &[Fault],
@@ -352,28 +357,28 @@ fn put_together(
     };
 }
 
-/// Counts a request while it is on hand, even if its client goes away.
-struct OnHand<'a> {
+/// Counts a request while it is in flight, even if its client disconnects.
+struct InFlight<'a> {
     proxy: &'a Proxy,
-    /// How many there are, this one among them.
+    /// Number in flight, including this one.
     count: usize,
 }
 
-impl<'a> OnHand<'a> {
+impl<'a> InFlight<'a> {
     fn new(proxy: &'a Proxy) -> Self {
-        let count = proxy.at_once.fetch_add(1, Ordering::AcqRel) + 1;
-        proxy.most_at_once.fetch_max(count, Ordering::AcqRel);
+        let count = proxy.in_flight_now.fetch_add(1, Ordering::AcqRel) + 1;
+        proxy.max_in_flight.fetch_max(count, Ordering::AcqRel);
         Self { proxy, count }
     }
 }
 
-impl Drop for OnHand<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.proxy.at_once.fetch_sub(1, Ordering::AcqRel);
+        self.proxy.in_flight_now.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// A test's closure that panics under a lock must not take all later requests with it.
+/// Ignores poisoning: a test's closure that panics under a lock must not fail all later requests.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! One test a fault, against a node of canned answers.
+//! One test per fault, against a node with canned responses.
 
 use std::{
     io::{Read, Write},
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{
     aggregate3::{Call3, Returned, aggregate3Call},
-    proxy::Answer,
+    proxy::UpstreamResponse,
     *,
 };
 
@@ -26,12 +26,12 @@ mod packed;
 const HEAD: u64 = 100;
 const WALLET: Address = address!("00000000000000000000000000000000000A11CE");
 
-/// A node of chain 1 at block 100, whose `aggregate3` returns to each call its own call data, and whose packed calls each wallet as
-/// its total.
+/// A node of chain 1 at block 100, whose `aggregate3` returns each call's own call data, and whose packed calls return each wallet
+/// as its total.
 async fn node() -> String {
     async fn all(Json(body): Json<Value>) -> Json<Value> {
         Json(match &body {
-            // In another order, as the specification allows.
+            // In reverse order, which the specification allows.
             Value::Array(requests) => requests.iter().rev().map(one).collect(),
             request => one(request),
         })
@@ -76,7 +76,7 @@ async fn stub() -> Stub {
     Stub::in_front_of(&node().await).unwrap()
 }
 
-async fn post_to(url: &str, body: &Value) -> Result<Answer> {
+async fn post_to(url: &str, body: &Value) -> Result<UpstreamResponse> {
     Upstream::new(url)?.post(body.to_string().into()).await
 }
 
@@ -90,7 +90,7 @@ fn request(method: &str, params: Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params })
 }
 
-/// An `aggregate3` with calls whose data is their place, at the latest block.
+/// An `aggregate3` at the latest block, whose calls have their position as data.
 fn calls(count: usize) -> Value {
     let calls = (0..count)
         .map(|place| Call3 {
@@ -121,7 +121,7 @@ fn answered(stub: &Stub) -> Vec<String> {
     stub.requests().into_iter().map(|seen| seen.answered).collect()
 }
 
-/// What a client sees of the connection itself: all bytes until its end, and whether that was a reset.
+/// All bytes of a connection, and whether it ended with a reset.
 fn raw(stub: &Stub, body: &Value) -> (String, bool) {
     let body = body.to_string();
     let mut stream = TcpStream::connect(stub.server.address()).unwrap();
@@ -171,7 +171,7 @@ async fn passes_and_keeps_a_journal() {
 }
 
 #[tokio::test]
-async fn passes_what_it_does_not_understand_and_what_is_large() {
+async fn forwards_invalid_json_and_large_bodies() {
     let stub = stub().await;
     let answer = Upstream::new(&stub.url()).unwrap().post("{not json".into()).await.unwrap();
     assert_eq!(answer.status, 400);
@@ -182,7 +182,7 @@ async fn passes_what_it_does_not_understand_and_what_is_large() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_there_is_a_bad_gateway() {
+async fn an_unreachable_node_is_a_bad_gateway() {
     let stub = Stub::in_front_of(&Stub::dead()).unwrap();
     let answer = post_to(&stub.url(), &calls(1)).await.unwrap();
     assert_eq!(answer.status, 502);
@@ -201,7 +201,7 @@ fn a_dead_port_refuses() {
 }
 
 #[test]
-fn dropped_it_closes_its_port_even_with_a_request_on_hand() {
+fn dropping_it_closes_its_port_even_with_a_request_in_flight() {
     let stub = Stub::in_front_of(&Stub::dead()).unwrap();
     stub.fault(Fault::Hang, When::always());
     let address = stub.server.address();
@@ -275,7 +275,7 @@ async fn answer() {
 }
 
 #[tokio::test]
-async fn in_a_batch_a_fault_hits_its_request_alone() {
+async fn in_a_batch_a_fault_affects_its_request_alone() {
     let stub = stub().await;
     stub.fault(Fault::error(-32005, "slow down"), When::method("eth_call"));
     stub.fault(Fault::ChainId(5), When::always());
@@ -369,7 +369,7 @@ async fn hang() {
 }
 
 #[tokio::test]
-async fn delay_lets_later_rules_have_their_say() {
+async fn delay_lets_later_rules_apply() {
     let stub = stub().await;
     stub.fault(Fault::Delay(Duration::from_millis(200)), When::always());
     stub.fault(Fault::error(-32000, "header not found"), When::first(1));
@@ -381,12 +381,12 @@ async fn delay_lets_later_rules_have_their_say() {
     assert_eq!(returned(&stub, 1).await, true_returns(1));
     assert!(start.elapsed() >= Duration::from_millis(200));
     assert_eq!(answered(&stub), ["error -32000", "delay"]);
-    assert_eq!(stub.most_at_once(), 1);
+    assert_eq!(stub.max_in_flight(), 1);
 
     let (url, request) = (stub.url(), calls(1));
     let (one, two) = tokio::join!(post_to(&url, &request), post_to(&url, &request));
     assert_eq!(one.unwrap().body, two.unwrap().body);
-    assert_eq!(stub.most_at_once(), 2);
+    assert_eq!(stub.max_in_flight(), 2);
 }
 
 #[tokio::test]
@@ -437,7 +437,7 @@ async fn too_many_calls() {
         ask(&stub, &calls(11)).await["error"],
         json!({ "code": -32000, "message": "out of gas" })
     );
-    // Neither is any of their business.
+    // Neither fault applies to these.
     ask(&stub, &request("eth_call", json!([{ "input": "0x" }, "latest"]))).await;
     ask(&stub, &request("echo", calls(11))).await;
     assert_eq!(answered(&stub), ["passed", "response too large", "out of gas", "passed", "passed"]);
@@ -456,7 +456,7 @@ async fn logs_of_too_many_blocks() {
         let answer = ask(&stub, &request("eth_getLogs", json!([filter]))).await;
         assert_eq!(answer["error"], json!({ "code": -32602, "message": allowed }), "{filter}");
     }
-    // The node answers with the parameters it got.
+    // The node returns the parameters it got.
     for params in [
         json!([{ "fromBlock": "0x50", "toBlock": "0x59" }]),
         json!([{ "fromBlock": "0x5a", "toBlock": "0x50" }]),
@@ -488,7 +488,7 @@ async fn lagging() {
     ] {
         assert_eq!(ask(&stub, &later).await["error"], not_found, "{later}");
     }
-    // The node answers these methods with the parameters it got.
+    // For these methods the node returns the parameters it got.
     for (method, params, arrived) in [
         ("eth_call", json!([{}, "0x5a"]), json!([{}, "0x5a"])),
         ("eth_call", json!([{}, "latest"]), json!([{}, "0x5a"])),
@@ -520,7 +520,7 @@ async fn lagging() {
     let mut names = answered(&stub);
     assert_eq!(names.pop().as_deref(), Some("passed"));
     assert!(names.iter().all(|name| name == "lagging"));
-    // It asks the node for its head on its own account.
+    // Its own requests for the node's head are not recorded.
     assert_eq!(stub.count("eth_blockNumber"), 1);
 }
 
@@ -572,13 +572,13 @@ async fn when() {
     assert_eq!(hit(When::always().larger_than(size)).await, [15, 17]);
     assert_eq!(hit(When::always().larger_than(size - 1)).await, [13, 15, 17]);
     assert_eq!(hit(When::always().matching(odd)).await, [1, 5, 9, 13, 17]);
-    // Place six is first among seven calls.
+    // Position six first occurs with seven calls.
     assert_eq!(hit(When::method("eth_call").mentioning(&place).matching(odd)).await, [13, 17]);
     assert_eq!(hit(When::always().mentioning(&WALLET.to_checksum(None)).after(7)).await, [15, 17]);
 }
 
 #[tokio::test]
-async fn the_first_rule_that_matches_wins_and_a_spent_one_gives_way() {
+async fn the_first_matching_rule_wins_and_a_used_up_rule_is_skipped() {
     let stub = stub().await;
     stub.script(
         [Fault::Pass, Fault::error(1, "scripted"), Fault::Short, Fault::error(2, "scripted")],
@@ -592,17 +592,17 @@ async fn the_first_rule_that_matches_wins_and_a_spent_one_gives_way() {
     ask(&stub, &calls(1)).await;
     ask(&stub, &calls(1)).await;
     ask(&stub, &calls(1)).await;
-    // The script waits with its third fault for a request that can have it.
+    // The third fault of the script waits for a request that it affects.
     let expected = ["passed", "error 1", "chain id", "error 3", "short", "error 2", "passed"];
     assert_eq!(answered(&stub), expected);
 }
 
 #[test]
-fn answers_while_a_test_waits_for_a_process() {
+fn responds_while_a_test_waits_for_a_process() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let stub = runtime.block_on(stub());
-    // This thread blocks, and so would a stub in it.
+    // This thread blocks, and would block a stub in it.
     let (answer, _) = raw(&stub, &request("eth_chainId", json!([])));
     assert!(answer.ends_with(r#""result":"0x1"}"#), "{answer}");
 }

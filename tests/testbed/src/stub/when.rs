@@ -1,4 +1,4 @@
-//! To which requests a fault happens.
+//! Which requests a fault affects.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use super::fault::Fault;
 
 type Condition = dyn Fn(&Value) -> bool + Send + Sync;
 
-/// Which requests a rule matches. All conditions must hold; then they are counted, and the count decides:
+/// Selects requests. All conditions must hold; the requests that match are counted, and the count decides:
 ///
 /// ```
 /// use ethtally_testbed::stub::When;
@@ -58,6 +58,11 @@ impl When {
         Self { method: Some(method.to_owned()), ..Self::default() }
     }
 
+    /// `eth_call` requests.
+    pub fn eth_call() -> Self {
+        Self::method("eth_call")
+    }
+
     /// Only requests whose HTTP body has more than this many bytes.
     #[must_use]
     pub fn larger_than(mut self, bytes: usize) -> Self {
@@ -65,53 +70,53 @@ impl When {
         self
     }
 
-    /// Only requests that this says yes to. It is given the whole JSON-RPC request, with `method` and `params`.
+    /// Only requests for which this returns true. It gets the whole JSON-RPC request, with `method` and `params`.
     #[must_use]
     pub fn matching(mut self, condition: impl Fn(&Value) -> bool + Send + Sync + 'static) -> Self {
         self.conditions.push(Arc::new(condition));
         self
     }
 
-    /// Only requests whose parameters hold this text somewhere, in whatever case and without a leading `0x`: an address, so
-    /// that one wallet is poison in whatever batch it is.
+    /// Only requests whose parameters contain this text, ignoring case and a leading `0x`: with an address, every chunk with
+    /// that wallet.
     #[must_use]
     pub fn mentioning(self, text: &str) -> Self {
         let text = text.trim_start_matches("0x").to_lowercase();
         self.matching(move |request| mentions(&request["params"], &text))
     }
 
-    /// Not the first `n` of those that match.
+    /// Skips the first `n` matches.
     #[must_use]
     pub fn after(mut self, n: usize) -> Self {
         self.after = n;
         self
     }
 
-    /// Only every `n`-th of those that match, counted behind [`When::after`]: with 3, the third, the sixth and so on.
+    /// Only every `n`-th match, counted after [`When::after`]: with 3, the third, the sixth and so on.
     #[must_use]
     pub fn every(mut self, n: usize) -> Self {
         self.every = Some(n.max(1));
         self
     }
 
-    /// Only `n` times, then never again.
+    /// At most `n` times.
     #[must_use]
     pub fn times(mut self, n: usize) -> Self {
         self.times = Some(n);
         self
     }
 
-    pub(super) fn always_with(self, fault: Fault) -> Rule {
+    pub(super) fn with_fault(self, fault: Fault) -> Rule {
         Rule::new(self, Faults::Same(fault))
     }
 
-    pub(super) fn one_by_one(self, faults: Vec<Fault>) -> Rule {
+    pub(super) fn with_script(self, faults: Vec<Fault>) -> Rule {
         Rule::new(self, Faults::Script(faults))
     }
 
-    fn holds(&self, request: &Value, moment: &Moment) -> bool {
+    fn holds(&self, request: &Value, context: &RequestContext) -> bool {
         self.method.as_ref().is_none_or(|method| request["method"] == method.as_str())
-            && self.larger_than.is_none_or(|limit| moment.bytes > limit)
+            && self.larger_than.is_none_or(|limit| context.bytes > limit)
             && self.conditions.iter().all(|condition| condition(request))
     }
 }
@@ -125,20 +130,20 @@ fn mentions(value: &Value, text: &str) -> bool {
     }
 }
 
-/// What is known of a request beside itself.
+/// What a rule may depend on besides the request.
 #[derive(Debug)]
-pub(super) struct Moment {
+pub(super) struct RequestContext {
     /// When it arrived.
     pub(super) at: Instant,
-    /// The size of the HTTP body that it came in.
+    /// The size of its HTTP body.
     pub(super) bytes: usize,
-    /// How many HTTP requests are on hand, this one among them.
-    pub(super) on_hand: usize,
-    /// The node's newest block, where a rule has to know.
+    /// Number of HTTP requests in flight, including this one.
+    pub(super) in_flight: usize,
+    /// The node's newest block, if a rule needs it.
     pub(super) head: Option<u64>,
 }
 
-/// A condition, what happens when it holds, and how often it held and it happened.
+/// A condition with its faults, and how often it matched and applied.
 #[derive(Debug)]
 pub(super) struct Rule {
     when: When,
@@ -159,7 +164,7 @@ impl Rule {
         Self { when, faults, held: 0, happened: 0, meter: Meter::default() }
     }
 
-    /// Whether its fault depends on the node's newest block.
+    /// Whether its faults depend on the node's newest block.
     pub(super) fn needs_head(&self) -> bool {
         let drops = |fault: &Fault| matches!(fault, Fault::StateDroppedAfter(_));
         match &self.faults {
@@ -168,8 +173,8 @@ impl Rule {
         }
     }
 
-    /// The fault for this request, if it gets one. A request that the fault has no bearing on is not counted.
-    pub(super) fn meet(&mut self, request: &Value, moment: &Moment) -> Option<Fault> {
+    /// The fault for this request, if any. A request that the fault cannot affect is not counted.
+    pub(super) fn meet(&mut self, request: &Value, context: &RequestContext) -> Option<Fault> {
         if self.when.times.is_some_and(|times| self.happened >= times) {
             return None;
         }
@@ -177,11 +182,11 @@ impl Rule {
             Faults::Same(fault) => fault,
             Faults::Script(faults) => faults.get(self.happened)?,
         };
-        if !self.when.holds(request, moment) || !fault.concerns(request, moment) {
+        if !self.when.holds(request, context) || !fault.concerns(request, context) {
             return None;
         }
         if let Fault::ComputeUnits(budget) = fault
-            && self.meter.takes(request, moment.at, *budget)
+            && self.meter.takes(request, context.at, *budget)
         {
             return None;
         }
@@ -195,12 +200,12 @@ impl Rule {
     }
 }
 
-/// Compute units of the last second.
+/// The compute units of the last second.
 #[derive(Debug, Default)]
 struct Meter(VecDeque<(Instant, u64)>);
 
 impl Meter {
-    /// Charges for a request if the budget of a second has room for it.
+    /// Charges a request if the budget of the last second allows it.
     fn takes(&mut self, request: &Value, at: Instant, budget: u64) -> bool {
         while self.0.front().is_some_and(|(then, _)| *then + Duration::from_secs(1) <= at) {
             self.0.pop_front();

@@ -1,4 +1,4 @@
-//! What the tests talk to a socket with.
+//! A WebSocket client for the tests.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,14 +13,14 @@ use tokio_tungstenite::{
 use super::Socket;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// Long enough for what should not come to have come.
+/// How long to wait for a message that must not arrive.
 pub(super) const SILENCE: Duration = Duration::from_millis(250);
 
-/// A program at the other end.
+/// A client of the proxy.
 pub(super) struct Client {
     pub(super) stream: WebSocketStream<TcpStream>,
     count: u64,
-    /// What came while it waited for something else.
+    /// Messages that arrived while it waited for another one.
     pub(super) early: VecDeque<Value>,
 }
 
@@ -37,7 +37,7 @@ impl Client {
         Self::connect(&socket.url()).await.unwrap()
     }
 
-    /// The status that an upgrade is refused with.
+    /// The status with which an upgrade is refused.
     pub(super) async fn refused(socket: &Socket) -> u16 {
         match Self::connect(&socket.url()).await {
             Err(Error::Http(response)) => response.status().as_u16(),
@@ -74,7 +74,7 @@ impl Client {
         self.ask("eth_subscribe", params).await.as_str().expect("a subscription").to_owned()
     }
 
-    /// The next message. Any that is no JSON is a failure, and so is the end.
+    /// The next message. Panics if it is not JSON, and at the end of the stream.
     pub(super) async fn next(&mut self) -> Value {
         match self.next_raw().await {
             Some(Ok(Message::Text(text))) => serde_json::from_str(&text).unwrap(),
@@ -86,7 +86,7 @@ impl Client {
         timeout(PATIENCE, self.stream.next()).await.expect("a message, or an end")
     }
 
-    /// What the next notification is about, and for which subscription.
+    /// The next notification: its subscription and its result.
     pub(super) async fn notified(&mut self) -> (String, Value) {
         let mut message = match self.early.pop_front() {
             Some(message) => message,
@@ -102,14 +102,14 @@ impl Client {
         self.notified().await.1["number"].take()
     }
 
-    pub(super) async fn hears_nothing(&mut self) {
+    pub(super) async fn receives_nothing(&mut self) {
         assert_eq!(self.early, VecDeque::<Value>::new());
         if let Ok(message) = timeout(SILENCE, self.stream.next()).await {
             panic!("{message:?}");
         }
     }
 
-    /// Whether the connection broke off without a close frame.
+    /// Whether the connection ended without a close frame.
     pub(super) async fn is_cut(&mut self) -> bool {
         matches!(self.next_raw().await, Some(Err(Error::Io(_) | Error::Protocol(_))))
     }

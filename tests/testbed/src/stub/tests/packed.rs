@@ -1,10 +1,10 @@
-//! Packed calls, nodes that do not take them, and limits that both kinds of calls run into.
+//! Packed calls, nodes that do not support them, and limits of both kinds of calls.
 
 use super::*;
 
 const PACKED: &str = "0x00000000000000000000000000000000000Acced";
 
-/// What the node of canned answers says to a call that brings its code along, and what to one that does not.
+/// The canned result of a packed call, and of a call without overrides.
 pub(super) fn answer(params: &Value) -> Value {
     if params[2].is_null() {
         return json!("0x");
@@ -15,16 +15,16 @@ pub(super) fn answer(params: &Value) -> Value {
     json!(hex::encode_prefixed(words.flat_map(|word| word.to_be_bytes::<32>()).collect::<Vec<_>>()))
 }
 
-/// A packed call about so many wallets.
+/// A packed call with this many wallets.
 fn packed(wallets: usize) -> Value {
     let wallets: Vec<u8> = (0..wallets).flat_map(|n| WALLET.create(n as u64).0.0).collect();
     let call = json!({ "to": PACKED, "data": hex::encode_prefixed(wallets) });
-    // Some write addresses in lower case here and not there.
+    // Addresses may be in lower case in one place and mixed case in the other.
     let code = json!({ PACKED.to_lowercase(): { "code": "0x5f" } });
     request("eth_call", json!([call, "0x64", code]))
 }
 
-/// The words of an answer, and the bytes that are left over.
+/// The words of a result, and the number of bytes left over.
 async fn words(stub: &Stub, wallets: usize) -> (Vec<U256>, usize) {
     let answer = ask(stub, &packed(wallets)).await;
     let bytes = hex::decode(answer["result"].as_str().unwrap()).unwrap();
@@ -53,7 +53,7 @@ async fn too_many_wallets() {
         "passed",
     ];
     assert_eq!(answered(&stub), names);
-    // The journal knows how many there were.
+    // The journal has the number of wallets.
     let seen = stub.requests();
     let wallets: Vec<_> = seen.iter().map(|seen| seen.wallets(2)).collect();
     assert_eq!(wallets, [3, 4, 4, 3, 2, 1].map(Some));
@@ -87,24 +87,24 @@ async fn gas_cap() {
 }
 
 #[tokio::test]
-async fn lies() {
+async fn corruptions() {
     let stub = stub().await;
     let (truth, _) = words(&stub, 3).await;
-    for lie in Lie::ALL {
+    for corruption in Corruption::ALL {
         stub.clear();
-        stub.fault(Fault::Packed(lie), When::always());
+        stub.fault(Fault::CorruptPacked(corruption), When::always());
         let (told, rest) = words(&stub, 3).await;
-        match lie {
-            Lie::Total => assert!(told[..3] == truth[..3] && told[3] != truth[3]),
-            Lie::Block => assert!(told[1..] == truth[1..] && told[0] != truth[0]),
-            Lie::Short => assert_eq!(told, truth[..3]),
-            Lie::Long => assert_eq!((&told[..4], told.len()), (&truth[..], 5)),
-            Lie::Ragged => assert_eq!((told.len(), rest), (3, 31)),
-            Lie::Empty => assert_eq!((told.len(), rest), (0, 0)),
+        match corruption {
+            Corruption::Total => assert!(told[..3] == truth[..3] && told[3] != truth[3]),
+            Corruption::Block => assert!(told[1..] == truth[1..] && told[0] != truth[0]),
+            Corruption::Short => assert_eq!(told, truth[..3]),
+            Corruption::Long => assert_eq!((&told[..4], told.len()), (&truth[..], 5)),
+            Corruption::PartialWord => assert_eq!((told.len(), rest), (3, 31)),
+            Corruption::Empty => assert_eq!((told.len(), rest), (0, 0)),
         }
-        // Nobody else's business.
+        // Other calls are not affected.
         assert_eq!(returned(&stub, 2).await, true_returns(2));
-        assert_eq!(answered(&stub)[stub.requests().len() - 2..], ["lie", "passed"]);
+        assert_eq!(answered(&stub)[stub.requests().len() - 2..], ["corrupt packed", "passed"]);
     }
 }
 
@@ -112,7 +112,7 @@ async fn lies() {
 async fn too_many_at_once() {
     let stub = stub().await;
     stub.fault(Fault::Hang, When::method("hangs"));
-    stub.fault(Fault::TooManyAtOnce(2), When::always());
+    stub.fault(Fault::TooManyInFlight(2), When::always());
     let url = stub.url();
     let hang = || {
         let url = url.clone();
@@ -129,7 +129,7 @@ async fn too_many_at_once() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for seen in stub.requests() {
-        assert_eq!(seen.answered == "too many at once", seen.on_hand > 2, "{seen:?}");
+        assert_eq!(seen.answered == "too many in flight", seen.in_flight > 2, "{seen:?}");
     }
     hanging[1].abort();
 }
@@ -137,7 +137,7 @@ async fn too_many_at_once() {
 #[tokio::test]
 async fn compute_units() {
     let stub = stub().await;
-    // Two calls and one of something else fit into a second.
+    // Two calls and one other request fit into a second.
     stub.fault(Fault::ComputeUnits(65), When::always());
     let begun = Instant::now();
     ask(&stub, &packed(1)).await;
@@ -146,7 +146,7 @@ async fn compute_units() {
     let refused = post_to(&stub.url(), &calls(1)).await.unwrap();
     assert_eq!(refused.status, 429);
     assert!(refused.body.windows(13).any(|words| words == b"compute units"));
-    // What is refused costs nothing: as soon as the first is a second old, there is room again.
+    // A refused request costs nothing: once the first is a second old, there is room again.
     while post_to(&stub.url(), &calls(1)).await.unwrap().status == 429 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -164,7 +164,7 @@ async fn state_dropped() {
         (request("eth_call", json!([{}, "latest"])), true),
         (request("eth_call", json!([{}])), true),
         (request("eth_getCode", json!([WALLET, "0x1"])), false),
-        // A block without its state is there.
+        // The block itself is available without its state.
         (request("eth_getBlockByNumber", json!(["0x1", false])), true),
         (request("eth_getLogs", json!([{ "fromBlock": "0x1" }])), true),
     ] {

@@ -1,4 +1,4 @@
-//! Transfers in block after block, drawn from a seed, and what the table must say of them in the end.
+//! Random transfers in block after block, and the rows that must result from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,33 +6,39 @@ use alloy::primitives::{Address, U256};
 use ethtally_testbed::{Chain, holding, wallet};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use crate::{
-    harness::Database,
-    watching::{caught_up, checkpoint},
-    world::{address, addresses, read_wallets},
+use crate::support::{
+    database::Database,
+    table::{read_wallets, store_unread},
+    wallets::{address, addresses, random_seed},
+    watch::{caught_up, checkpoint},
 };
 
-/// How many wallets take part.
+/// Number of wallets that take part.
 const WALLETS: usize = 50;
-/// All of them are among the first so many.
-pub(crate) const AMONG: u64 = 200;
+/// All of them are among this many first wallets.
+const AMONG: u64 = 200;
 
-/// A chain with transfers in every block.
+/// A new chain, and placeholders for all wallets that [`Traffic`] uses.
+pub(crate) async fn chain_for_traffic(database: &Database) -> Chain {
+    store_unread(database, 0..AMONG);
+    Chain::builder().start().await.expect("a chain")
+}
+
+/// Makes blocks with random transfers, and knows what they change.
 pub(crate) struct Traffic<'a> {
     chain: &'a Chain,
     wallets: Vec<u64>,
-    /// Who took part so far, and the block of each one's last transfer.
+    /// The block of each wallet's last transfer.
     newest: BTreeMap<u64, u64>,
     pub(crate) random: StdRng,
     seed: u64,
 }
 
 impl<'a> Traffic<'a> {
-    /// Nothing yet; from now on the chain makes blocks only when it is told to.
+    /// Starts without transfers; from now on the chain mines only on request.
     pub(crate) async fn on(chain: &'a Chain) -> Self {
         chain.set_automine(false).await.expect("the chain answers");
-        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(rand::random);
+        let seed = random_seed();
         let rich = |n: &u64| holding(*n).balance > U256::from(1_000_000_000_u64);
         let wallets: Vec<_> = (0..AMONG).filter(rich).take(WALLETS).collect();
         assert_eq!(wallets.len(), WALLETS);
@@ -40,7 +46,7 @@ impl<'a> Traffic<'a> {
         Self { chain, wallets, newest: BTreeMap::new(), random, seed }
     }
 
-    /// A block with one to three transfers in it.
+    /// Mines a block with one to three transfers.
     pub(crate) async fn block(&mut self) {
         let mut pairs = Vec::new();
         for _ in 0..self.random.random_range(1..=3) {
@@ -59,15 +65,15 @@ impl<'a> Traffic<'a> {
         self.newest.extend(pairs.into_iter().flat_map(|(from, to)| [(from, block), (to, block)]));
     }
 
-    /// So many of them.
+    /// Mines this many such blocks.
     pub(crate) async fn blocks(&mut self, count: u64) {
         for _ in 0..count {
             self.block().await;
         }
     }
 
-    /// Fails if the checkpoint, which it returns, has moved over a block whose wallets are not stored.
-    pub(crate) async fn checkpoint_is_kept(&self, database: &Database) -> u64 {
+    /// Panics if the checkpoint has passed a block whose wallets are not stored. Returns the checkpoint.
+    pub(crate) async fn assert_stored_to_checkpoint(&self, database: &Database) -> u64 {
         let reached = checkpoint(database).await.expect("a checkpoint");
         let rows = "select wallet, blocknumber from eth_wallet_balances";
         let rows: BTreeSet<String> = database.sql(rows).await.into_iter().collect();
@@ -78,9 +84,9 @@ impl<'a> Traffic<'a> {
         reached
     }
 
-    /// Waits until the checkpoint is the head, and fails unless the table holds what the chain says
-    /// of each wallet that took part, and no total of any other. Returns the head.
-    pub(crate) async fn is_stored(&self, database: &Database) -> u64 {
+    /// Waits until the checkpoint is the head, and panics unless the read totals are those of the wallets
+    /// that took part, as the chain has them. Returns the head.
+    pub(crate) async fn until_stored(&self, database: &Database) -> u64 {
         let head = caught_up(self.chain, database).await;
         assert_eq!(checkpoint(database).await, Some(head));
         let rows = "select wallet, balance, blocknumber from eth_wallet_balances
@@ -98,10 +104,10 @@ impl<'a> Traffic<'a> {
 }
 
 impl Drop for Traffic<'_> {
-    #[expect(clippy::print_stderr, reason = "it belongs to the message of the failure")]
+    #[expect(clippy::print_stderr, reason = "part of the failure message")]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the same again: SEED={}", self.seed);
+            eprintln!("to reproduce: SEED={}", self.seed);
         }
     }
 }

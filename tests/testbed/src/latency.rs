@@ -1,5 +1,4 @@
-//! A long way to the node: a TCP relay that holds what goes through it for a while, as a distance does. What is on its way at the
-//! same time does not wait for each other: it costs time and no throughput.
+//! A TCP proxy that adds latency, as a distant node has it: it delays all bytes and does not limit throughput.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -17,29 +16,29 @@ use tokio::{
 
 use crate::server::Server;
 
-/// What is read at once.
+/// Bytes per read.
 const PIECE: usize = 64 << 10;
-/// Pieces on their way, at most: 64 MB, more than any request or answer has.
+/// Pieces in transit, at most: 64 MB, more than any request or response.
 const PIECES: usize = 1_000;
 
-/// A way to a node that takes time. It relays on a port of its own until it is dropped.
+/// A latency proxy in front of a node. It listens on its own port until it is dropped.
 ///
-/// It runs in a thread of its own, so that it relays while a test waits for a process.
+/// It runs in its own thread, so that it relays while a test waits for a process.
 #[derive(Debug)]
-pub struct Delay {
+pub struct LatencyProxy {
     server: Server,
 }
 
-impl Delay {
-    /// Starts a relay to the node at this `http://` or `ws://` URL; each byte takes `one_way` there, and each byte back.
+impl LatencyProxy {
+    /// Starts a proxy to the node at this `http://` or `ws://` URL; each byte takes `one_way` in either direction.
     ///
     /// # Errors
-    /// If the URL names no host and port, or there is no port to listen on.
+    /// If the URL has no host and port, or there is no free port.
     pub fn in_front_of(url: &str, one_way: Duration) -> Result<Self> {
-        let uri: Uri = url.parse().context("the URL behind the delay is none")?;
-        ensure!(uri.port_u16().is_some(), "the URL behind the delay has no port");
+        let uri: Uri = url.parse().context("the upstream URL is invalid")?;
+        ensure!(uri.port_u16().is_some(), "the upstream URL has no port");
         let node = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let server = Server::start("delay", move |listener| serve(listener, node, one_way))?;
+        let server = Server::start("latency", move |listener| serve(listener, node, one_way))?;
         Ok(Self { server })
     }
 
@@ -48,7 +47,7 @@ impl Delay {
         format!("http://{}", self.address())
     }
 
-    /// The same for what is no HTTP.
+    /// The address, for protocols other than HTTP.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
     }
@@ -59,11 +58,11 @@ async fn serve(listener: TcpListener, node: String, one_way: Duration) {
         if let Ok((stream, _)) = listener.accept().await {
             let node = node.clone();
             tokio::spawn(async move {
-                // A connection that breaks has been closed towards both ends by then.
+                // If the connection breaks, both ends have been closed by then.
                 let _ = relay(stream, &node, one_way).await;
             });
         } else {
-            // Out of file descriptors, most likely: some will come back.
+            // Probably out of file descriptors: retry later.
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -72,10 +71,10 @@ async fn serve(listener: TcpListener, node: String, one_way: Duration) {
 async fn relay(program: TcpStream, node: &str, one_way: Duration) -> io::Result<()> {
     let node = TcpStream::connect(node).await?;
     for stream in [&program, &node] {
-        // Else the end of a message waits for the acknowledgement of its beginning.
+        // Otherwise the end of a message waits for the acknowledgement of its start.
         stream.set_nodelay(true)?;
     }
-    // The machine has shaken hands at once; over a distance that takes a way there and a way back.
+    // The local handshake takes no time; over a distance it takes a round trip.
     let connected = Instant::now() + 2 * one_way;
     let ((from_program, to_program), (from_node, to_node)) =
         (program.into_split(), node.into_split());
@@ -84,7 +83,7 @@ async fn relay(program: TcpStream, node: &str, one_way: Duration) -> io::Result<
     tokio::try_join!(there, back).map(drop)
 }
 
-/// Carries all bytes from one end to the other, and the end of them, each `one_way` after it came and none before `connected`.
+/// Copies all bytes and the end of the stream, each `one_way` after it arrived and none before `connected`.
 async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -97,7 +96,7 @@ async fn carry(
             let mut piece = Vec::with_capacity(PIECE);
             let count = from.read_buf(&mut piece).await?;
             let due = Instant::now().max(connected) + one_way;
-            // An empty piece is the end; a receiver that is gone has said why.
+            // An empty piece marks the end. If the receiver is gone, it has reported the error.
             if sender.send((due, piece)).await.is_err() || count == 0 {
                 return io::Result::Ok(());
             }
@@ -122,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers each byte at once with itself, until it ends.
+    /// Starts an echo server.
     async fn echo() -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -138,15 +137,16 @@ mod tests {
         address
     }
 
-    async fn connected(one_way: Duration) -> (Delay, TcpStream) {
-        let delay = Delay::in_front_of(&format!("http://{}", echo().await), one_way).unwrap();
+    async fn connected(one_way: Duration) -> (LatencyProxy, TcpStream) {
+        let delay =
+            LatencyProxy::in_front_of(&format!("http://{}", echo().await), one_way).unwrap();
         let stream = TcpStream::connect(delay.address()).await.unwrap();
         stream.set_nodelay(true).unwrap();
         (delay, stream)
     }
 
     #[tokio::test]
-    async fn an_answer_takes_the_way_there_and_back_and_the_first_one_a_handshake_more() {
+    async fn a_response_takes_a_round_trip_and_the_first_one_a_handshake_more() {
         let one_way = Duration::from_millis(40);
         let (_delay, mut stream) = connected(one_way).await;
         for ways in [4, 2, 2] {
@@ -159,12 +159,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_on_its_way_does_not_wait_for_each_other() {
+    async fn bytes_in_transit_do_not_wait_for_each_other() {
         let one_way = Duration::from_millis(200);
         let (_delay, mut stream) = connected(one_way).await;
         stream.write_all(b"!").await.unwrap();
         stream.read_u8().await.unwrap();
-        // One byte every few milliseconds; the first comes back when many more are under way.
+        // One byte every few milliseconds; the first returns while many more are in transit.
         let (mut from, mut to) = stream.split();
         let mut sent = 0;
         let sending = async {
@@ -182,13 +182,13 @@ mod tests {
         for _ in 1..sent {
             assert_eq!(from.read_u8().await.unwrap(), b'.');
         }
-        // Each by itself would have taken so long.
-        let one_by_one = one_way * 2 * (sent - 1);
-        assert!(sent > 10 && first.elapsed() < one_by_one / 2, "{sent} in {:?}", first.elapsed());
+        // The time that one byte after another would take.
+        let with_script = one_way * 2 * (sent - 1);
+        assert!(sent > 10 && first.elapsed() < with_script / 2, "{sent} in {:?}", first.elapsed());
     }
 
     #[tokio::test]
-    async fn ten_megabytes_come_back_whole_in_order_and_with_their_end() {
+    async fn ten_megabytes_are_returned_complete_and_in_order() {
         let (_delay, stream) = connected(Duration::from_millis(10)).await;
         let sent: Vec<u8> = (0..10_u32 << 18).flat_map(u32::to_be_bytes).collect();
         let (mut from, mut to) = stream.into_split();
@@ -203,9 +203,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_ends_when_the_node_has_gone() {
+    async fn a_connection_ends_when_the_node_is_down() {
         let url = crate::stub::Stub::dead();
-        let delay = Delay::in_front_of(&url, Duration::from_millis(1)).unwrap();
+        let delay = LatencyProxy::in_front_of(&url, Duration::from_millis(1)).unwrap();
         let mut stream = TcpStream::connect(delay.address()).await.unwrap();
         assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)));
     }

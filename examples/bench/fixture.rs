@@ -1,4 +1,4 @@
-//! What the measures stand on: the chain, and for each measure a table of its own that is like all others.
+//! The fixture of all measurements: the chain, and an identical table for each measurement.
 
 use std::{
     fs,
@@ -21,10 +21,9 @@ use tempfile::{NamedTempFile, TempDir};
 
 use crate::{Backend, Rows, report::say};
 
-/// A block that would be a small one on mainnet, and the most that an `eth_call` gets from many nodes.
+/// Gas limit of a block, and of an `eth_call`, as many nodes have it.
 const GAS_LIMIT: u64 = 50_000_000;
-/// As a server for such a table runs in production: durable, with the table in its memory, and without a
-/// checkpoint every few seconds.
+/// Settings as in production: durable, with the table in memory, and without a checkpoint every few seconds.
 const SETTINGS: [(&str, &str); 5] = [
     ("fsync", "on"),
     ("synchronous_commit", "on"),
@@ -32,23 +31,25 @@ const SETTINGS: [(&str, &str); 5] = [
     ("shared_buffers", "2GB"),
     ("max_wal_size", "8GB"),
 ];
-/// Wallets of one age: a tick of the original.
+/// Wallets of the same age: those of one tick of the original.
 const TICK: usize = 50;
-/// Wallets in one statement while the template is filled.
+/// Wallets per statement that fills the template.
 const FILL: usize = 10_000;
 
-pub(crate) struct Ground {
+/// The chain, the database server, and the template of all tables.
+pub(crate) struct Fixture {
     pub(crate) chain: Chain,
-    /// All wallets in the order in which a sweep takes them.
+    /// All wallets, in the order of a sweep.
     pub(crate) wallets: Vec<Wallet>,
-    /// What all of them hold together.
+    /// The sum of all totals.
     sum: U256,
-    database: Database,
+    template: Template,
     made: AtomicU32,
 }
 
-enum Database {
-    /// The databases' URLs; none is copied or dropped by way of itself.
+/// The database that each table is a copy of.
+enum Template {
+    /// URLs of databases. A database is copied and dropped over a connection to `admin`.
     Postgres {
         cluster: Cluster,
         template: String,
@@ -60,19 +61,19 @@ enum Database {
     },
 }
 
-/// A table for one measure.
+/// A table for one measurement.
 pub(crate) struct Table {
     pub(crate) url: String,
-    /// Takes it away.
-    end: End,
+    /// How to delete it.
+    cleanup: Cleanup,
 }
 
-enum End {
+enum Cleanup {
     Postgres { admin: String, name: String },
     Sqlite(PathBuf),
 }
 
-impl Ground {
+impl Fixture {
     /// Starts the chain and the database, and fills a table.
     pub(crate) async fn prepare(count: u64, backend: Backend, rows: Rows) -> anyhow::Result<Self> {
         let started = Instant::now();
@@ -82,31 +83,31 @@ impl Ground {
         let mut wallets: Vec<Wallet> = (0..count).map(|n| wallet(n).into()).collect();
 
         say("filling a table …");
-        let database = match backend {
+        let template = match backend {
             Backend::Postgres => {
                 let cluster = Cluster::start_with(&SETTINGS)?;
                 let template = cluster.create_database("template")?;
                 let admin = cluster.create_database("admin")?;
-                Database::Postgres { cluster, template, admin }
+                Template::Postgres { cluster, template, admin }
             }
             Backend::Sqlite => {
                 let folder = tempfile::tempdir()?;
                 let template = folder.path().join("template");
-                Database::Sqlite { folder, template }
+                Template::Sqlite { folder, template }
             }
         };
-        database.fill(&wallets, rows).await?;
-        // A sweep goes by age, and by wallet among rows of one age.
+        template.fill(&wallets, rows).await?;
+        // A sweep sorts by age, then by wallet.
         match rows {
             Rows::Swept => wallets.chunks_mut(TICK).for_each(<[_]>::sort_unstable),
             Rows::New => wallets.sort_unstable(),
         }
         settle();
         say(format_args!("ready after {:.0} s", started.elapsed().as_secs_f64()));
-        Ok(Self { chain, wallets, sum, database, made: AtomicU32::new(0) })
+        Ok(Self { chain, wallets, sum, template, made: AtomicU32::new(0) })
     }
 
-    /// A table that holds every wallet, none of them read by ethtally.
+    /// A new table with every wallet, none of them read by ethtally.
     pub(crate) async fn table(&self) -> anyhow::Result<Table> {
         let table = self.copy().await?;
         settle();
@@ -115,12 +116,12 @@ impl Ground {
 
     async fn copy(&self) -> anyhow::Result<Table> {
         let number = self.made.fetch_add(1, Relaxed);
-        match &self.database {
-            Database::Postgres { template, admin, .. } => {
+        match &self.template {
+            Template::Postgres { template, admin, .. } => {
                 let name = format!("copy_{number}");
                 let template = name_of(template);
                 let mut connection = postgres(admin).await?;
-                // Quicker than through the log, where the server has the choice.
+                // Faster than copying through the WAL, if the server supports it.
                 let strategy = match connection.server_version_num() {
                     Some(150_000..) => "strategy file_copy",
                     _ => "",
@@ -129,7 +130,7 @@ impl Ground {
                 run(&mut connection, &create).await?;
                 Ok(Table::postgres(admin, &name))
             }
-            Database::Sqlite { folder, template } => {
+            Template::Sqlite { folder, template } => {
                 let path = folder.path().join(format!("copy-{number}"));
                 fs::copy(template, &path)?;
                 Ok(Table::sqlite(path))
@@ -137,22 +138,22 @@ impl Ground {
         }
     }
 
-    /// A database without tables.
+    /// A new database without tables.
     pub(crate) async fn empty_table(&self) -> anyhow::Result<Table> {
-        match &self.database {
-            Database::Postgres { cluster, admin, .. } => {
+        match &self.template {
+            Template::Postgres { cluster, admin, .. } => {
                 let url = cluster.create_database("empty")?;
                 settle();
                 Ok(Table::postgres(admin, name_of(&url)))
             }
-            Database::Sqlite { folder, .. } => {
+            Template::Sqlite { folder, .. } => {
                 let number = self.made.fetch_add(1, Relaxed);
                 Ok(Table::sqlite(folder.path().join(format!("empty-{number}"))))
             }
         }
     }
 
-    /// The first `count` wallets as a file.
+    /// The first `count` wallets as a CSV file.
     pub(crate) fn csv(&self, count: u64) -> anyhow::Result<NamedTempFile> {
         let mut file = NamedTempFile::new()?;
         let mut out = BufWriter::new(file.as_file_mut());
@@ -165,17 +166,17 @@ impl Ground {
         Ok(file)
     }
 
-    /// What the table is kept by, for the report.
+    /// The database's name and version, for the report.
     pub(crate) async fn database_version(&self) -> anyhow::Result<String> {
-        match &self.database {
-            Database::Postgres { admin, .. } => {
+        match &self.template {
+            Template::Postgres { admin, .. } => {
                 let version: String = sqlx::query_scalar("show server_version")
                     .fetch_one(&mut postgres(admin).await?)
                     .await?;
                 let number = version.split_whitespace().next().unwrap_or_default();
                 Ok(format!("PostgreSQL {number}"))
             }
-            Database::Sqlite { .. } => {
+            Template::Sqlite { .. } => {
                 let version: String = sqlx::query_scalar("select sqlite_version()")
                     .fetch_one(&mut sqlite("sqlite::memory:").await?)
                     .await?;
@@ -185,7 +186,7 @@ impl Ground {
     }
 }
 
-impl Database {
+impl Template {
     /// Fills the template.
     async fn fill(&self, wallets: &[Wallet], rows: Rows) -> anyhow::Result<()> {
         let url = match self {
@@ -202,7 +203,7 @@ impl Database {
             }
             Rows::Swept => self.fill_swept(&url, wallets).await?,
         }
-        // No database is copied that somebody is connected to.
+        // A database with connections cannot be copied.
         store.close().await;
         match self {
             Self::Postgres { .. } => {
@@ -221,7 +222,7 @@ impl Database {
         Ok(())
     }
 
-    /// Rows of a round of the original.
+    /// Fills the template with rows as after a round of the original.
     async fn fill_swept(&self, url: &str, wallets: &[Wallet]) -> anyhow::Result<()> {
         let mut ticks = (0_i64..).flat_map(|tick| [tick; TICK]);
         for page in wallets.chunks(FILL) {
@@ -262,59 +263,59 @@ impl Database {
 impl Table {
     fn postgres(admin: &str, name: &str) -> Self {
         let server = admin.strip_suffix(name_of(admin)).unwrap_or(admin);
-        let end = End::Postgres { admin: admin.to_owned(), name: name.to_owned() };
-        Self { url: format!("{server}{name}"), end }
+        let cleanup = Cleanup::Postgres { admin: admin.to_owned(), name: name.to_owned() };
+        Self { url: format!("{server}{name}"), cleanup }
     }
 
     fn sqlite(path: PathBuf) -> Self {
-        Self { url: format!("sqlite:{}", path.display()), end: End::Sqlite(path) }
+        Self { url: format!("sqlite:{}", path.display()), cleanup: Cleanup::Sqlite(path) }
     }
 
-    /// Checks that every wallet was read, and that all totals together are what the chain began with.
-    pub(crate) async fn is_read(&self, ground: &Ground) -> anyhow::Result<()> {
+    /// Checks that every wallet was read, and that the totals add up to those at genesis.
+    pub(crate) async fn check_read(&self, fixture: &Fixture) -> anyhow::Result<()> {
         const COUNT: &str = "select count(*) from eth_wallet_balances where read_block is not null";
-        let read: i64 = match &self.end {
-            End::Postgres { .. } => {
+        let read: i64 = match &self.cleanup {
+            Cleanup::Postgres { .. } => {
                 let mut connection = postgres(&self.url).await?;
                 let sum: String =
                     sqlx::query_scalar("select sum(balance)::text from eth_wallet_balances")
                         .fetch_one(&mut connection)
                         .await?;
                 ensure!(
-                    sum == ground.sum.to_string(),
-                    "the totals are not the chain's: {sum} wei in all"
+                    sum == fixture.sum.to_string(),
+                    "the totals differ from the chain's: {sum} wei in all"
                 );
                 sqlx::query_scalar(COUNT).fetch_one(&mut connection).await?
             }
-            // It has no numbers as large as the sum.
-            End::Sqlite(_) => {
+            // SQLite has no numbers as large as the sum.
+            Cleanup::Sqlite(_) => {
                 sqlx::query_scalar(COUNT).fetch_one(&mut sqlite(&self.url).await?).await?
             }
         };
-        ensure!(read as usize == ground.wallets.len(), "only {read} wallets were read");
+        ensure!(read as usize == fixture.wallets.len(), "only {read} wallets were read");
         Ok(())
     }
 
-    /// Takes the table away, so that the disk need hold but one copy.
+    /// Deletes the table, so that the disk holds only one copy.
     pub(crate) async fn drop(self) -> anyhow::Result<()> {
-        match self.end {
-            End::Postgres { admin, name } => {
+        match self.cleanup {
+            Cleanup::Postgres { admin, name } => {
                 run(&mut postgres(&admin).await?, &format!("drop database {name} with (force)"))
                     .await?;
             }
-            End::Sqlite(path) => fs::remove_file(path)?,
+            Cleanup::Sqlite(path) => fs::remove_file(path)?,
         }
         Ok(())
     }
 }
 
-/// Lets the disk come to rest: what was written before a measure is not its to pay.
+/// Flushes earlier writes to disk, so that they do not slow down the next measurement.
 fn settle() {
-    // Without that program the disk is busier, and the table is the same.
+    // Optional: without `sync` the disk is busier.
     let _ = Command::new("sync").status();
 }
 
-/// The database of a URL.
+/// The name of the database in a URL.
 fn name_of(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or_default()
 }
@@ -328,7 +329,7 @@ pub(crate) async fn postgres(url: &str) -> anyhow::Result<PgConnection> {
     Ok(url.parse::<PgConnectOptions>()?.connect().await?)
 }
 
-/// A connection as the program makes it.
+/// A connection with the program's settings.
 pub(crate) async fn sqlite(url: &str) -> anyhow::Result<SqliteConnection> {
     use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
     let options: SqliteConnectOptions = url.parse()?;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity 0.8.37;
 
-/// @title A part of a total that does, for each wallet, what the wallet's own bytes say
-/// @notice Whatever function is called with a wallet. Four of them stand side by side: the last two bits of its own address say
-/// which of the wallet's first four bytes a Freak looks at, so that one wallet can be fine with one part and not with the next.
-/// The honest value is made of all of the call data, so that a wrong selector or a stray byte gives another number.
-contract Freak {
-    /// The Rust enum `Freak` has the same numbers. Any other byte is honest.
+/// @title A contract whose behaviour for a wallet depends on the wallet's own bytes
+/// @notice Any function can be called with a wallet. There are four instances: the last two bits of the instance's address select
+/// one of the wallet's first four bytes, so a wallet can be valid for one instance and fail for another. The honest value is a hash
+/// of the whole call data, so a wrong selector or a stray byte gives another number.
+contract Adversarial {
+    /// The Rust enum `Behaviour` has the same numbers. Any other byte is honest.
     fallback() external {
         assembly ("memory-safe") {
-            // Free memory from here on is not Solidity's business: this block returns or reverts.
+            // This block may use all memory: it returns or reverts.
             calldatacopy(0, 0, calldatasize())
             mstore(calldatasize(), address())
             let value := shr(160, keccak256(0, add(calldatasize(), 32)))
@@ -40,7 +40,7 @@ contract Freak {
             case 0x8a { value := shl(255, 1) }
             case 0x8b { value := sub(shl(255, 1), 1) }
             case 0x8c {
-                // Memory is paid for once and never filled.
+                // Memory is paid for but never filled.
                 mstore(0, value)
                 return(0, 100000)
             }
@@ -49,7 +49,7 @@ contract Freak {
                 revert(0, 100000)
             }
             case 0x8e {
-                // Calls itself, 30 deep, behind the call data a word that says how deep it is. An inner failure goes outwards.
+                // Calls itself 30 deep, with the depth as a word after the call data. Propagates an inner failure.
                 let depth := calldataload(36)
                 if lt(depth, 30) {
                     calldatacopy(0, 0, 36)
@@ -58,19 +58,19 @@ contract Freak {
                 }
             }
             case 0x8f {
-                // A lie where gas is short, as of a contract that takes an inner call's failure for a zero.
+                // Wrong if gas is short, like a contract that treats a failed inner call as zero.
                 if lt(gas(), 30000) { value := 1 }
             }
             case 0x90 {
-                // Some 60,000 gas before it knows.
+                // Uses about 60,000 gas.
                 for { let i := 0 } lt(i, 600) { i := add(i, 1) } { mstore(0, keccak256(0, 32)) }
             }
             case 0x91 {
-                // A write: not to be had by a static call.
+                // A write: fails in a static call.
                 sstore(value, 1)
             }
             case 0x92 {
-                // The lie of 0x8f where a reader is merely thrifty.
+                // As 0x8f, with a limit that a merely thrifty reader reaches.
                 if lt(gas(), 2000000) { value := 1 }
             }
             mstore(0, value)

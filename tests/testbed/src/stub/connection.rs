@@ -1,4 +1,4 @@
-//! Connections that can be cut: what an HTTP server would never do to its client by itself.
+//! TCP connections that can be reset or cut short, which no HTTP server does on its own.
 
 use std::{
     io,
@@ -20,72 +20,76 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A hand on a connection, by which the handler of a request breaks it.
+/// A handle with which the handler of a request breaks its connection.
 #[derive(Debug, Clone)]
-pub(super) struct Line(Arc<State>);
+pub(super) struct ConnectionHandle(Arc<WriteLimit>);
 
 #[derive(Debug)]
-struct State {
-    /// How many bytes may still go to the client.
+struct WriteLimit {
+    /// Number of bytes that may still be sent to the client.
     allowance: AtomicU64,
     reset: AtomicBool,
 }
 
-impl Line {
+impl ConnectionHandle {
     fn new() -> Self {
-        Self(Arc::new(State { allowance: AtomicU64::new(u64::MAX), reset: AtomicBool::new(false) }))
+        Self(Arc::new(WriteLimit {
+            allowance: AtomicU64::new(u64::MAX),
+            reset: AtomicBool::new(false),
+        }))
     }
 
-    /// Sends nothing more, and answers the client with a TCP reset.
+    /// Sends nothing more and resets the connection.
     pub(super) fn reset(&self) {
         self.0.reset.store(true, Ordering::Release);
         self.0.allowance.store(0, Ordering::Release);
     }
 
-    /// Sends this many bytes more, then closes.
+    /// Closes the connection after this many more bytes.
     pub(super) fn break_off_after(&self, bytes: u64) {
         self.0.allowance.store(bytes, Ordering::Release);
     }
 }
 
-impl Connected<IncomingStream<'_, Lines>> for Line {
-    fn connect_info(stream: IncomingStream<'_, Lines>) -> Self {
+impl Connected<IncomingStream<'_, BreakableListener>> for ConnectionHandle {
+    fn connect_info(stream: IncomingStream<'_, BreakableListener>) -> Self {
         stream.remote_addr().clone()
     }
 }
 
-/// A listener whose connections come with a [`Line`] in place of an address.
+/// A listener that returns a [`ConnectionHandle`] in place of the peer's address.
 #[derive(Debug)]
-pub(super) struct Lines(pub(super) TcpListener);
+pub(super) struct BreakableListener(pub(super) TcpListener);
 
-impl Listener for Lines {
-    type Io = Connection;
-    type Addr = Line;
+impl Listener for BreakableListener {
+    type Io = LimitedStream;
+    type Addr = ConnectionHandle;
 
-    async fn accept(&mut self) -> (Connection, Line) {
+    async fn accept(&mut self) -> (LimitedStream, ConnectionHandle) {
         loop {
             if let Ok((stream, _)) = self.0.accept().await {
-                // Else a small answer waits for the client's acknowledgement of the one before.
+                // Otherwise a small response waits for the acknowledgement of the previous one.
                 let _ = stream.set_nodelay(true);
-                let line = Line::new();
-                return (Connection { stream, line: line.clone() }, line);
+                let handle = ConnectionHandle::new();
+                return (LimitedStream { stream, handle: handle.clone() }, handle);
             }
-            // Out of file descriptors, most likely: some will come back.
+            // Probably out of file descriptors: retry later.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    fn local_addr(&self) -> io::Result<Line> {
-        Ok(Line::new())
+    fn local_addr(&self) -> io::Result<ConnectionHandle> {
+        Ok(ConnectionHandle::new())
     }
 }
 
-pub(super) struct Connection {
+/// A TCP stream that stops after the bytes its [`ConnectionHandle`] allows.
+pub(super) struct LimitedStream {
     stream: TcpStream,
-    line: Line,
+    handle: ConnectionHandle,
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for LimitedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -95,17 +99,17 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for LimitedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let state = Arc::clone(&self.line.0);
+        let state = Arc::clone(&self.handle.0);
         let allowance = state.allowance.load(Ordering::Acquire);
         if allowance == 0 {
             if state.reset.load(Ordering::Acquire) {
-                // Closing now throws away what is unsent and resets.
+                // Closing now discards unsent data and resets.
                 self.stream.set_zero_linger()?;
             }
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));

@@ -1,4 +1,4 @@
-//! A TCP stream that can be broken off and gagged: what a WebSocket would never do by itself.
+//! A TCP stream that can be reset and muted, which no WebSocket library does on its own.
 
 use std::{
     io,
@@ -12,31 +12,31 @@ use tokio::{
 };
 
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct FaultyStream {
     stream: TcpStream,
-    gagged: bool,
+    muted: bool,
 }
 
-impl Line {
+impl FaultyStream {
     pub(super) fn new(stream: TcpStream) -> Self {
-        // Else a small message waits for the acknowledgement of the one before.
+        // Otherwise a small message waits for the acknowledgement of the previous one.
         let _ = stream.set_nodelay(true);
-        Self { stream, gagged: false }
+        Self { stream, muted: false }
     }
 
-    /// While on, what is written goes nowhere: above all the answers to pings, which no WebSocket can be kept from giving.
-    /// Before either switch all must be flushed, or else the other end gets half a frame.
-    pub(super) fn gag(&mut self, on: bool) {
-        self.gagged = on;
+    /// While on, discards everything written, including the pongs that a WebSocket library always sends.
+    /// Flush before each switch, otherwise the other end gets half a frame.
+    pub(super) fn mute(&mut self, on: bool) {
+        self.muted = on;
     }
 
-    /// Throws away what is unsent and resets the connection.
+    /// Discards unsent data and resets the connection.
     pub(super) fn reset(self) {
         let _ = self.stream.set_zero_linger();
     }
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for FaultyStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -46,13 +46,13 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for FaultyStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.gagged {
+        if self.muted {
             return Poll::Ready(Ok(buf.len()));
         }
         Pin::new(&mut self.stream).poll_write(cx, buf)

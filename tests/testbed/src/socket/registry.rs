@@ -1,4 +1,4 @@
-//! What is known of every connection, and what is to be done to it. It knows JSON-RPC, and nothing of connections themselves.
+//! The open connections, their requests and subscriptions, and the faults to inject. It knows JSON-RPC, but no network.
 
 use std::{
     collections::HashMap,
@@ -11,78 +11,78 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 
 #[derive(Debug, Default)]
-pub(super) struct Book {
-    inner: Mutex<Inner>,
+pub(super) struct Registry {
+    inner: Mutex<State>,
     stalled: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    rules: Rules,
+struct State {
+    settings: Settings,
     requests: HashMap<String, usize>,
     accepted: usize,
-    open: HashMap<usize, Connection>,
+    open: HashMap<usize, ConnectionState>,
 }
 
-/// What was asked for by the test.
+/// The faults that the test has set.
 #[derive(Debug, Default)]
-pub(super) struct Rules {
+pub(super) struct Settings {
     pub(super) refuse: bool,
     pub(super) delay: Duration,
     pub(super) heads_to_drop: usize,
     pub(super) heads_muted: bool,
     /// By method.
-    pub(super) holds: HashMap<String, Duration>,
+    pub(super) response_delays: HashMap<String, Duration>,
 }
 
 #[derive(Debug)]
-struct Connection {
-    end: oneshot::Sender<End>,
-    say: mpsc::UnboundedSender<(Message, Hold)>,
-    /// Method and first parameter of the requests without an answer, by id.
-    asked: HashMap<String, (String, Value)>,
+struct ConnectionState {
+    end: oneshot::Sender<Termination>,
+    inject: mpsc::UnboundedSender<(Message, Hold)>,
+    /// Method and first parameter of the pending requests, by id.
+    pending: HashMap<String, (String, Value)>,
     /// Kind by id.
     subscriptions: HashMap<String, String>,
 }
 
 /// How a connection ends.
 #[derive(Debug, Clone)]
-pub(super) enum End {
-    Cut,
+pub(super) enum Termination {
+    Reset,
     Close(Option<CloseFrame>),
-    /// The program is gone already.
-    Gone,
+    /// The program has closed it already.
+    ClientGone,
 }
 
-impl End {
+impl Termination {
     pub(super) fn close(code: u16) -> Self {
         Self::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))
     }
 }
 
-/// How long a message of the node's is held up: with all that come after it, and by itself.
+/// How long a message from the node is delayed: together with all after it, and on its own.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Hold {
     pub(super) all: Duration,
     pub(super) alone: Duration,
 }
 
-impl Book {
-    pub(super) fn set(&self, change: impl FnOnce(&mut Rules)) {
-        change(&mut self.lock().rules);
+impl Registry {
+    pub(super) fn set(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.lock().settings);
     }
 
     pub(super) fn stall(&self, on: bool) {
         self.stalled.send_replace(on);
     }
 
-    pub(super) fn end_all(&self, end: &End) {
+    pub(super) fn end_all(&self, end: &Termination) {
         for (_, connection) in self.lock().open.drain() {
             let _ = connection.end.send(end.clone());
         }
     }
 
-    /// Sends these to every open subscription of a kind.
+    /// Sends these results to every open subscription of a kind.
     pub(super) fn notify(&self, kind: &str, results: &[Value]) {
         let inner = self.lock();
         for connection in inner.open.values() {
@@ -93,8 +93,8 @@ impl Book {
                         "method": "eth_subscription",
                         "params": { "subscription": id, "result": result },
                     });
-                    let hold = Hold { all: inner.rules.delay, alone: Duration::ZERO };
-                    let _ = connection.say.send((notification.to_string().into(), hold));
+                    let hold = Hold { all: inner.settings.delay, alone: Duration::ZERO };
+                    let _ = connection.inject.send((notification.to_string().into(), hold));
                 }
             }
         }
@@ -118,109 +118,113 @@ impl Book {
         kinds.filter(|of_kind| *of_kind == kind).count()
     }
 
-    /// Takes a new connection in, unless none is to be.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
+    /// Registers a new connection, unless connections are refused.
+    pub(super) fn register(self: &Arc<Self>) -> Option<Session> {
         let (end, ended) = oneshot::channel();
-        let (say, said) = mpsc::unbounded_channel();
+        let (inject, injected) = mpsc::unbounded_channel();
         let mut inner = self.lock();
-        if inner.rules.refuse {
+        if inner.settings.refuse {
             return None;
         }
         let number = inner.accepted;
         inner.accepted += 1;
         let connection =
-            Connection { end, say, asked: HashMap::new(), subscriptions: HashMap::new() };
+            ConnectionState { end, inject, pending: HashMap::new(), subscriptions: HashMap::new() };
         inner.open.insert(number, connection);
-        let seat = Seat { book: Arc::clone(self), number };
-        Some(Place { seat, ended, said, stalled: self.stalled.subscribe() })
+        let registration = Registration { registry: Arc::clone(self), number };
+        Some(Session { registration, ended, injected, stalled: self.stalled.subscribe() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection's side of the book.
+/// What the relay of a connection gets from the registry.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) seat: Seat,
-    /// How the test wants it to end.
-    pub(super) ended: oneshot::Receiver<End>,
-    /// What the test wants the program to hear.
-    pub(super) said: mpsc::UnboundedReceiver<(Message, Hold)>,
+pub(super) struct Session {
+    pub(super) registration: Registration,
+    /// The end that the test asks for.
+    pub(super) ended: oneshot::Receiver<Termination>,
+    /// Messages from the test to the program.
+    pub(super) injected: mpsc::UnboundedReceiver<(Message, Hold)>,
     pub(super) stalled: watch::Receiver<bool>,
 }
 
-/// Counts a connection as open until it is left or dropped.
+/// Counts a connection as open until it is removed or dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
-    book: Arc<Book>,
+pub(super) struct Registration {
+    registry: Arc<Registry>,
     number: usize,
 }
 
-impl Seat {
-    pub(super) fn leave(&self) {
-        self.book.lock().open.remove(&self.number);
+impl Registration {
+    pub(super) fn remove(&self) {
+        self.registry.lock().open.remove(&self.number);
     }
 
-    /// Takes note of what the program says. Returns whether it passes.
-    pub(super) fn hear_program(&self, message: &[u8]) -> bool {
-        let mut inner = self.book.lock();
-        let Inner { requests, open, .. } = &mut *inner;
+    /// Records a message from the program. Returns whether it passes.
+    pub(super) fn record_from_program(&self, message: &[u8]) -> bool {
+        let mut inner = self.registry.lock();
+        let State { requests, open, .. } = &mut *inner;
         let Some(connection) = open.get_mut(&self.number) else {
             return false;
         };
         for request in each(message) {
             if let Some(method) = request["method"].as_str() {
                 *requests.entry(method.to_owned()).or_default() += 1;
-                let asked = (method.to_owned(), request["params"][0].clone());
-                connection.asked.insert(request["id"].to_string(), asked);
+                let pending = (method.to_owned(), request["params"][0].clone());
+                connection.pending.insert(request["id"].to_string(), pending);
             }
         }
         true
     }
 
-    /// Takes note of what the node says. Returns how long that is held up, or nothing if it does not pass at all.
-    pub(super) fn hear_node(&self, message: &[u8]) -> Option<Hold> {
-        let mut inner = self.book.lock();
-        let Inner { rules, open, .. } = &mut *inner;
+    /// Records a message from the node. Returns its delay, or `None` if it is dropped.
+    pub(super) fn record_from_node(&self, message: &[u8]) -> Option<Hold> {
+        let mut inner = self.registry.lock();
+        let State { settings, open, .. } = &mut *inner;
         let connection = open.get_mut(&self.number)?;
-        let mut hold = Hold { all: rules.delay, alone: Duration::ZERO };
-        for said in each(message) {
-            if said["method"] == "eth_subscription" {
-                let id = said["params"]["subscription"].as_str().unwrap_or_default();
+        let mut hold = Hold { all: settings.delay, alone: Duration::ZERO };
+        for response in each(message) {
+            if response["method"] == "eth_subscription" {
+                let id = response["params"]["subscription"].as_str().unwrap_or_default();
                 let is_head =
                     connection.subscriptions.get(id).is_some_and(|kind| kind == "newHeads");
-                if is_head && rules.swallow_head() {
+                if is_head && settings.drops_head() {
                     return None;
                 }
-            } else if let Some((method, param)) = connection.asked.remove(&said["id"].to_string()) {
-                connection.answered(&method, &param, &said["result"]);
-                hold.alone = hold.alone.max(rules.holds.get(&method).copied().unwrap_or_default());
+            } else if let Some((method, param)) =
+                connection.pending.remove(&response["id"].to_string())
+            {
+                connection.answered(&method, &param, &response["result"]);
+                hold.alone = hold
+                    .alone
+                    .max(settings.response_delays.get(&method).copied().unwrap_or_default());
             }
         }
         Some(hold)
     }
 }
 
-impl Drop for Seat {
+impl Drop for Registration {
     fn drop(&mut self) {
-        self.leave();
+        self.remove();
     }
 }
 
-impl Rules {
-    fn swallow_head(&mut self) -> bool {
+impl Settings {
+    fn drops_head(&mut self) -> bool {
         if self.heads_muted {
             return true;
         }
-        let swallow = self.heads_to_drop > 0;
+        let drops = self.heads_to_drop > 0;
         self.heads_to_drop = self.heads_to_drop.saturating_sub(1);
-        swallow
+        drops
     }
 }
 
-impl Connection {
+impl ConnectionState {
     fn answered(&mut self, method: &str, param: &Value, result: &Value) {
         match (method, param.as_str(), result) {
             ("eth_subscribe", Some(kind), Value::String(id)) => {
@@ -234,7 +238,7 @@ impl Connection {
     }
 }
 
-/// Each part of a batch, or the only one. None if it is no JSON.
+/// The requests or responses of a message, which may be a batch. Empty if it is not JSON.
 fn each(message: &[u8]) -> Vec<Value> {
     match serde_json::from_slice(message) {
         Ok(Value::Array(parts)) => parts,

@@ -1,0 +1,13 @@
+//! Helpers that several test files share.
+
+pub(crate) mod chains;
+pub(crate) mod database;
+pub(crate) mod metrics;
+pub(crate) mod original;
+pub(crate) mod program;
+pub(crate) mod requests;
+pub(crate) mod secrets;
+pub(crate) mod table;
+pub(crate) mod traffic;
+pub(crate) mod wallets;
+pub(crate) mod watch;

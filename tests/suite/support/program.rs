@@ -1,0 +1,229 @@
+//! Runs the program as a user does, and waits for its effects.
+
+use std::{
+    fmt::Debug,
+    io::Write,
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::support::{database::Database, wallets::address};
+
+/// All commands, in the order of the help.
+pub(crate) const COMMANDS: [&str; 10] = [
+    "migrate",
+    "sweep",
+    "refresh",
+    "backfill",
+    "verify",
+    "watch",
+    "status",
+    "profile",
+    "completions",
+    "man",
+];
+
+/// Prepares a run with these arguments, without any settings from the environment.
+pub(crate) fn ethtally<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Ethtally {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ethtally"));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ethtally { command, input: Vec::new() }
+}
+
+/// A run that is being prepared.
+pub(crate) struct Ethtally {
+    command: Command,
+    input: Vec<u8>,
+}
+
+impl Ethtally {
+    pub(crate) fn node(mut self, url: impl Into<String>) -> Self {
+        self.command.env("ETH_RPC_URL", url.into());
+        self
+    }
+
+    pub(crate) fn database(mut self, database: &Database) -> Self {
+        self.command.env("DATABASE_URL", &database.url);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Sets the working directory.
+    pub(crate) fn folder(mut self, path: &std::path::Path) -> Self {
+        self.command.current_dir(path);
+        self
+    }
+
+    pub(crate) fn input(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.input = text.into();
+        self
+    }
+
+    /// Runs it until it ends.
+    pub(crate) fn run(self) -> Output {
+        self.start().wait()
+    }
+
+    /// Starts it in the background.
+    pub(crate) fn start(mut self) -> Running {
+        let shown = format!("{:?}", self.command.get_args().collect::<Vec<_>>());
+        let mut child = self.command.spawn().expect("the program starts");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        let input = self.input;
+        // In a thread: the program may end before it has read all of its input.
+        std::thread::spawn(move || stdin.write_all(&input));
+        Running { child: Some(child), shown }
+    }
+}
+
+/// A run in progress. Dropping it kills the process: some never end on their own, and a failed test must
+/// leave nothing behind.
+pub(crate) struct Running {
+    child: Option<Child>,
+    shown: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Running {
+    fn child(&mut self) -> &mut Child {
+        self.child.as_mut().expect("the process was not waited for")
+    }
+
+    /// Sends a signal by name, such as `TERM` or `KILL`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.as_ref().expect("the process was not waited for").id();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
+    /// Its output streams, to be read while it runs.
+    pub(crate) fn output(&mut self) -> (ChildStdout, ChildStderr) {
+        let streams = (self.child().stdout.take(), self.child().stderr.take());
+        (streams.0.expect("stdout is piped"), streams.1.expect("stderr is piped"))
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child().try_wait().expect("the status can be read").is_some()
+    }
+
+    pub(crate) fn wait(mut self) -> Output {
+        use std::os::unix::process::ExitStatusExt;
+        let child = self.child.take().expect("the process was not waited for");
+        let output = child.wait_with_output().expect("the output can be read");
+        Output {
+            shown: std::mem::take(&mut self.shown),
+            status: output.status.code().unwrap_or_else(|| -output.status.signal().unwrap_or(0)),
+            stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
+        }
+    }
+}
+
+/// The status and output of a run that has ended.
+#[derive(Debug)]
+pub(crate) struct Output {
+    shown: String,
+    /// The exit status, or the negative number of the signal that killed it.
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Output {
+    /// Panics with all output unless it ended with this status.
+    #[track_caller]
+    pub(crate) fn expect(self, status: i32) -> Self {
+        assert_eq!(
+            self.status, status,
+            "{}\n--- stdout\n{}\n--- stderr\n{}",
+            self.shown, self.stdout, self.stderr
+        );
+        self
+    }
+
+    /// The JSON object on stdout, which must be one line.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.stdout.lines().count(), 1, "one line on stdout: {self:?}");
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The error line. Stderr must contain exactly one line that starts with `error:`, and no panic.
+    #[track_caller]
+    pub(crate) fn error(&self) -> &str {
+        let errors: Vec<_> =
+            self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "one error line: {self:?}");
+        assert!(!self.stderr.contains("panicked"), "{self:?}");
+        errors[0]
+    }
+    /// The error line of a refused run: exit status 2, nothing on stdout, one line on stderr.
+    #[track_caller]
+    pub(crate) fn refused(self) -> String {
+        let output = self.expect(2);
+        assert_eq!((output.stdout.as_str(), output.stderr.lines().count()), ("", 1), "{output:?}");
+        output.error().to_owned()
+    }
+
+    /// The line on stdout with its milliseconds, which differ between runs, replaced by `N`.
+    #[track_caller]
+    pub(crate) fn without_time(&self) -> String {
+        let (mark, end) =
+            if self.stdout.starts_with('{') { ("\"elapsed_ms\":", ",") } else { (" in ", " ms") };
+        let (before, rest) = self.stdout.split_once(mark).expect("milliseconds");
+        let (time, after) = rest.split_once(end).expect("text after the milliseconds");
+        assert!(!time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit()), "{time}");
+        format!("{before}{mark}N{end}{}", after.trim_end_matches('\n'))
+    }
+}
+
+/// `refresh --json` of the first wallets, in their order.
+pub(crate) fn refresh_first(wallets: u64, options: &[&str]) -> Ethtally {
+    let addresses: Vec<_> = (0..wallets).map(address).collect();
+    let addresses = addresses.iter().map(String::as_str);
+    ethtally(["refresh", "--json"].into_iter().chain(options.iter().copied()).chain(addresses))
+}
+
+/// `sweep --json` of this database.
+pub(crate) fn sweep(database: &Database, node: &str, options: &[&str]) -> Ethtally {
+    ethtally([&["sweep", "--json"], options].concat()).node(node).database(database)
+}
+
+/// `sweep --all --json` of this database.
+pub(crate) fn sweep_all(database: &Database, node: &str, options: &[&str]) -> Ethtally {
+    sweep(database, node, &[&["--all"], options].concat())
+}
+
+/// Waits until `condition` is true, for a minute at most.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(60), "timed out: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The same for a condition that is async.
+pub(crate) async fn eventually_async(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < Duration::from_secs(60), "timed out: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
