@@ -17,14 +17,14 @@ mod price;
 mod program;
 mod report;
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 use ethtally_testbed::LatencyProxy;
 
 use fixture::{Fixture, Table};
-use program::{CommandLine, Program};
+use program::{CommandLine, Program, Usage};
 use report::{Report, Row, What, say};
 
 /// Number of processes in measurements with shards.
@@ -59,6 +59,12 @@ struct Arguments {
     /// Ticks of the original to time
     #[arg(long, default_value_t = 200)]
     ticks: u64,
+    /// Another build of ethtally: `--only against` sweeps with it and with this one in turns
+    #[arg(long, value_name = "PATH")]
+    against: Option<PathBuf>,
+    /// How many turns each of the two builds has
+    #[arg(long, default_value_t = 5)]
+    turns: u32,
     /// Print the table as Markdown
     #[arg(long)]
     markdown: bool,
@@ -97,6 +103,8 @@ enum Measure {
     Original,
     /// With latency between program and node
     Delay,
+    /// `sweep --all` of another build
+    Against,
 }
 
 impl Measure {
@@ -193,6 +201,12 @@ impl Bench {
                 let row = self.original(What::Original, None).await;
                 self.keep_row(row);
             }
+            Measure::Against => {
+                for method in readers {
+                    let sentence = self.against(method).await;
+                    self.keep(sentence, |report, sentence| report.comparisons.push(sentence));
+                }
+            }
             Measure::Delay => {
                 let one_way = Duration::from_millis(self.arguments.round_trip) / 2;
                 let delay = match LatencyProxy::in_front_of(&self.fixture.chain.url(), one_way) {
@@ -284,6 +298,49 @@ impl Bench {
         table.check_read(&self.fixture).await?;
         table.drop().await?;
         Ok(Row::of_program(what, self.arguments.wallets, &ran))
+    }
+
+    /// Sweeps all wallets with this build and another one in turns; the ratio of their median times.
+    async fn against(&self, method: Method) -> anyhow::Result<String> {
+        let path = self.arguments.against.clone().context("--only against needs --against PATH")?;
+        let builds = [&self.program, &Program::at(path)];
+        let mut runs = [Vec::new(), Vec::new()];
+        for turn in 0..self.arguments.turns {
+            for index in [turn as usize % 2, (turn as usize + 1) % 2] {
+                let table = self.fixture.table().await?;
+                let node = self.fixture.chain.url();
+                let command = self.command("sweep --all", method, &node, &table);
+                let usage = builds[index].run(&[command])?;
+                table.check_read(&self.fixture).await?;
+                table.drop().await?;
+                say(format_args!("{method}, turn {turn}, build {index}: {usage:?}"));
+                runs[index].push(usage);
+            }
+        }
+        let median = |of: &dyn Fn(&Usage) -> f64, runs: &[Usage]| {
+            let mut values: Vec<_> = runs.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let [ours, theirs] = &runs;
+        let seconds = |usage: &Usage| usage.time.as_secs_f64();
+        let cpu = |usage: &Usage| usage.cpu.as_secs_f64();
+        let peak = |usage: &Usage| usage.peak_kib.unwrap_or_default() as f64 / 1024.0;
+        let calls = |usage: &Usage| usage.calls as f64;
+        Ok(format!(
+            "sweep --all, {method}: {:.2} of the other build's speed ({:.2} s and {:.2} s), CPU {:.2} s and {:.2} s, \
+             memory {:.0} and {:.0} MiB, {:.0} and {:.0} calls (medians of {} turns)",
+            median(&seconds, theirs) / median(&seconds, ours),
+            median(&seconds, ours),
+            median(&seconds, theirs),
+            median(&cpu, ours),
+            median(&cpu, theirs),
+            median(&peak, ours),
+            median(&peak, theirs),
+            median(&calls, ours),
+            median(&calls, theirs),
+            self.arguments.turns,
+        ))
     }
 
     async fn backfill(&self, method: Method) -> anyhow::Result<Row> {

@@ -87,6 +87,11 @@ impl Program {
         Ok(Self { path: folder.join("ethtally") })
     }
 
+    /// A program that was built already.
+    pub(crate) const fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
     /// Runs a process for each command line, all concurrently, until the last one ends.
     pub(crate) fn run(&self, commands: &[CommandLine]) -> anyhow::Result<Usage> {
         let before = children_cpu()?;

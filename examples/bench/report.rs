@@ -122,6 +122,8 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     /// By method; `None` is the original.
     pub(crate) prices: Vec<(Option<Method>, Price)>,
+    /// Sentences about this build beside another one.
+    pub(crate) comparisons: Vec<String>,
 }
 
 const HEAD: [&str; 8] = [
@@ -146,7 +148,13 @@ impl Report {
             node.split('-').next().unwrap_or(&node),
             machine()
         );
-        Ok(Self { title, round_trip, rows: Vec::new(), prices: Vec::new() })
+        Ok(Self {
+            title,
+            round_trip,
+            rows: Vec::new(),
+            prices: Vec::new(),
+            comparisons: Vec::new(),
+        })
     }
 
     /// Prints the table to stdout, followed by the conclusions.
@@ -176,7 +184,7 @@ impl Report {
             }
         }
         writeln!(out)?;
-        for conclusion in self.conclusions() {
+        for conclusion in self.conclusions().iter().chain(&self.comparisons) {
             writeln!(out, "{}{conclusion}", if markdown { "- " } else { "" })?;
         }
         Ok(())
