@@ -150,7 +150,8 @@ impl App {
     /// # Errors
     /// When it cannot be opened, or its tables are not as this version needs them.
     pub async fn store(&self, access: Access) -> Result<Arc<dyn Store>, RunError> {
-        let store: Arc<dyn Store> = store::open(self.database_url(), access).await?.into();
+        let store: Arc<dyn Store> =
+            store::open(self.database_url(), access, &self.shutdown).await?.into();
         let _ = self.opened.set(Arc::clone(&store));
         match access {
             Access::Write => drop(store.migrate().await?),

@@ -76,7 +76,7 @@ pub(crate) async fn reading(
 pub(crate) async fn writing(fixture: &Fixture, table: &Table) -> anyhow::Result<Row> {
     let what = What::Writing;
     say(format_args!("{what} …"));
-    let store = store::open(&table.url, Access::Write).await?;
+    let store = store::open(&table.url, Access::Write, &Shutdown::default()).await?;
     store.migrate().await?;
     let row = measured(what, fixture, &NullReader, store.as_ref()).await?;
     store.close().await;

@@ -13,7 +13,7 @@ use alloy::primitives::U256;
 use anyhow::ensure;
 use ethtally::{
     store::{self, Access},
-    tally::Wallet,
+    tally::{Shutdown, Wallet},
 };
 use ethtally_testbed::{Chain, genesis::holdings, postgres::Cluster, wallet};
 use sqlx::{ConnectOptions, PgConnection, SqliteConnection, postgres::PgConnectOptions};
@@ -193,7 +193,7 @@ impl Template {
             Self::Postgres { template, .. } => template.clone(),
             Self::Sqlite { template, .. } => format!("sqlite:{}", template.display()),
         };
-        let store = store::open(&url, Access::Write).await?;
+        let store = store::open(&url, Access::Write, &Shutdown::default()).await?;
         store.migrate().await?;
         match rows {
             Rows::New => {

@@ -25,7 +25,7 @@ impl CommandOutput for Migrated {
 }
 
 pub(super) async fn run(app: &App) -> Result<Verdict, RunError> {
-    let store = store::open(app.database_url(), Access::Write).await?;
+    let store = store::open(app.database_url(), Access::Write, &app.shutdown).await?;
     let applied = store.migrate().await;
     store.close().await;
     let applied = applied?;

@@ -1,56 +1,105 @@
 //! Everything that talks to a database, and all SQL.
 //!
-//! [`Store`] is what commands see; `postgres` and `sqlite` say it in their dialects,
-//! method by method in the same order. Times are UTC, whatever a session's or server's zone.
+//! [`Store`] is what commands see, and [`open`] returns one. `sql_store` is the one flow of every
+//! method: which statements it executes and what their rows mean. `postgres` and `sqlite` hold the
+//! statements in their dialect of SQL, and how to connect, lock and name an error.
 
-mod lock_file;
+mod dialect;
+mod error;
 mod postgres;
+mod rows;
 mod schema;
+mod sql_store;
 mod sqlite;
-mod url;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    fmt,
-};
+use std::{collections::HashSet, fmt, path::Path};
 
-use alloy::primitives::B256;
-use anyhow::{Context, anyhow};
 use async_trait::async_trait;
-use chrono::{DateTime, NaiveDateTime, Utc};
-use tracing::warn;
+use chrono::{DateTime, Utc};
 
-pub use url::{Access, open};
-
+use self::error::StoreError;
 use crate::{
-    follow::{BlockReads, Journal, Lock, OrphanedBlock, RecentReads},
-    tally::{Ledger, RunError, Shard, TotalRead, Wallet},
+    follow::{Journal, Lock},
+    tally::{Ledger, RunError, Shard, Shutdown, Wallet},
 };
 
-/// The table of totals, and what is kept beside it.
+/// What a command may do with the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read rows; create and change nothing.
+    Read,
+    /// Write rows; create an SQLite file if it is missing.
+    Write,
+}
+
+/// Opens the database at `url`: `sqlite:PATH` or `postgres://…`. Waits for other processes and for
+/// the server until `shutdown`, which also ends the waits of [`Store::migrate`].
+///
+/// # Errors
+/// [`RunError::Settings`] if the URL or what it names is at fault, [`RunError::Database`] if the
+/// database fails, [`RunError::Stopped`] after a shutdown. No error shows a secret of the URL.
+pub async fn open(
+    url: &str,
+    access: Access,
+    shutdown: &Shutdown,
+) -> Result<Box<dyn Store>, RunError> {
+    match url.split_once(':') {
+        Some(("sqlite", _)) => Ok(Box::new(sqlite::open(url, access, shutdown).await?)),
+        Some(("postgres" | "postgresql", _)) => {
+            Ok(Box::new(postgres::open(url, access, shutdown).await?))
+        }
+        None if is_file_name(url) => Err(RunError::settings(format!(
+            "unsupported database URL; for a SQLite file write sqlite:{url}"
+        ))),
+        _ => Err(RunError::settings(
+            "unsupported database URL; use sqlite:PATH or a postgres:// URL",
+        )),
+    }
+}
+
+/// True for the usual names of SQLite files. Other texts may be a secret, and are not shown.
+fn is_file_name(text: &str) -> bool {
+    let extension = Path::new(text).extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("db" | "db3" | "sqlite" | "sqlite3")) && !text.contains('@')
+}
+
+/// Does `work`, unless a shutdown comes first; `what` names what is waited for.
+async fn unless_stopped<T>(
+    shutdown: &Shutdown,
+    what: &str,
+    work: impl Future<Output = T>,
+) -> Result<T, StoreError> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = shutdown.requested() => Err(StoreError::Stopped(what.to_owned())),
+    }
+}
+
+/// The table of totals and the tables beside it.
 #[async_trait]
 pub trait Store: Ledger + Journal {
-    /// Creates or upgrades the tables; returns what was applied, nothing if all was there.
+    /// Creates or upgrades the tables; returns the names of the migrations that it applied.
     ///
-    /// Two that migrate at once wait for each other.
+    /// Processes that migrate at once wait for each other.
     ///
     /// # Errors
-    /// When the database fails, or was migrated by a newer version of this program.
+    /// If the database fails, its tables belong to a newer version, or a shutdown ends the wait.
     async fn migrate(&self) -> Result<Vec<String>, RunError>;
 
-    /// Whether the tables are as this version needs them; changes nothing.
+    /// Checks that the tables are as this version needs them; changes nothing.
     ///
     /// # Errors
-    /// When they are not: the error names the remedy.
+    /// If they are not; the error names the remedy.
     async fn require_tables(&self) -> Result<(), RunError>;
 
     /// The database's clock.
     ///
     /// # Errors
-    /// When the database fails, as with every method below.
+    /// If the database fails, as for every method below.
     async fn now(&self) -> Result<DateTime<Utc>, RunError>;
 
-    /// The next rows in order of age, oldest first, behind `after`.
+    /// The next rows after `after`, oldest first, without unreadable wallets that must wait.
     async fn stale_page(
         &self,
         stale: &Stale,
@@ -58,59 +107,59 @@ pub trait Store: Ledger + Journal {
         limit: u32,
     ) -> Result<Page, RunError>;
 
-    /// Wallets of the shard that have no row because every read of them failed, and that may be
-    /// tried again; the longest due first.
+    /// Wallets of the shard that have no row because every read of them failed, and whose retry is
+    /// due; the longest due first.
     async fn due_without_row(&self, shard: Shard, limit: u32) -> Result<Vec<Wallet>, RunError>;
 
-    /// How many rows [`Store::stale_page`] gives in all.
+    /// How many rows all pages of [`Store::stale_page`] hold.
     async fn count_stale(&self, stale: &Stale) -> Result<u64, RunError>;
 
-    /// Stores wallets unread, as the oldest rows of all; rows that exist stay as they are.
-    /// Returns how many were new.
+    /// Stores unread wallets as the oldest rows; rows that exist stay as they are.
+    /// Returns the number of new rows.
     async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<u64, RunError>;
 
-    /// Those of `wallets` whose row holds a total that was read.
+    /// Those of `wallets` whose row is not a placeholder.
     async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError>;
 
     /// A wallet's row.
     async fn row(&self, wallet: Wallet) -> Result<Option<Row>, RunError>;
 
-    /// Rows drawn at random, each at most once; fewer where a key that was drawn is no wallet.
+    /// Random rows, each at most once. Rows whose key is not a wallet are left out.
     async fn sample(&self, count: u32) -> Result<Vec<Row>, RunError>;
 
-    /// How many rows there are.
+    /// The numbers of rows.
     async fn counts(&self) -> Result<TableCounts, RunError>;
 
-    /// When the row that is older than all but `n` others was last written; `None` behind the end.
+    /// When the row with `n` older rows was last written; `None` past the last row.
     async fn nth_oldest(&self, n: u64) -> Result<Option<DateTime<Utc>>, RunError>;
 
     /// The checkpoint of this name.
     async fn checkpoint(&self, name: &str) -> Result<Option<Checkpoint>, RunError>;
 
-    /// Takes the lock of what only one process may do at a time; `None` if another one holds it.
+    /// Takes a lock between processes; `None` if another one holds it.
     ///
-    /// The lock goes when the guard is dropped or its process ends, however it ends.
-    async fn lock(&self, task: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError>;
+    /// The lock ends when the guard is dropped or its process ends, however it ends.
+    async fn lock(&self, key: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError>;
 
-    /// Closes the connections once they are idle; no other method may be called any more.
+    /// Closes the connections once they are idle. Every later call of another method fails.
     ///
-    /// SQLite leaves no files beside its own then. A process that ends without it may.
+    /// SQLite then removes the `-wal` and `-shm` files beside the database.
     async fn close(&self);
 }
 
-/// Which rows a sweep is for.
+/// Which rows a sweep reads again.
 #[derive(Clone, Copy, Debug)]
 pub struct Stale {
-    /// Only rows that were last written before.
+    /// Only rows that were last written before this time.
     pub before: DateTime<Utc>,
     /// Only wallets of this shard.
     pub shard: Shard,
 }
 
-/// The last row of a page: the next page begins behind it.
+/// The last row of a page; the next page begins after it.
 #[derive(Clone, Debug)]
 pub struct Cursor {
-    /// As the database writes it, so that it comes back as it was.
+    /// As the database writes it, so that no precision is lost.
     updated_at: String,
     wallet: String,
 }
@@ -120,23 +169,8 @@ pub struct Cursor {
 pub struct Page {
     /// The wallets, each once.
     pub wallets: Vec<Wallet>,
-    /// Where the next page begins; `None` when this was the last.
+    /// Where the next page begins; `None` for the last page.
     pub next: Option<Cursor>,
-}
-
-impl Page {
-    /// A page from its rows; it is the last if there are fewer than asked for.
-    fn of(rows: Vec<(String, String)>, limit: u32) -> Self {
-        let full = rows.len() >= limit as usize;
-        let next = rows.last().filter(|_| full).map(|(wallet, updated_at)| Cursor {
-            updated_at: updated_at.clone(),
-            wallet: wallet.clone(),
-        });
-        Self {
-            wallets: rows.iter().filter_map(|(wallet, _)| stored_wallet(wallet)).collect(),
-            next,
-        }
-    }
 }
 
 /// A wallet's row.
@@ -144,9 +178,9 @@ impl Page {
 pub struct Row {
     /// The wallet.
     pub wallet: Wallet,
-    /// The stored total, wei, decimal; as text, since another program may have stored what is none.
+    /// The stored total in wei, decimal; as text, since another program may have stored anything.
     pub total: String,
-    /// The block at which it was read; `None` for rows that the original wrote, and placeholders.
+    /// The block at which it was read; `None` for placeholders and for rows of the original.
     pub read_block: Option<i64>,
     /// The newest block of an event for this wallet.
     pub blocknumber: Option<i64>,
@@ -154,18 +188,7 @@ pub struct Row {
     pub updated_at: DateTime<Utc>,
 }
 
-/// A row as it comes from either database.
-type RawRow = (String, String, Option<i64>, Option<i64>, NaiveDateTime);
-
-impl Row {
-    /// The row, unless its key is no wallet.
-    fn of((wallet, total, read_block, blocknumber, updated_at): RawRow) -> Option<Self> {
-        let updated_at = updated_at.and_utc();
-        Some(Self { wallet: stored_wallet(&wallet)?, total, read_block, blocknumber, updated_at })
-    }
-}
-
-/// How many rows there are.
+/// Numbers of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableCounts {
     /// Rows.
@@ -176,16 +199,6 @@ pub struct TableCounts {
     pub unreadable: u64,
 }
 
-impl TableCounts {
-    fn of((wallets, never_read, unreadable): (i64, i64, i64)) -> Self {
-        Self {
-            wallets: wallets.unsigned_abs(),
-            never_read: never_read.unsigned_abs(),
-            unreadable: unreadable.unsigned_abs(),
-        }
-    }
-}
-
 /// How far events were followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -193,22 +206,16 @@ pub struct Checkpoint {
     pub name: String,
     /// The last block whose events are in the table.
     pub last_block: i64,
-    /// When it last moved.
+    /// When it last advanced.
     pub updated_at: DateTime<Utc>,
 }
 
-impl Checkpoint {
-    fn of((name, last_block, updated_at): (String, i64, NaiveDateTime)) -> Self {
-        Self { name, last_block, updated_at: updated_at.and_utc() }
-    }
-}
-
-/// What only one process may do at a time.
+/// Work that only one process does at a time.
 #[derive(Clone, Copy, Debug)]
 pub enum LockKey<'a> {
-    /// To sweep this shard.
+    /// Sweeping this shard.
     Sweep(Shard),
-    /// To follow the chain for the checkpoint of this name.
+    /// Following the chain for the checkpoint of this name.
     Watch(&'a str),
 }
 
@@ -218,149 +225,5 @@ impl fmt::Display for LockKey<'_> {
             Self::Sweep(shard) => write!(f, "sweep {shard}"),
             Self::Watch(checkpoint) => write!(f, "watch {checkpoint}"),
         }
-    }
-}
-
-/// A number as a database keeps it; none that a chain has in practice is refused.
-fn stored_number(number: u64) -> Result<i64, RunError> {
-    i64::try_from(number)
-        .map_err(|_| RunError::Database(anyhow!("the number {number} does not fit a bigint")))
-}
-
-/// A block as it is kept: number, hash, the wallets read there as JSON, and what became of it.
-type RawReadAt = (i64, String, String, bool, Option<i64>);
-
-/// What was read at the blocks of these rows.
-fn reads_at(rows: Vec<RawReadAt>) -> anyhow::Result<RecentReads> {
-    let mut reads = RecentReads::default();
-    for (number, hash, wallets, gone, redo_from) in rows {
-        let read = read_at(number, &hash, &wallets)
-            .context("eth_watch_blocks holds what ethtally did not write")?;
-        if gone {
-            let from = redo_from.map(|from| u64::try_from(from).unwrap_or(0));
-            reads.orphaned.push(OrphanedBlock { read, from });
-        } else {
-            reads.on_chain.push(read);
-        }
-    }
-    Ok(reads)
-}
-
-fn read_at(number: i64, hash: &str, wallets: &str) -> anyhow::Result<BlockReads> {
-    let wallets: Vec<String> = serde_json::from_str(wallets)?;
-    Ok(BlockReads {
-        number: number.try_into()?,
-        hash: hash.parse()?,
-        wallets: wallets.iter().filter_map(|wallet| stored_wallet(wallet)).collect(),
-    })
-}
-
-/// Blocks as columns for one bulk upsert: each hash once.
-#[derive(Debug, Default)]
-struct RawReads {
-    numbers: Vec<i64>,
-    hashes: Vec<String>,
-    wallets: Vec<String>,
-}
-
-impl RawReads {
-    fn of(reads: &[BlockReads]) -> anyhow::Result<Self> {
-        let mut by_hash: BTreeMap<B256, BlockReads> = BTreeMap::new();
-        for read in reads {
-            match by_hash.get_mut(&read.hash) {
-                Some(same) => same.wallets.extend(&read.wallets),
-                None => drop(by_hash.insert(read.hash, read.clone())),
-            }
-        }
-        let mut columns = Self::default();
-        for read in by_hash.values() {
-            columns.numbers.push(read.number.try_into()?);
-            columns.hashes.push(read.hash.to_string());
-            columns.wallets.push(wallets_text(&read.wallets)?);
-        }
-        Ok(columns)
-    }
-}
-
-/// Wallets as they are kept with a block.
-fn wallets_text(wallets: &BTreeSet<Wallet>) -> anyhow::Result<String> {
-    Ok(serde_json::to_string(wallets)?)
-}
-
-/// Hashes as they are kept.
-fn hash_texts(hashes: &[B256]) -> Vec<String> {
-    hashes.iter().map(B256::to_string).collect()
-}
-
-/// A wallet as it stands in the table; one that is not in lower case is not ours to touch.
-fn stored_wallet(text: &str) -> Option<Wallet> {
-    let wallet = text.parse().ok().filter(|_| !text.bytes().any(|byte| byte.is_ascii_uppercase()));
-    if wallet.is_none() {
-        warn!("the table holds {text:?}, which is no wallet in lower case; it is passed over");
-    }
-    wallet
-}
-
-/// Totals as columns for one bulk upsert: each wallet once, in order.
-///
-/// A database refuses to touch a row twice in one statement, and two writers that go in
-/// different orders deadlock.
-#[derive(Debug, Default)]
-struct Columns {
-    wallets: Vec<String>,
-    totals: Vec<String>,
-    read_blocks: Vec<i64>,
-    event_blocks: Vec<Option<i64>>,
-}
-
-impl Columns {
-    /// Whether events asked for any of these reads.
-    fn has_events(&self) -> bool {
-        self.event_blocks.iter().any(Option::is_some)
-    }
-
-    fn of(totals: &[TotalRead]) -> anyhow::Result<Self> {
-        let mut reads: Vec<&TotalRead> = totals.iter().collect();
-        reads.sort_by_key(|read| (read.wallet, read.read_block));
-        let mut columns = Self::default();
-        for same in reads.chunk_by(|one, other| one.wallet == other.wallet) {
-            let Some(newest) = same.last() else { continue };
-            let event_block = same.iter().filter_map(|read| read.event_block).max();
-            columns.wallets.push(newest.wallet.to_string());
-            columns.totals.push(newest.total.to_string());
-            columns.read_blocks.push(newest.read_block.try_into()?);
-            columns.event_blocks.push(event_block.map(TryInto::try_into).transpose()?);
-        }
-        Ok(columns)
-    }
-}
-
-/// The texts of wallets, sorted.
-fn sorted_texts(wallets: &[Wallet]) -> Vec<String> {
-    let mut texts: Vec<_> = wallets.iter().map(Wallet::to_string).collect();
-    texts.sort_unstable();
-    texts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wallet_that_stands_twice_is_written_once_with_its_newest_read() {
-        let wallet = |last: u8| Wallet::from(alloy::primitives::Address::with_last_byte(last));
-        let read = |last, total: u64, read_block, event_block| TotalRead {
-            wallet: wallet(last),
-            total: alloy::primitives::U256::from(total),
-            read_block,
-            event_block,
-        };
-        let columns =
-            Columns::of(&[read(2, 20, 5, None), read(1, 10, 7, None), read(1, 11, 6, Some(6))])
-                .unwrap();
-        assert_eq!(columns.wallets, [wallet(1).to_string(), wallet(2).to_string()]);
-        assert_eq!(columns.totals, ["10", "20"]);
-        assert_eq!(columns.read_blocks, [7, 5]);
-        assert_eq!(columns.event_blocks, [Some(6), None]);
     }
 }

@@ -2,6 +2,7 @@
 
 mod backfill;
 mod chunks;
+mod database_errors;
 mod faults;
 mod pace;
 mod packed;

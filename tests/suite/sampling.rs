@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use ethtally::{
     store::{Access, Store, open},
-    tally::Wallet,
+    tally::{Shutdown, Wallet},
 };
 use ethtally_testbed::wallet;
 
@@ -19,7 +19,7 @@ on_both_databases! {
 const ROWS: u64 = 30_000;
 
 async fn large_table(database: &Database) -> (Box<dyn Store>, Vec<Wallet>) {
-    let store = open(&database.url, Access::Write).await.unwrap();
+    let store = open(&database.url, Access::Write, &Shutdown::default()).await.unwrap();
     store.migrate().await.unwrap();
     let wallets: Vec<Wallet> = (0..ROWS).map(|n| wallet(n).into()).collect();
     for page in wallets.chunks(5_000) {

@@ -6,6 +6,10 @@ use std::{
 };
 
 use alloy::primitives::U256;
+use ethtally::{
+    store::{Access, LockKey, open},
+    tally::{Shard, Shutdown},
+};
 use ethtally_testbed::{
     Chain,
     genesis::holdings,
@@ -15,10 +19,12 @@ use ethtally_testbed::{
     wallet,
 };
 use serde_json::{Value, json};
+use sqlx::{Connection, Executor, PgConnection};
 
 use crate::support::{
     chains::{chain_and_stub, stub_of},
     database::{Database, on_both_databases},
+    original::original_database,
     program::{Running, ethtally, eventually, sweep, sweep_all},
     requests::wallets_read,
     table::store_unread,
@@ -367,16 +373,61 @@ async fn a_symlink_to_a_sqlite_file_uses_the_same_lock() {
     let file = database.folder().join("tally.db");
     let link = database.folder().join("link.db");
     std::os::unix::fs::symlink(&file, &link).unwrap();
-    let store = ethtally::store::open(&database.url, ethtally::store::Access::Write).await.unwrap();
-    let _held = store
-        .lock(ethtally::store::LockKey::Sweep(ethtally::tally::Shard::ALL))
-        .await
-        .unwrap()
-        .expect("it is free");
+    let store = open(&database.url, Access::Write, &Shutdown::default()).await.unwrap();
+    let _held = store.lock(LockKey::Sweep(Shard::ALL)).await.unwrap().expect("it is free");
 
     let swept = ethtally(["sweep", "--json", "--rpc-url", "http://127.0.0.1:1"])
         .env("DATABASE_URL", &format!("sqlite:{}", link.display()))
         .run()
         .expect(0);
     assert_eq!(swept.json()["skipped"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_a_command_that_waits_for_the_lock_file() {
+    let database = Database::sqlite();
+    ethtally(["migrate"]).database(&database).run().expect(0);
+    let lock = fs::File::open(database.folder().join("tally.db.open.lock")).unwrap();
+    lock.lock().unwrap();
+    for command in ["migrate", "sweep"] {
+        let mut waiting =
+            ethtally([command]).node("http://127.0.0.1:1").database(&database).start();
+        // The wait is named after a second.
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(!waiting.has_ended());
+        let signalled = Instant::now();
+        waiting.signal("TERM");
+        let ran = waiting.wait().expect(143);
+        assert!(signalled.elapsed() < Duration::from_secs(10), "{ran:?}");
+        assert_eq!(ran.stderr.matches("tally.db.open.lock: another process").count(), 1, "{ran:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_a_migration_that_waits_for_another_session() {
+    let database = original_database("");
+    let mut report = PgConnection::connect(&database.url).await.unwrap();
+    report.execute("begin; lock table eth_wallet_balances in access share mode").await.unwrap();
+    let mut waiting = ethtally(["migrate"]).database(&database).start();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!waiting.has_ended());
+    let signalled = Instant::now();
+    waiting.signal("TERM");
+    let ran = waiting.wait().expect(143);
+    assert!(signalled.elapsed() < Duration::from_secs(10), "{ran:?}");
+    assert_eq!(ran.stderr.matches("another session holds them").count(), 1, "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_a_command_that_waits_for_a_silent_server() {
+    // Accepts connections and never answers.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://app@{}/tally", server.local_addr().unwrap());
+    let mut waiting = ethtally(["migrate", "--database-url", &url]).start();
+    let _connection = server.accept().unwrap();
+    assert!(!waiting.has_ended());
+    let signalled = Instant::now();
+    waiting.signal("TERM");
+    let ran = waiting.wait().expect(143);
+    assert!(signalled.elapsed() < Duration::from_secs(10), "{ran:?}");
 }

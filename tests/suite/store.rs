@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
     follow::{BlockReads, CheckpointUpdate, Lock, OrphanedBlock, RecentReads},
     store::{Access, Cursor, LockKey, Row, Stale, Store, open},
-    tally::{Recorded, Shard, TotalRead, Unreadable, Wallet},
+    tally::{Recorded, Shard, Shutdown, TotalRead, Unreadable, Wallet},
 };
 use ethtally_testbed::wallet;
 use rand::seq::SliceRandom;
@@ -53,7 +53,7 @@ fn epoch() -> DateTime<Utc> {
 }
 
 async fn opened(database: &Database) -> Box<dyn Store> {
-    open(&database.url, Access::Write).await.expect("it opens")
+    open(&database.url, Access::Write, &Shutdown::default()).await.expect("it opens")
 }
 
 async fn migrated(database: &Database) -> Box<dyn Store> {
@@ -366,7 +366,7 @@ async fn check_journal(store: &dyn Store, database: &Database) {
     // Invalid data is an error: ignoring it could hide a reorganisation.
     database.sql("update eth_watch_blocks set wallets = 'x' where number = 6").await;
     let error = format!("{:#}", store.reads(NAME).await.unwrap_err());
-    assert!(error.contains("eth_watch_blocks holds what ethtally did not write"), "{error}");
+    assert!(error.contains("eth_watch_blocks holds a row that ethtally did not write"), "{error}");
 }
 
 /// Tests the lock of watch: exclusive until dropped or until its session ends.

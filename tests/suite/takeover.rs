@@ -230,7 +230,9 @@ async fn missing_rights_to_create_tables_are_one_clear_error_line() {
     for command in ["migrate", "sweep"] {
         let ran = ethtally([command]).node(chain.url()).database(&poor).run().expect(2);
         let error = ran.error();
-        for part in ["database postgres://", "right to create tables", "permission denied"] {
+        for part in
+            ["database postgres://", "may not create or change the tables", "permission denied"]
+        {
             assert!(error.contains(part), "{error}");
         }
         assert_eq!(error.matches("permission denied").count(), 1, "{error}");
@@ -272,7 +274,9 @@ async fn a_role_that_may_only_select_can_run_status_and_verify() {
     assert_eq!(run(&["verify", "--sample", "50", "--json"]).expect(0).json()["in_sync"], 40);
     let refused = run(&["refresh", &address(3)]).expect(2);
     assert!(
-        refused.error().contains("permission denied for table eth_wallet_balances"),
+        refused
+            .error()
+            .contains("may not write to eth_wallet_balances; run: grant select, insert,"),
         "{refused:?}"
     );
 }
@@ -396,7 +400,7 @@ async fn rows_without_a_valid_wallet_do_not_stop_a_sweep(database: Database) {
     let sweep = ethtally(["sweep", "--batch", "3", "--json"]).node(chain.url()).database(&database);
     let ran = sweep.run().expect(0);
     assert_eq!((&ran.json()["requested"], &ran.json()["updated"]), (&json!(3), &json!(3)));
-    assert!(ran.stderr.contains("no wallet in lower case"), "{ran:?}");
+    assert!(ran.stderr.contains("not a wallet address in lower case"), "{ran:?}");
     let kept = "select count(*) from eth_wallet_balances where updated_at < '1970-01-01'";
     assert_eq!(database.value(kept).await, "5");
 }

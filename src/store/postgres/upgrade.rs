@@ -1,31 +1,36 @@
-//! How tables are made and upgraded while other programs use them.
+//! Creates and upgrades the tables while other programs use them.
 //!
-//! Whoever waits for a lock on a table makes everybody wait who comes later. So a step waits but
-//! for a moment, and gives way if it was in vain: readers go on while a long transaction holds the table.
+//! A statement that waits for a lock on a table blocks all that come after it. So a step waits only
+//! for a moment, and then retries later: readers continue while a long transaction holds the table.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use backon::{ExponentialBuilder, Retryable};
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection,
-    migrate::{Migrate, Migrator},
+    migrate::{Migrate, MigrateError},
     postgres::PgConnectOptions,
 };
 use tracing::warn;
 
-use super::super::schema;
+use super::super::{error::StoreError, schema};
+use crate::tally::Shutdown;
 
 /// How long a step may wait for a lock, and readers behind it.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long readers then have the table for themselves; it grows to the second of these.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
-/// How long it is tried; a long report or a backup may take its time.
+/// How long others then have the table for themselves.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(300))
+    .with_max_delay(Duration::from_secs(2))
+    .without_max_times();
+/// How long to retry; a long report or a backup may take its time.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// What `0002 reads` adds to a large table of the original, step by step: in one transaction with the index, the
-/// column's lock would keep readers out until that is built.
+/// What `0002 reads` adds to a large table of the original, step by step. In one transaction with
+/// the index, the column's lock would keep readers out until the index is built.
 const BEFORE_READS: [&str; 2] = [
-    // An autovacuum gives way to who waits for a second; readers do not mind this lock.
+    // An autovacuum gives up its lock once another session has waited for a second. This lock does
+    // not affect readers.
     "begin;
      set local lock_timeout = '5s';
      lock table eth_wallet_balances in share update exclusive mode;
@@ -37,61 +42,67 @@ const BEFORE_READS: [&str; 2] = [
      on eth_wallet_balances (updated_at, wallet)",
 ];
 
-/// Applies what is missing; returns the names of what was applied.
-pub(super) async fn run(options: &PgConnectOptions) -> anyhow::Result<Vec<String>> {
-    let migrator = schema::postgres();
-    let started = Instant::now();
-    let mut pause = PAUSE.0;
-    loop {
-        // A session of its own: with it go the lock of migrations and the timeout, whatever happens.
-        let mut session = PgConnection::connect_with(options).await?;
-        let applied = attempt(&migrator, &mut session).await;
-        let _ = session.close().await;
-        match applied {
-            Err(error) if gave_way(&error) && started.elapsed() < PATIENCE => {
-                if pause == PAUSE.0 {
-                    warn!(
-                        "the tables are to be upgraded, and another session holds them; \
-                         waiting until it lets go"
-                    );
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
+/// Applies missing migrations; returns their names. A shutdown ends it between two attempts.
+pub(super) async fn run(
+    options: &PgConnectOptions,
+    shutdown: &Shutdown,
+) -> Result<Vec<String>, StoreError> {
+    let (started, waking) = (Instant::now(), shutdown.clone());
+    let mut is_first = true;
+    let applied = (|| attempt(options))
+        .retry(PAUSES)
+        .when(|error| {
+            is_locked_out(error) && started.elapsed() < PATIENCE && !shutdown.is_requested()
+        })
+        .notify(|_, _| {
+            if std::mem::take(&mut is_first) {
+                warn!("waiting to upgrade the tables: another session holds them");
             }
-            Err(error) if gave_way(&error) => {
-                return Err(error.context(format!(
-                    "another session has held the tables for {} s; end it (pg_stat_activity shows \
-                     long transactions) or try again later",
-                    PATIENCE.as_secs()
-                )));
+        })
+        .sleep(move |pause| {
+            let shutdown = waking.clone();
+            async move {
+                let _ = tokio::time::timeout(pause, shutdown.requested()).await;
             }
-            applied => return applied,
-        }
+        })
+        .await;
+    match applied {
+        Err(error) if is_locked_out(&error) => Err(match shutdown.is_requested() {
+            true => StoreError::Stopped("another session that holds the tables".to_owned()),
+            false => StoreError::TablesHeld(started.elapsed().as_secs()),
+        }),
+        applied => applied,
     }
 }
 
-async fn attempt(migrator: &Migrator, session: &mut PgConnection) -> anyhow::Result<Vec<String>> {
+async fn attempt(options: &PgConnectOptions) -> Result<Vec<String>, StoreError> {
+    // A session of its own: the lock of migrations and the timeout end with it, whatever happens.
+    let mut session = PgConnection::connect_with(options).await?;
+    let applied = upgrade(&mut session).await;
+    let _ = session.close().await;
+    applied
+}
+
+async fn upgrade(session: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    let migrator = schema::postgres();
     let timeout = format!("set lock_timeout = {}", LOCK_TIMEOUT.as_millis());
     session.execute(AssertSqlSafe(timeout)).await?;
-    // One process at a time; this wait ends with the timeout, too.
-    session.lock().await?;
+    // One process at a time; the timeout ends this wait, too.
+    session.lock().await.map_err(StoreError::Upgrade)?;
     let lacks_reads =
-        schema::lacking(migrator, session).await?.iter().any(|name| name == "0002 reads");
+        schema::lacking(&migrator, session).await?.iter().any(|name| name == "0002 reads");
     let table = "select to_regclass('eth_wallet_balances') is not null";
     if lacks_reads && sqlx::query_scalar(table).fetch_one(&mut *session).await? {
         for step in BEFORE_READS {
-            session.execute(step).await.context(schema::REFUSED)?;
+            let executed = session.execute(step).await;
+            executed.map_err(|error| StoreError::Upgrade(MigrateError::Execute(error)))?;
         }
     }
-    schema::apply(migrator, session).await
+    schema::apply(&migrator, session).await
 }
 
-/// Whether a step only waited in vain for a lock, so that it may be tried again.
-fn gave_way(error: &anyhow::Error) -> bool {
-    let code = |cause: &(dyn std::error::Error + 'static)| {
-        let error = cause.downcast_ref::<sqlx::Error>()?.as_database_error()?;
-        error.code().map(|code| code.into_owned())
-    };
+/// True if a step waited in vain for a lock, so that a retry may succeed.
+fn is_locked_out(error: &StoreError) -> bool {
     // lock_not_available, deadlock_detected
-    error.chain().filter_map(code).any(|code| matches!(code.as_str(), "55P03" | "40P01"))
+    matches!(error.code().as_deref(), Some("55P03" | "40P01"))
 }

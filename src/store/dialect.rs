@@ -1,0 +1,151 @@
+//! What differs between the databases: their statements, how values are bound, how to connect.
+//!
+//! [`super::sql_store::SqlStore`] does with a [`Dialect`] all that a store does.
+
+use async_trait::async_trait;
+use chrono::NaiveDateTime;
+use sqlx::{
+    Database, FromRow, Pool,
+    migrate::{Migrate, Migrator},
+    postgres::PgRow,
+    sqlite::SqliteRow,
+};
+
+use super::{LockKey, error::StoreError, rows::RawRow};
+use crate::{follow::Lock, tally::Shutdown};
+
+/// A database, as a dialect of SQL.
+#[async_trait]
+pub(super) trait Dialect: Send + Sync + Sized + 'static {
+    /// Its driver.
+    type Database: Database<Connection: Migrate>;
+
+    /// Its statements.
+    const SQL: Statements;
+
+    /// Executes a statement and returns the number of rows it affected.
+    async fn execute(
+        connection: &mut ConnectionOf<Self>,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> sqlx::Result<u64>;
+
+    /// Executes a query and returns its rows.
+    async fn fetch<T: AnyRow>(
+        connection: &mut ConnectionOf<Self>,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> sqlx::Result<Vec<T>>;
+
+    /// `count` random rows, each at most once.
+    async fn sample(connection: &mut ConnectionOf<Self>, count: u32) -> sqlx::Result<Vec<RawRow>>;
+
+    /// The migrations of this database.
+    fn migrator() -> Migrator;
+
+    /// Applies missing migrations, one process at a time; returns their names.
+    async fn migrate(
+        &self,
+        pool: &Pool<Self::Database>,
+        shutdown: &Shutdown,
+    ) -> Result<Vec<String>, StoreError>;
+
+    /// Takes a lock between processes; `None` if another one holds it.
+    async fn lock(
+        &self,
+        pool: &Pool<Self::Database>,
+        key: LockKey<'_>,
+    ) -> Result<Option<Box<dyn Lock>>, StoreError>;
+
+    /// True if a transaction failed only because of another one, so that a retry may succeed.
+    fn is_conflict(error: &sqlx::Error) -> bool;
+
+    /// The database without secrets, such as `database sqlite:tally.db`.
+    fn label(&self) -> String;
+
+    /// What is wrong, and the remedy. `is_upgrade` if the tables were being created or upgraded.
+    async fn describe(&self, error: &sqlx::Error, is_upgrade: bool) -> String;
+}
+
+/// A connection of a dialect's driver.
+pub(super) type ConnectionOf<D> = <<D as Dialect>::Database as Database>::Connection;
+
+/// A type that a row of either database can be read into.
+pub(super) trait AnyRow:
+    for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin
+{
+}
+
+impl<T> AnyRow for T where
+    T: for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin
+{
+}
+
+/// The value of a parameter.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Text(&'a str),
+    TextOrNull(Option<&'a str>),
+    Number(i64),
+    Time(NaiveDateTime),
+    /// A list: in PostgreSQL an array, in SQLite a JSON text.
+    List(&'a [String]),
+    /// Rows, given as columns: in PostgreSQL an array (and a parameter) for each column, in SQLite
+    /// one JSON text of rows. So no batch meets a limit of parameters.
+    Rows(&'a [Column<'a>]),
+}
+
+/// A column of [`Value::Rows`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Column<'a> {
+    Texts(&'a [String]),
+    Numbers(&'a [i64]),
+    NumbersOrNull(&'a [Option<i64>]),
+}
+
+/// The statements that differ between the dialects, with their parameters. Times are UTC, whatever
+/// the time zone of session and server.
+pub(super) struct Statements {
+    /// Begins a transaction that writes.
+    pub(super) begin: &'static str,
+    /// Begins a transaction to read in, whose statements read rows in the order of an index.
+    pub(super) begin_by_index: &'static str,
+    /// The database's clock.
+    pub(super) now: &'static str,
+    /// An age before that of all rows, for `stale_page`.
+    pub(super) first_age: &'static str,
+    /// Before this time, behind this age and wallet, from this wallet, up to this one, limit.
+    pub(super) stale_page: &'static str,
+    /// Before this time, from this wallet, up to this one.
+    pub(super) count_stale: &'static str,
+    /// From this wallet, up to this one, limit.
+    pub(super) due_without_row: &'static str,
+    /// A list of wallets.
+    pub(super) insert_placeholders: &'static str,
+    /// A list of wallets.
+    pub(super) with_read_total: &'static str,
+    /// A list of wallets.
+    pub(super) known: &'static str,
+    /// Wallet.
+    pub(super) row: &'static str,
+    /// Offset.
+    pub(super) nth_oldest: &'static str,
+    /// Name.
+    pub(super) checkpoint: &'static str,
+    /// Rows of wallet, total, block of the read, block of the event.
+    pub(super) record_totals: &'static str,
+    /// Rows of wallet, block of the event.
+    pub(super) raise_event_blocks: &'static str,
+    /// A list of wallets.
+    pub(super) forget_failures: &'static str,
+    /// Rows of wallet, reason.
+    pub(super) record_failures: &'static str,
+    /// Checkpoint, block from which to read again, rows of number, hash, wallets.
+    pub(super) orphan_blocks: &'static str,
+    /// Checkpoint, last block.
+    pub(super) move_checkpoint: &'static str,
+    /// Checkpoint, a list of hashes.
+    pub(super) finish_rereads: &'static str,
+    /// Checkpoint, first number that is kept, a list of hashes.
+    pub(super) forget_blocks: &'static str,
+}

@@ -1,0 +1,112 @@
+//! The SQL of the store in PostgreSQL. [`Statements`] lists the parameters of each statement.
+
+use super::super::dialect::Statements;
+
+/// The statements of the store.
+pub(super) const SQL: Statements = Statements {
+    begin: "begin",
+    // Without statistics, or with a generic plan, the planner would rather sort all rows of one
+    // age, for every page again, or read the whole table where an index holds all that is asked.
+    // Disabled plans count as very expensive where there is no other; compiling one for that (jit)
+    // would take longer than running it.
+    begin_by_index: "begin;
+             set local enable_seqscan = off;
+             set local enable_bitmapscan = off;
+             set local enable_sort = off;
+             set local enable_incremental_sort = off;
+             set local jit = off",
+    now: "select clock_timestamp() at time zone 'utc'",
+    first_age: "-infinity",
+    // Without `stored.` the order would be that of the text in the result.
+    stale_page: "select wallet, updated_at::text from eth_wallet_balances stored
+             where updated_at < $1 and (updated_at, wallet) > ($2::text::timestamp, $3)
+                 and wallet >= $4 and ($5::text is null or wallet < $5)
+                 and not exists (
+                     select from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet
+                         and failed.next_try_at > now() at time zone 'utc')
+             order by stored.updated_at, stored.wallet
+             limit $6",
+    count_stale: "select count(*) from eth_wallet_balances stored
+             where updated_at < $1
+                 and wallet >= $2 and ($3::text is null or wallet < $3)
+                 and not exists (
+                     select from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet
+                         and failed.next_try_at > now() at time zone 'utc')",
+    due_without_row: "select wallet from eth_wallet_read_failures failed
+             where next_try_at <= now() at time zone 'utc'
+                 and wallet >= $1 and ($2::text is null or wallet < $2)
+                 and not exists (
+                     select 1 from eth_wallet_balances stored where stored.wallet = failed.wallet)
+             order by next_try_at, wallet
+             limit $3",
+    insert_placeholders: "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
+             select wallet, 0, timestamp '1970-01-01', now() at time zone 'utc'
+             from unnest($1::text[]) as new (wallet)
+             order by wallet
+             on conflict (wallet) do nothing",
+    with_read_total: "select wallet from eth_wallet_balances
+             where wallet = any($1)
+                 and (read_block is not null or updated_at >= timestamp '1970-01-02')",
+    known: "select wallet from eth_wallet_balances where wallet = any($1)",
+    row: "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
+             from eth_wallet_balances where wallet = $1",
+    nth_oldest: "select updated_at from eth_wallet_balances order by updated_at limit 1 offset $1",
+    checkpoint: "select name, last_block, updated_at from eth_indexer_checkpoints where name = $1",
+    record_totals: "insert into eth_wallet_balances as stored
+                 (wallet, balance, read_block, blocknumber, updated_at, created_at)
+             select wallet, total::numeric, read_block, event_block,
+                 now() at time zone 'utc', now() at time zone 'utc'
+             from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+                 as read (wallet, total, read_block, event_block)
+             order by wallet
+             on conflict (wallet) do update set
+                 balance = excluded.balance,
+                 read_block = excluded.read_block,
+                 blocknumber = greatest(stored.blocknumber, excluded.blocknumber),
+                 updated_at = excluded.updated_at
+             where stored.read_block is null or stored.read_block <= excluded.read_block",
+    raise_event_blocks: "update eth_wallet_balances stored set blocknumber = event.block
+             from unnest($1::text[], $2::bigint[]) as event (wallet, block)
+             where stored.wallet = event.wallet
+                 and (stored.blocknumber is null or stored.blocknumber < event.block)",
+    forget_failures: "delete from eth_wallet_read_failures where wallet = any($1)",
+    record_failures: "insert into eth_wallet_read_failures as stored
+                 (wallet, failures, last_error, last_failed_at, next_try_at)
+             select distinct on (wallet) wallet, 1, reason, now() at time zone 'utc',
+                 now() at time zone 'utc' + interval '1 minute'
+             from unnest($1::text[], $2::text[]) as failed (wallet, reason)
+             order by wallet
+             on conflict (wallet) do update set
+                 failures = stored.failures + 1,
+                 last_error = excluded.last_error,
+                 last_failed_at = excluded.last_failed_at,
+                 next_try_at = excluded.last_failed_at + least(
+                     interval '1 day',
+                     interval '1 minute' * (1 << least(stored.failures, 11)::int))",
+    orphan_blocks: "insert into eth_watch_blocks
+                 (checkpoint, number, hash, wallets, gone, redo_from)
+             select $1, number, hash, wallets, true, $2
+             from unnest($3::bigint[], $4::text[], $5::text[]) as orphaned (number, hash, wallets)
+             on conflict (checkpoint, hash) do update set
+                 wallets = excluded.wallets, gone = true, redo_from = excluded.redo_from",
+    move_checkpoint: "insert into eth_indexer_checkpoints as stored (name, last_block, updated_at)
+             values ($1, $2, now() at time zone 'utc')
+             on conflict (name) do update set
+                 last_block = excluded.last_block, updated_at = excluded.updated_at
+             where stored.last_block < excluded.last_block",
+    finish_rereads: "update eth_watch_blocks set redo_from = null
+             where checkpoint = $1 and hash = any($2)",
+    forget_blocks: "delete from eth_watch_blocks
+             where checkpoint = $1 and (number < $2 or hash = any($3))",
+};
+
+/// Rows from random pages of the table: $2 pages for each of the $1 rows, and some to spare. A small
+/// table is drawn from as a whole.
+pub(super) const SAMPLE: &str =
+    "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
+             from eth_wallet_balances tablesample system (
+                 least(100, 100.0 * $2 * ($1::bigint + 10) * current_setting('block_size')::bigint
+                     / greatest(1, pg_relation_size('eth_wallet_balances'))))
+             order by random() limit $1";

@@ -1,0 +1,232 @@
+//! Between the core's types and the columns and rows of the tables.
+//!
+//! Knows no SQL and no database.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use alloy::primitives::B256;
+use anyhow::Context;
+use chrono::NaiveDateTime;
+use tracing::warn;
+
+use super::{Checkpoint, Cursor, Page, Row, TableCounts};
+use crate::{
+    follow::{BlockReads, OrphanedBlock, RecentReads},
+    tally::{RunError, TotalRead, Unreadable, Wallet},
+};
+
+/// A row of `eth_wallet_balances`: wallet, total, block of the read, block of the event, time.
+pub(super) type RawRow = (String, String, Option<i64>, Option<i64>, NaiveDateTime);
+
+/// A row of `eth_watch_blocks`: number, hash, wallets as JSON, gone, redo_from.
+pub(super) type RawBlock = (i64, String, String, bool, Option<i64>);
+
+impl Page {
+    /// A page of these rows; the last one if there are fewer than `limit`.
+    pub(super) fn of(rows: &[(String, String)], limit: u32) -> Self {
+        let is_full = rows.len() >= limit as usize;
+        let next = rows.last().filter(|_| is_full).map(|(wallet, updated_at)| Cursor {
+            updated_at: updated_at.clone(),
+            wallet: wallet.clone(),
+        });
+        Self { wallets: wallets_of(rows.iter().map(|(wallet, _)| wallet)), next }
+    }
+}
+
+impl Row {
+    /// The row, unless its key is not a wallet.
+    pub(super) fn of((wallet, total, read_block, blocknumber, updated_at): RawRow) -> Option<Self> {
+        let updated_at = updated_at.and_utc();
+        Some(Self { wallet: wallet_of(&wallet)?, total, read_block, blocknumber, updated_at })
+    }
+}
+
+impl TableCounts {
+    pub(super) fn of((wallets, never_read, unreadable): (i64, i64, i64)) -> Self {
+        Self {
+            wallets: wallets.unsigned_abs(),
+            never_read: never_read.unsigned_abs(),
+            unreadable: unreadable.unsigned_abs(),
+        }
+    }
+}
+
+impl Checkpoint {
+    pub(super) fn of((name, last_block, updated_at): (String, i64, NaiveDateTime)) -> Self {
+        Self { name, last_block, updated_at: updated_at.and_utc() }
+    }
+}
+
+/// A number as a bigint. Blocks and row counts never exceed it in practice.
+pub(super) fn bigint(number: u64) -> Result<i64, RunError> {
+    i64::try_from(number)
+        .map_err(|_| RunError::Database(anyhow::anyhow!("the number {number} exceeds a bigint")))
+}
+
+/// The wallet of a key; `None` unless it is in lower case, as ethtally writes it.
+fn wallet_of(text: &str) -> Option<Wallet> {
+    let wallet = text.parse().ok().filter(|_| !text.bytes().any(|byte| byte.is_ascii_uppercase()));
+    if wallet.is_none() {
+        warn!("skipping the row {text:?}: its key is not a wallet address in lower case");
+    }
+    wallet
+}
+
+/// The wallets of these keys, without the keys that are not wallets.
+pub(super) fn wallets_of<C: FromIterator<Wallet>>(
+    keys: impl IntoIterator<Item = impl AsRef<str>>,
+) -> C {
+    keys.into_iter().filter_map(|key| wallet_of(key.as_ref())).collect()
+}
+
+/// The keys of wallets, sorted.
+pub(super) fn keys_of(wallets: &[Wallet]) -> Vec<String> {
+    let mut keys: Vec<_> = wallets.iter().map(Wallet::to_string).collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// Block hashes as text.
+pub(super) fn hash_texts(hashes: &[B256]) -> Vec<String> {
+    hashes.iter().map(B256::to_string).collect()
+}
+
+/// Wallets as the JSON text that is stored with a block.
+pub(super) fn wallets_json(wallets: &BTreeSet<Wallet>) -> String {
+    serde_json::json!(wallets).to_string()
+}
+
+/// What was read at the blocks of these rows.
+pub(super) fn recent_reads(rows: Vec<RawBlock>) -> anyhow::Result<RecentReads> {
+    let mut reads = RecentReads::default();
+    for (number, hash, wallets, gone, redo_from) in rows {
+        let read = block_reads(number, &hash, &wallets)
+            .context("eth_watch_blocks holds a row that ethtally did not write")?;
+        if gone {
+            let from = redo_from.map(|from| u64::try_from(from).unwrap_or(0));
+            reads.orphaned.push(OrphanedBlock { read, from });
+        } else {
+            reads.on_chain.push(read);
+        }
+    }
+    Ok(reads)
+}
+
+fn block_reads(number: i64, hash: &str, wallets: &str) -> anyhow::Result<BlockReads> {
+    let wallets: Vec<String> = serde_json::from_str(wallets)?;
+    Ok(BlockReads {
+        number: number.try_into()?,
+        hash: hash.parse()?,
+        wallets: wallets_of(&wallets),
+    })
+}
+
+/// Blocks as columns of one bulk statement, each hash once.
+#[derive(Debug, Default)]
+pub(super) struct BlockColumns {
+    pub(super) numbers: Vec<i64>,
+    pub(super) hashes: Vec<String>,
+    pub(super) wallets: Vec<String>,
+}
+
+impl BlockColumns {
+    pub(super) fn of(blocks: &[BlockReads]) -> Result<Self, RunError> {
+        let mut by_hash: BTreeMap<B256, BlockReads> = BTreeMap::new();
+        for block in blocks {
+            match by_hash.get_mut(&block.hash) {
+                Some(same) => same.wallets.extend(&block.wallets),
+                None => drop(by_hash.insert(block.hash, block.clone())),
+            }
+        }
+        let mut columns = Self::default();
+        for block in by_hash.values() {
+            columns.numbers.push(bigint(block.number)?);
+            columns.hashes.push(block.hash.to_string());
+            columns.wallets.push(wallets_json(&block.wallets));
+        }
+        Ok(columns)
+    }
+}
+
+/// Totals as columns of one bulk upsert: each wallet once, in order.
+///
+/// A database refuses to change a row twice in one statement, and two writers that lock rows in
+/// different orders deadlock.
+#[derive(Debug, Default)]
+pub(super) struct TotalColumns {
+    pub(super) wallets: Vec<String>,
+    pub(super) totals: Vec<String>,
+    pub(super) read_blocks: Vec<i64>,
+    pub(super) event_blocks: Vec<Option<i64>>,
+}
+
+impl TotalColumns {
+    pub(super) fn of(totals: &[TotalRead]) -> Result<Self, RunError> {
+        let mut reads: Vec<&TotalRead> = totals.iter().collect();
+        reads.sort_by_key(|read| (read.wallet, read.read_block));
+        let mut columns = Self::default();
+        for same in reads.chunk_by(|one, other| one.wallet == other.wallet) {
+            let Some(newest) = same.last() else { continue };
+            let event_block = same.iter().filter_map(|read| read.event_block).max();
+            columns.wallets.push(newest.wallet.to_string());
+            columns.totals.push(newest.total.to_string());
+            columns.read_blocks.push(bigint(newest.read_block)?);
+            columns.event_blocks.push(event_block.map(bigint).transpose()?);
+        }
+        Ok(columns)
+    }
+
+    /// True if events asked for any of these reads.
+    pub(super) fn has_events(&self) -> bool {
+        self.event_blocks.iter().any(Option::is_some)
+    }
+
+    /// How many wallets there are.
+    pub(super) fn count(&self) -> u64 {
+        self.wallets.len() as u64
+    }
+}
+
+/// Failed reads as columns.
+pub(super) struct FailureColumns {
+    pub(super) wallets: Vec<String>,
+    pub(super) reasons: Vec<String>,
+}
+
+impl FailureColumns {
+    pub(super) fn of(failures: &[Unreadable]) -> Self {
+        Self {
+            wallets: failures.iter().map(|failure| failure.wallet.to_string()).collect(),
+            reasons: failures.iter().map(|failure| failure.reason.clone()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{Address, U256};
+
+    use super::*;
+
+    #[test]
+    fn a_wallet_that_was_read_twice_is_written_once_with_its_newest_read() {
+        let wallet = |last: u8| Wallet::from(Address::with_last_byte(last));
+        let read = |last, total: u64, read_block, event_block| TotalRead {
+            wallet: wallet(last),
+            total: U256::from(total),
+            read_block,
+            event_block,
+        };
+        let reads = [read(2, 20, 5, None), read(1, 10, 7, None), read(1, 11, 6, Some(6))];
+        let columns = TotalColumns::of(&reads).unwrap();
+        assert_eq!(columns.wallets, [wallet(1).to_string(), wallet(2).to_string()]);
+        assert_eq!(columns.totals, ["10", "20"]);
+        assert_eq!(columns.read_blocks, [7, 5]);
+        assert_eq!(columns.event_blocks, [Some(6), None]);
+    }
+
+    #[test]
+    fn a_number_beyond_a_bigint_is_an_error_of_the_database() {
+        assert!(matches!(bigint(u64::MAX), Err(RunError::Database(_))));
+    }
+}

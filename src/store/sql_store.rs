@@ -1,0 +1,358 @@
+//! The store, whatever the dialect: which statements are executed when, and what their rows mean.
+//!
+//! Knows no SQL but the statements that read the same in both dialects.
+
+use std::collections::HashSet;
+
+use anyhow::anyhow;
+use async_trait::async_trait;
+use backon::{ExponentialBuilder, Retryable};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use sqlx::{Pool, Transaction};
+
+use super::{
+    Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts,
+    dialect::{AnyRow, Column, Dialect, Value},
+    error::StoreError,
+    rows::{
+        BlockColumns, FailureColumns, TotalColumns, bigint, hash_texts, keys_of, recent_reads,
+        wallets_json, wallets_of,
+    },
+    schema,
+};
+use crate::{
+    follow::{BlockReads, CheckpointUpdate, Journal, Lock, RecentReads},
+    tally::{Ledger, Recorded, RunError, Shard, Shutdown, TotalRead, Unreadable, Wallet},
+};
+
+/// When a batch is written again after a conflict with another transaction: five times, after 10 to 100 ms each.
+const CONFLICT_RETRIES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(std::time::Duration::from_millis(10))
+    .with_max_delay(std::time::Duration::from_millis(50))
+    .with_jitter()
+    .with_max_times(5);
+
+/// A store in a database of this dialect.
+pub(super) struct SqlStore<D: Dialect> {
+    pub(super) dialect: D,
+    pub(super) pool: Pool<D::Database>,
+    pub(super) shutdown: Shutdown,
+}
+
+impl<D: Dialect> SqlStore<D> {
+    /// Executes a statement in a transaction of its own and returns the number of rows it affected.
+    async fn execute(&self, sql: &'static str, values: &[Value<'_>]) -> Result<u64, RunError> {
+        let executed = async { D::execute(&mut *self.pool.acquire().await?, sql, values).await };
+        self.explained(executed.await).await
+    }
+
+    /// Executes a query and returns its rows.
+    async fn fetch<T: AnyRow>(
+        &self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<T>, RunError> {
+        let fetched = async { D::fetch(&mut *self.pool.acquire().await?, sql, values).await };
+        self.explained(fetched.await).await
+    }
+
+    /// Executes a query that reads rows in the order of an index.
+    async fn fetch_by_index<T: AnyRow>(
+        &self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<T>, RunError> {
+        let fetched = async {
+            let mut by_index = self.pool.begin_with(D::SQL.begin_by_index).await?;
+            D::fetch(&mut *by_index, sql, values).await
+        };
+        self.explained(fetched.await).await
+    }
+
+    async fn begin(&self) -> sqlx::Result<Transaction<'static, D::Database>> {
+        self.pool.begin_with(D::SQL.begin).await
+    }
+
+    async fn explained<T>(&self, result: sqlx::Result<T>) -> Result<T, RunError> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.failed(error).await),
+        }
+    }
+
+    /// The error in words, with the database's name.
+    pub(super) async fn failed(&self, error: impl Into<StoreError>) -> RunError {
+        let (error, label) = (error.into(), self.dialect.label());
+        if let Some(cause) = error.sql() {
+            let is_upgrade = matches!(error, StoreError::Upgrade(_));
+            let text = self.dialect.describe(cause, is_upgrade).await;
+            return RunError::Database(anyhow!("{label}: {text}"));
+        }
+        let text = format!("{label}: {error}");
+        match error {
+            StoreError::Stopped(_) => RunError::Stopped(error.to_string()),
+            StoreError::TablesMissing
+            | StoreError::TablesTooNew(_)
+            | StoreError::LockFile { .. } => RunError::settings(text),
+            _ => RunError::Database(anyhow!(text)),
+        }
+    }
+
+    /// Writes a batch in one transaction; returns how many totals were not superseded.
+    async fn record_once(
+        &self,
+        totals: &TotalColumns,
+        failures: &FailureColumns,
+    ) -> sqlx::Result<u64> {
+        let wallets = Column::Texts(&totals.wallets);
+        let event_blocks = Column::NumbersOrNull(&totals.event_blocks);
+        let mut transaction = self.begin().await?;
+        let rows = [
+            wallets,
+            Column::Texts(&totals.totals),
+            Column::Numbers(&totals.read_blocks),
+            event_blocks,
+        ];
+        let updated =
+            D::execute(&mut *transaction, D::SQL.record_totals, &[Value::Rows(&rows)]).await?;
+        if totals.has_events() && updated < totals.count() {
+            // A newer read does not undo the event.
+            let rows = [wallets, event_blocks];
+            let values = [Value::Rows(&rows)];
+            D::execute(&mut *transaction, D::SQL.raise_event_blocks, &values).await?;
+        }
+        let read = [Value::List(&totals.wallets)];
+        D::execute(&mut *transaction, D::SQL.forget_failures, &read).await?;
+        if !failures.wallets.is_empty() {
+            let rows = [Column::Texts(&failures.wallets), Column::Texts(&failures.reasons)];
+            let values = [Value::Rows(&rows)];
+            D::execute(&mut *transaction, D::SQL.record_failures, &values).await?;
+        }
+        transaction.commit().await?;
+        Ok(updated)
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Store for SqlStore<D> {
+    async fn migrate(&self) -> Result<Vec<String>, RunError> {
+        match self.dialect.migrate(&self.pool, &self.shutdown).await {
+            Ok(applied) => Ok(applied),
+            Err(error) => Err(self.failed(error).await),
+        }
+    }
+
+    async fn require_tables(&self) -> Result<(), RunError> {
+        let required = async {
+            let mut connection = self.pool.acquire().await?;
+            schema::require(&D::migrator(), &mut *connection).await
+        };
+        match required.await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(error).await),
+        }
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, RunError> {
+        let rows: Vec<(NaiveDateTime,)> = self.fetch(D::SQL.now, &[]).await?;
+        Ok(only(rows)?.and_utc())
+    }
+
+    async fn stale_page(
+        &self,
+        stale: &Stale,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<Page, RunError> {
+        let (age, wallet) = after.map_or((D::SQL.first_age, ""), |after| {
+            (after.updated_at.as_str(), after.wallet.as_str())
+        });
+        let (from, to) = bounds(stale.shard);
+        let values = [
+            Value::Time(stale.before.naive_utc()),
+            Value::Text(age),
+            Value::Text(wallet),
+            Value::Text(&from),
+            Value::TextOrNull(to.as_deref()),
+            Value::Number(limit.into()),
+        ];
+        let rows: Vec<(String, String)> = self.fetch_by_index(D::SQL.stale_page, &values).await?;
+        Ok(Page::of(&rows, limit))
+    }
+
+    async fn due_without_row(&self, shard: Shard, limit: u32) -> Result<Vec<Wallet>, RunError> {
+        let (from, to) = bounds(shard);
+        let values =
+            [Value::Text(&from), Value::TextOrNull(to.as_deref()), Value::Number(limit.into())];
+        let keys: Vec<(String,)> = self.fetch(D::SQL.due_without_row, &values).await?;
+        Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
+    }
+
+    async fn count_stale(&self, stale: &Stale) -> Result<u64, RunError> {
+        let (from, to) = bounds(stale.shard);
+        let values = [
+            Value::Time(stale.before.naive_utc()),
+            Value::Text(&from),
+            Value::TextOrNull(to.as_deref()),
+        ];
+        let rows: Vec<(i64,)> = self.fetch_by_index(D::SQL.count_stale, &values).await?;
+        Ok(only(rows)?.unsigned_abs())
+    }
+
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<u64, RunError> {
+        self.execute(D::SQL.insert_placeholders, &[Value::List(&keys_of(wallets))]).await
+    }
+
+    async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
+        let values = [Value::List(&keys_of(wallets))];
+        let keys: Vec<(String,)> = self.fetch(D::SQL.with_read_total, &values).await?;
+        Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
+    }
+
+    async fn row(&self, wallet: Wallet) -> Result<Option<Row>, RunError> {
+        let rows = self.fetch(D::SQL.row, &[Value::Text(&wallet.to_string())]).await?;
+        Ok(rows.into_iter().find_map(Row::of))
+    }
+
+    async fn sample(&self, count: u32) -> Result<Vec<Row>, RunError> {
+        let drawn = async { D::sample(&mut *self.pool.acquire().await?, count).await };
+        let rows = self.explained(drawn.await).await?;
+        Ok(rows.into_iter().filter_map(Row::of).collect())
+    }
+
+    async fn counts(&self) -> Result<TableCounts, RunError> {
+        let counts = "select
+                 (select count(*) from eth_wallet_balances),
+                 (select count(*) from eth_wallet_balances
+                  where updated_at < '1970-01-02' and read_block is null),
+                 (select count(*) from eth_wallet_read_failures)";
+        let rows = self.fetch_by_index(counts, &[]).await?;
+        Ok(TableCounts::of(rows.into_iter().next().unwrap_or_default()))
+    }
+
+    async fn nth_oldest(&self, n: u64) -> Result<Option<DateTime<Utc>>, RunError> {
+        let rows: Vec<(NaiveDateTime,)> =
+            self.fetch_by_index(D::SQL.nth_oldest, &[Value::Number(bigint(n)?)]).await?;
+        Ok(rows.first().map(|(time,)| time.and_utc()))
+    }
+
+    async fn checkpoint(&self, name: &str) -> Result<Option<Checkpoint>, RunError> {
+        let rows = self.fetch(D::SQL.checkpoint, &[Value::Text(name)]).await?;
+        Ok(rows.into_iter().next().map(Checkpoint::of))
+    }
+
+    async fn lock(&self, key: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError> {
+        match self.dialect.lock(&self.pool, key).await {
+            Ok(lock) => Ok(lock),
+            Err(error) => Err(self.failed(error).await),
+        }
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Ledger for SqlStore<D> {
+    async fn record(
+        &self,
+        totals: &[TotalRead],
+        failures: &[Unreadable],
+    ) -> Result<Recorded, RunError> {
+        let (totals, failures) = (TotalColumns::of(totals)?, FailureColumns::of(failures));
+        let recorded = (|| self.record_once(&totals, &failures))
+            .retry(CONFLICT_RETRIES)
+            .when(D::is_conflict)
+            .await;
+        let updated = self.explained(recorded).await?;
+        Ok(Recorded { updated, superseded: totals.count() - updated })
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Journal for SqlStore<D> {
+    async fn last_block(&self, checkpoint: &str) -> Result<Option<i64>, RunError> {
+        Ok(self.checkpoint(checkpoint).await?.map(|checkpoint| checkpoint.last_block))
+    }
+
+    async fn reads(&self, checkpoint: &str) -> Result<RecentReads, RunError> {
+        let reads = "select number, hash, wallets, gone, redo_from from eth_watch_blocks
+             where checkpoint = $1";
+        let rows = self.fetch(reads, &[Value::Text(checkpoint)]).await?;
+        recent_reads(rows).map_err(|error| RunError::Database(error).context(self.dialect.label()))
+    }
+
+    async fn begin_reads(&self, checkpoint: &str, read: &BlockReads) -> Result<(), RunError> {
+        let begin_reads = "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
+             values ($1, $2, $3, $4)
+             on conflict (checkpoint, hash) do update set
+                 wallets = excluded.wallets, gone = false, redo_from = null";
+        let values = [
+            Value::Text(checkpoint),
+            Value::Number(bigint(read.number)?),
+            Value::Text(&read.hash.to_string()),
+            Value::Text(&wallets_json(&read.wallets)),
+        ];
+        self.execute(begin_reads, &values).await.map(drop)
+    }
+
+    async fn orphan(
+        &self,
+        checkpoint: &str,
+        blocks: &[BlockReads],
+        from: u64,
+    ) -> Result<(), RunError> {
+        let blocks = BlockColumns::of(blocks)?;
+        let rows = [
+            Column::Numbers(&blocks.numbers),
+            Column::Texts(&blocks.hashes),
+            Column::Texts(&blocks.wallets),
+        ];
+        let values = [Value::Text(checkpoint), Value::Number(bigint(from)?), Value::Rows(&rows)];
+        self.execute(D::SQL.orphan_blocks, &values).await.map(drop)
+    }
+
+    async fn advance(&self, checkpoint: &str, update: &CheckpointUpdate) -> Result<(), RunError> {
+        let name = Value::Text(checkpoint);
+        let last_block = Value::Number(bigint(update.last_block)?);
+        let forget_below = Value::Number(bigint(update.forget_below)?);
+        let (redone, forget) = (hash_texts(&update.redone), hash_texts(&update.forget));
+        let remember_block = "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
+             values ($1, $2, $3, '[]')
+             on conflict (checkpoint, hash) do update set gone = false, redo_from = null";
+        let advanced = async {
+            let mut transaction = self.begin().await?;
+            D::execute(&mut *transaction, D::SQL.move_checkpoint, &[name, last_block]).await?;
+            if let Some(hash) = &update.hash {
+                let hash = hash.to_string();
+                let values = [name, last_block, Value::Text(&hash)];
+                D::execute(&mut *transaction, remember_block, &values).await?;
+            }
+            let values = [name, Value::List(&redone)];
+            D::execute(&mut *transaction, D::SQL.finish_rereads, &values).await?;
+            let values = [name, forget_below, Value::List(&forget)];
+            D::execute(&mut *transaction, D::SQL.forget_blocks, &values).await?;
+            transaction.commit().await
+        };
+        self.explained(advanced.await).await
+    }
+
+    async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
+        let keys: Vec<(String,)> =
+            self.fetch(D::SQL.known, &[Value::List(&keys_of(wallets))]).await?;
+        Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
+    }
+}
+
+/// The one value of a query that always gives one row.
+fn only<T>(rows: Vec<(T,)>) -> Result<T, RunError> {
+    let value = rows.into_iter().next().map(|(value,)| value);
+    value.ok_or_else(|| RunError::Database(anyhow!("the database returned no row")))
+}
+
+/// The first wallet of a shard and the one behind its last, as keys.
+fn bounds(shard: Shard) -> (String, Option<String>) {
+    let (first, behind) = shard.bounds();
+    (first.to_string(), behind.map(|wallet| wallet.to_string()))
+}

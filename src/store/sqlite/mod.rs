@@ -1,0 +1,330 @@
+//! The store in an SQLite file: how it opens, binds values, locks and names an error.
+
+mod lock_file;
+mod sql;
+
+use std::{fs::File, path::PathBuf, str::FromStr, time::Duration};
+
+use async_trait::async_trait;
+use serde_json::json;
+use sqlx::{
+    Sqlite, SqliteConnection, SqlitePool,
+    migrate::Migrator,
+    sqlite::{
+        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions,
+        SqliteSynchronous,
+    },
+};
+
+use self::{
+    lock_file::{LockFile, beside, folder_of},
+    sql::{SAMPLE, SQL},
+};
+use super::{
+    Access, LockKey,
+    dialect::{AnyRow, Column, Dialect, Statements, Value},
+    error::{StoreError, code, driver_text},
+    rows::RawRow,
+    schema,
+    sql_store::SqlStore,
+};
+use crate::{
+    follow::Lock,
+    tally::{RunError, Shutdown},
+};
+
+/// How long a statement waits for another process that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Opens the file; creates it only for [`Access::Write`].
+pub(super) async fn open(
+    url: &str,
+    access: Access,
+    shutdown: &Shutdown,
+) -> Result<SqlStore<SqliteDialect>, RunError> {
+    let options = SqliteConnectOptions::from_str(url).map_err(|error| {
+        RunError::settings(format!(
+            "--database-url is not a valid sqlite: URL ({}); write sqlite:PATH",
+            driver_text(&error)
+        ))
+    })?;
+    if url.contains(":memory:") || url.contains("mode=memory") {
+        return Err(RunError::settings(
+            "--database-url names a database in memory, which would be lost at exit; write \
+             sqlite:PATH",
+        ));
+    }
+    let path = options.get_filename().to_path_buf();
+    if path.as_os_str().is_empty() {
+        return Err(RunError::settings("--database-url names no file; write sqlite:PATH"));
+    }
+    let dialect = SqliteDialect { path };
+    dialect.check_path(access)?;
+    let options = options.busy_timeout(BUSY_TIMEOUT).create_if_missing(access == Access::Write);
+    let options = match access {
+        Access::Read => options.pragma("query_only", "on"),
+        Access::Write => {
+            options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Normal)
+        }
+    };
+    let pool = |options| SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options);
+    let opened = pool(options.clone());
+    let mut store = SqlStore { dialect, pool: opened, shutdown: shutdown.clone() };
+    // Two processes that turn a new file into a database at once would collide.
+    let _opening = match access {
+        Access::Write => Some(match store.dialect.open_lock(shutdown).await {
+            Ok(lock) => lock,
+            Err(error) => return Err(store.failed(error).await),
+        }),
+        Access::Read => None,
+    };
+    let mut looked = look(&store.pool).await;
+    if looked.is_err() && access == Access::Read && !beside(&store.dialect.path, "-wal").exists() {
+        // SQLite cannot create its -shm file in a folder that we may not write, nor does it need to.
+        store.pool = pool(options.immutable(true));
+        looked = look(&store.pool).await;
+    }
+    match looked {
+        Ok(()) => Ok(store),
+        // A busy or broken database is not a mistake in the settings.
+        Err(error) if matches!(primary_code(&error), Some(BUSY | CORRUPT | FULL)) => {
+            Err(store.failed(error).await)
+        }
+        Err(error) => {
+            let text = store.dialect.describe(&error, false).await;
+            Err(RunError::settings(format!("{}: {text}", store.dialect.label())))
+        }
+    }
+}
+
+/// Reads something, which shows whether the file can be read.
+async fn look(pool: &SqlitePool) -> sqlx::Result<()> {
+    sqlx::query("select count(*) from sqlite_master").execute(pool).await.map(drop)
+}
+
+/// SQLite.
+pub(super) struct SqliteDialect {
+    path: PathBuf,
+}
+
+impl SqliteDialect {
+    /// Fails if the file is missing where it must exist, or its folder is.
+    fn check_path(&self, access: Access) -> Result<(), RunError> {
+        let folder = folder_of(&self.path);
+        if !folder.is_dir() {
+            return Err(RunError::settings(format!(
+                "{}: folder {} does not exist; create it, or check --database-url",
+                self.label(),
+                folder.display()
+            )));
+        }
+        if access == Access::Read && !self.path.exists() {
+            return Err(RunError::settings(format!(
+                "{}: no such file; run `ethtally migrate` first, or check --database-url",
+                self.label()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Waits for the lock under which files are created and migrated.
+    async fn open_lock(&self, shutdown: &Shutdown) -> Result<File, StoreError> {
+        LockFile::beside(&self.path, "open")?.lock(shutdown).await
+    }
+}
+
+#[async_trait]
+impl Dialect for SqliteDialect {
+    type Database = Sqlite;
+
+    const SQL: Statements = SQL;
+
+    async fn execute(
+        connection: &mut SqliteConnection,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> sqlx::Result<u64> {
+        let query = sqlx::query_with(sql, arguments(values)?);
+        Ok(query.execute(connection).await?.rows_affected())
+    }
+
+    async fn fetch<T: AnyRow>(
+        connection: &mut SqliteConnection,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> sqlx::Result<Vec<T>> {
+        sqlx::query_as_with(sql, arguments(values)?).fetch_all(connection).await
+    }
+
+    async fn sample(connection: &mut SqliteConnection, count: u32) -> sqlx::Result<Vec<RawRow>> {
+        let limit = Value::Number(count.into());
+        let last = "select coalesce(max(rowid), 0) from eth_wallet_balances";
+        let last: i64 = sqlx::query_scalar(last).fetch_one(&mut *connection).await?;
+        // Random numbers: unless most of them have no row, more than enough of these have one.
+        if last / 4 > i64::from(count) {
+            let numbers: Vec<_> =
+                (0..2 * count + 10).map(|_| rand::random_range(1..=last)).collect();
+            let numbers = json!(numbers).to_string();
+            let rows: Vec<RawRow> =
+                Self::fetch(connection, SAMPLE, &[limit, Value::Text(&numbers)]).await?;
+            if rows.len() >= count as usize {
+                return Ok(rows);
+            }
+        }
+        let any = "select rowid from eth_wallet_balances order by random() limit $1";
+        let numbers: Vec<(i64,)> = Self::fetch(connection, any, &[limit]).await?;
+        let numbers: Vec<_> = numbers.into_iter().map(|(number,)| number).collect();
+        let numbers = json!(numbers).to_string();
+        Self::fetch(connection, SAMPLE, &[limit, Value::Text(&numbers)]).await
+    }
+
+    fn migrator() -> Migrator {
+        schema::sqlite()
+    }
+
+    async fn migrate(
+        &self,
+        pool: &SqlitePool,
+        shutdown: &Shutdown,
+    ) -> Result<Vec<String>, StoreError> {
+        // sqlx does not lock SQLite's migrations.
+        let _migrating = self.open_lock(shutdown).await?;
+        schema::apply(&schema::sqlite(), &mut *pool.acquire().await?).await
+    }
+
+    async fn lock(
+        &self,
+        _: &SqlitePool,
+        key: LockKey<'_>,
+    ) -> Result<Option<Box<dyn Lock>>, StoreError> {
+        let purpose = key.to_string().replace(' ', "-").replace('/', "-of-");
+        let held = LockFile::beside(&self.path, &purpose)?.try_lock()?;
+        Ok(held.map(|file| Box::new(FileLock(file)) as Box<dyn Lock>))
+    }
+
+    fn is_conflict(_: &sqlx::Error) -> bool {
+        // Writers wait for each other.
+        false
+    }
+
+    fn label(&self) -> String {
+        format!("database sqlite:{}", self.path.display())
+    }
+
+    async fn describe(&self, error: &sqlx::Error, _: bool) -> String {
+        let message = match error.as_database_error() {
+            Some(error) => error.message().to_owned(),
+            None => driver_text(error),
+        };
+        match primary_code(error) {
+            Some(BUSY) => format!(
+                "another process has kept it locked for {} s; end that process, or try again later",
+                BUSY_TIMEOUT.as_secs()
+            ),
+            Some(READ_ONLY) => "the file is read-only; make the file and its folder writable for \
+                 this user, or check --database-url"
+                .to_owned(),
+            Some(CORRUPT) => format!("the file is damaged ({message}); restore it from a backup"),
+            Some(FULL) => "the disk is full; free some space".to_owned(),
+            Some(CANNOT_OPEN) => format!(
+                "cannot open the file; check that it is a file, and that this user may read and \
+                 write it and its folder: {message}"
+            ),
+            Some(NOT_A_DATABASE) => {
+                "the file is not an SQLite database; check --database-url".to_owned()
+            }
+            _ => message,
+        }
+    }
+}
+
+const BUSY: u8 = 5;
+const READ_ONLY: u8 = 8;
+const CORRUPT: u8 = 11;
+const FULL: u8 = 13;
+const CANNOT_OPEN: u8 = 14;
+const NOT_A_DATABASE: u8 = 26;
+
+/// SQLite's primary result code: the lowest byte of the extended one.
+fn primary_code(error: &sqlx::Error) -> Option<u8> {
+    let extended: u32 = code(error)?.parse().ok()?;
+    Some(extended.to_le_bytes()[0])
+}
+
+/// The values of a statement.
+fn arguments(values: &[Value<'_>]) -> sqlx::Result<SqliteArguments> {
+    use sqlx::Arguments;
+    let mut arguments = SqliteArguments::default();
+    for value in values {
+        match *value {
+            Value::Text(text) => arguments.add(text),
+            Value::TextOrNull(text) => arguments.add(text),
+            Value::Number(number) => arguments.add(number),
+            Value::Time(time) => arguments.add(time),
+            Value::List(texts) => arguments.add(json!(texts).to_string()),
+            Value::Rows(columns) => arguments.add(rows_json(columns)),
+        }
+        .map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
+}
+
+/// Columns as a JSON list of rows, each a list itself.
+fn rows_json(columns: &[Column<'_>]) -> String {
+    let cell = |column: &Column<'_>, row: usize| match *column {
+        Column::Texts(texts) => texts.get(row).map(|text| json!(text)),
+        Column::Numbers(numbers) => numbers.get(row).map(|number| json!(number)),
+        Column::NumbersOrNull(numbers) => numbers.get(row).map(|number| json!(number)),
+    };
+    let row = |row| -> Option<Vec<_>> {
+        let cells: Option<Vec<_>> = columns.iter().map(|column| cell(column, row)).collect();
+        cells.filter(|cells| !cells.is_empty())
+    };
+    json!((0..).map_while(row).collect::<Vec<_>>()).to_string()
+}
+
+/// A locked file. It stays locked for as long as this lives.
+struct FileLock(#[expect(dead_code, reason = "dropping it releases the lock")] File);
+
+#[async_trait]
+impl Lock for FileLock {
+    async fn is_held(&mut self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection, Executor};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_locked_file_is_named_with_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tally.db");
+        let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+        let options = options.busy_timeout(Duration::ZERO);
+        let mut writer = SqliteConnection::connect_with(&options).await.unwrap();
+        let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+        writer.execute("begin immediate").await.unwrap();
+        let error = other.execute("begin immediate").await.unwrap_err();
+        assert_eq!(
+            SqliteDialect { path }.describe(&error, false).await,
+            "another process has kept it locked for 60 s; end that process, or try again later"
+        );
+    }
+
+    #[test]
+    fn columns_become_rows() {
+        let texts = ["a".to_owned(), "b".to_owned()];
+        let columns = [
+            Column::Texts(&texts),
+            Column::Numbers(&[1, 2]),
+            Column::NumbersOrNull(&[None, Some(i64::MAX)]),
+        ];
+        assert_eq!(rows_json(&columns), r#"[["a",1,null],["b",2,9223372036854775807]]"#);
+        assert_eq!(rows_json(&[Column::Texts(&[])]), "[]");
+        assert_eq!(rows_json(&[]), "[]");
+    }
+}

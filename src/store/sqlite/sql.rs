@@ -1,0 +1,112 @@
+//! The SQL of the store in SQLite. [`Statements`] lists the parameters of each statement.
+//!
+//! Times are stored as `YYYY-MM-DD HH:MM:SS[.fff]`, which sorts as text.
+
+use super::super::dialect::Statements;
+
+/// The statements of the store.
+pub(super) const SQL: Statements = Statements {
+    // Takes the write lock at once: a transaction that reads first could fail when it writes.
+    begin: "begin immediate",
+    begin_by_index: "begin",
+    now: "select strftime('%Y-%m-%d %H:%M:%f', 'now')",
+    first_age: "",
+    stale_page: "select wallet, updated_at
+             from eth_wallet_balances stored indexed by eth_wallet_balances_sweep_idx
+             where updated_at < $1 and (updated_at, wallet) > ($2, $3)
+                 and wallet >= $4 and ($5 is null or wallet < $5)
+                 and not exists (
+                     select 1 from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet
+                         and failed.next_try_at > strftime('%Y-%m-%d %H:%M:%f', 'now'))
+             order by stored.updated_at, stored.wallet
+             limit $6",
+    count_stale: "select count(*) from eth_wallet_balances stored
+             where updated_at < $1
+                 and wallet >= $2 and ($3 is null or wallet < $3)
+                 and not exists (
+                     select 1 from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet
+                         and failed.next_try_at > strftime('%Y-%m-%d %H:%M:%f', 'now'))",
+    due_without_row: "select wallet from eth_wallet_read_failures failed
+             where next_try_at <= strftime('%Y-%m-%d %H:%M:%f', 'now')
+                 and wallet >= $1 and ($2 is null or wallet < $2)
+                 and not exists (
+                     select 1 from eth_wallet_balances stored where stored.wallet = failed.wallet)
+             order by next_try_at, wallet
+             limit $3",
+    // `where true` tells the parser that `on conflict` does not belong to a join.
+    insert_placeholders: "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
+             select value, '0', '1970-01-01 00:00:00', strftime('%Y-%m-%d %H:%M:%f', 'now')
+             from json_each($1)
+             where true
+             on conflict (wallet) do nothing",
+    with_read_total: "select wallet from eth_wallet_balances
+             where wallet in (select value from json_each($1))
+                 and (read_block is not null or updated_at >= '1970-01-02')",
+    known: "select wallet from eth_wallet_balances
+             where wallet in (select value from json_each($1))",
+    row: "select wallet, balance, read_block, blocknumber,
+                 strftime('%Y-%m-%d %H:%M:%f', updated_at)
+             from eth_wallet_balances where wallet = $1",
+    nth_oldest: "select strftime('%Y-%m-%d %H:%M:%f', updated_at)
+             from eth_wallet_balances order by updated_at limit 1 offset $1",
+    checkpoint: "select name, last_block, strftime('%Y-%m-%d %H:%M:%f', updated_at)
+             from eth_indexer_checkpoints where name = $1",
+    record_totals: "insert into eth_wallet_balances as stored
+                 (wallet, balance, read_block, blocknumber, updated_at, created_at)
+             select value ->> 0, value ->> 1, value ->> 2, value ->> 3,
+                 strftime('%Y-%m-%d %H:%M:%f', 'now'), strftime('%Y-%m-%d %H:%M:%f', 'now')
+             from json_each($1)
+             where true
+             on conflict (wallet) do update set
+                 balance = excluded.balance,
+                 read_block = excluded.read_block,
+                 blocknumber = coalesce(max(stored.blocknumber, excluded.blocknumber),
+                     excluded.blocknumber, stored.blocknumber),
+                 updated_at = excluded.updated_at
+             where stored.read_block is null or stored.read_block <= excluded.read_block",
+    raise_event_blocks: "update eth_wallet_balances as stored set blocknumber = event.value ->> 1
+             from json_each($1) as event
+             where stored.wallet = event.value ->> 0
+                 and event.value ->> 1 is not null
+                 and (stored.blocknumber is null or stored.blocknumber < event.value ->> 1)",
+    forget_failures: "delete from eth_wallet_read_failures
+             where wallet in (select value from json_each($1))",
+    record_failures: "insert into eth_wallet_read_failures as stored
+                 (wallet, failures, last_error, last_failed_at, next_try_at)
+             select value ->> 0, 1, value ->> 1, strftime('%Y-%m-%d %H:%M:%f', 'now'),
+                 strftime('%Y-%m-%d %H:%M:%f', 'now', '+1 minute')
+             from json_each($1)
+             where true
+             group by 1
+             on conflict (wallet) do update set
+                 failures = stored.failures + 1,
+                 last_error = excluded.last_error,
+                 last_failed_at = excluded.last_failed_at,
+                 next_try_at = strftime('%Y-%m-%d %H:%M:%f', excluded.last_failed_at,
+                     format('+%d minutes', min(1440, 1 << min(stored.failures, 11))))",
+    orphan_blocks: "insert into eth_watch_blocks
+                 (checkpoint, number, hash, wallets, gone, redo_from)
+             select $1, value ->> 0, value ->> 1, value ->> 2, true, $2
+             from json_each($3)
+             where true
+             on conflict (checkpoint, hash) do update set
+                 wallets = excluded.wallets, gone = true, redo_from = excluded.redo_from",
+    move_checkpoint: "insert into eth_indexer_checkpoints as stored (name, last_block, updated_at)
+             values ($1, $2, strftime('%Y-%m-%d %H:%M:%f', 'now'))
+             on conflict (name) do update set
+                 last_block = excluded.last_block, updated_at = excluded.updated_at
+             where stored.last_block < excluded.last_block",
+    finish_rereads: "update eth_watch_blocks set redo_from = null
+             where checkpoint = $1 and hash in (select value from json_each($2))",
+    forget_blocks: "delete from eth_watch_blocks
+             where checkpoint = $1
+                 and (number < $2 or hash in (select value from json_each($3)))",
+};
+
+/// Some of the rows with these numbers.
+pub(super) const SAMPLE: &str = "select wallet, balance, read_block, blocknumber,
+                 strftime('%Y-%m-%d %H:%M:%f', updated_at)
+             from eth_wallet_balances where rowid in (select value from json_each($2))
+             order by random() limit $1";
