@@ -7,6 +7,8 @@ use std::{error::Error, io, path::PathBuf};
 use sqlx::migrate::MigrateError;
 use thiserror::Error;
 
+use crate::tally::Shutdown;
+
 /// A failure, before it is put in words.
 #[derive(Debug, Error)]
 pub(super) enum StoreError {
@@ -68,4 +70,17 @@ fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'stat
         error = source;
     }
     error
+}
+
+/// Does `work`, unless a shutdown comes first; `what` names what is waited for.
+pub(super) async fn unless_stopped<T>(
+    shutdown: &Shutdown,
+    what: &str,
+    work: impl Future<Output = T>,
+) -> Result<T, StoreError> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = shutdown.requested() => Err(StoreError::Stopped(what.to_owned())),
+    }
 }

@@ -17,11 +17,10 @@ use self::sql::{SAMPLE, SQL};
 use super::{
     Access, LockKey,
     dialect::{AnyRow, Column, Dialect, Statements, Value},
-    error::{StoreError, code, driver_text},
+    error::{StoreError, code, driver_text, unless_stopped},
     rows::RawRow,
     schema::{self, MIGRATIONS, TABLES},
     sql_store::SqlStore,
-    unless_stopped,
 };
 use crate::{
     follow::Lock,

@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::super::{error::StoreError, unless_stopped};
+use super::super::error::{StoreError, unless_stopped};
 use crate::tally::Shutdown;
 
 /// How often a lock that another process holds is tried.
