@@ -1,21 +1,36 @@
-//! The program: parse, start tokio, do it, exit. The only place that decides the exit status.
+//! The program: parse, hear signals, start tokio, run the command, exit. The only place that decides the exit status.
+
+mod signals;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use ethtally::{
     app::App,
-    cli::Cli,
+    cli::{Cli, Command},
     commands, redact,
     report::{self, Report, ReportSettings, Verdict},
     tally::{RunError, Shutdown},
 };
-use tokio::signal::unix::{SignalKind, signal};
-
-/// Variables that are read, beside those that begin with `ETH`.
-const OTHERS: [&str; 2] = ["DATABASE_URL", "JOB_COMPLETION_INDEX"];
+use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
+    remember_secrets();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return report::usage(&error),
+    };
+    let (report, shutdown) = (Report::new(report_settings(&cli)), Shutdown::default());
+    let ended = signals::listen(shutdown.clone(), report.clone(), note_on_signal(&cli.command))
+        .and_then(|()| run(cli, &report, &shutdown));
+    exit_status(ended, &report, &shutdown)
+}
+
+/// Before anything is parsed, so that not even a usage error shows one.
+fn remember_secrets() {
+    /// Variables that are read, besides those that begin with `ETH`.
+    const OTHERS: [&str; 2] = ["DATABASE_URL", "JOB_COMPLETION_INDEX"];
     for argument in std::env::args_os() {
         redact::remember(&argument.to_string_lossy());
     }
@@ -26,66 +41,60 @@ fn main() -> ExitCode {
             redact::remember(&value.to_string_lossy());
         }
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return report::usage(&error),
-    };
+}
+
+fn report_settings(cli: &Cli) -> ReportSettings {
     let output = &cli.settings.output;
-    let report = Report::new(ReportSettings {
+    ReportSettings {
         json: output.json,
         verbosity: output.verbose,
         quiet: output.quiet,
         color: output.color,
-    });
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            report.error(&error);
-            return report::exit_code(Err(()), None);
-        }
-    };
-    let code = runtime.block_on(run(cli, &report));
-    // A thread that waits for standard input must not hold the exit up.
-    runtime.shutdown_background();
-    code
+        service: matches!(cli.command, Command::Watch(_)).then_some("watch"),
+    }
 }
 
-async fn run(cli: Cli, report: &Report) -> ExitCode {
-    let shutdown = Shutdown::default();
-    let work = async {
+/// What a person reads at once after Ctrl-C, where the end may take a moment.
+fn note_on_signal(command: &Command) -> Option<&'static str> {
+    let saves = match command {
+        Command::Sweep(args) => !args.dry_run,
+        Command::Refresh(_) | Command::Backfill(_) => true,
+        _ => false,
+    };
+    saves.then_some("stopping; saving what was read")
+}
+
+fn run(cli: Cli, report: &Report, shutdown: &Shutdown) -> Result<Verdict, RunError> {
+    let runtime = Runtime::new().context("cannot start the async runtime")?;
+    let ended = runtime.block_on(async {
         let app = App::new(cli.settings, report.clone(), shutdown.clone())?;
         let ended = commands::run(&app, cli.command).await;
         app.close().await;
         ended
-    };
-    let ended: Result<Verdict, RunError> = tokio::select! {
-        ended = work => ended,
-        // The second signal ends it at once.
-        () = signals(&shutdown) => Ok(Verdict::Pass),
-    };
-    let signal = shutdown.signal();
-    let ended = ended.map_err(|error| {
-        // That something was not done because of the signal is no news.
-        if signal.is_none() || !error.is_stopped() {
-            report.error(&error);
-        }
     });
-    report::exit_code(ended, signal)
+    // A thread that waits for standard input must not delay the exit.
+    runtime.shutdown_background();
+    ended
 }
 
-/// Asks for a stop at the first SIGINT or SIGTERM; returns at the second.
-async fn signals(shutdown: &Shutdown) {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    let mut next = async || {
-        tokio::select! {
-            _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
-            _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
-        }
-    };
-    shutdown.interrupt(next().await);
-    next().await;
+/// Waits until everything is printed. 0, 1 or 2, or 128 and the signal that interrupted the command.
+fn exit_status(ended: Result<Verdict, RunError>, report: &Report, shutdown: &Shutdown) -> ExitCode {
+    let printed = report.flush(|| shutdown.signal().is_some());
+    let ended = ended.and_then(|verdict| printed.map(|()| verdict));
+    // It may have come while the reader was waited for.
+    let signal = shutdown.signal();
+    if let Err(error) = &ended
+        // That something was not done because of the signal is not worth a line.
+        && !(error.is_stopped() && signal.is_some())
+    {
+        report.error(error);
+        // What this reports was a result, and there is none left.
+        let _ = report.flush(|| shutdown.signal().is_some());
+    }
+    match (signal, ended) {
+        (Some(signal), _) => ExitCode::from(128 + u8::try_from(signal).unwrap_or(0)),
+        (None, Ok(Verdict::Pass)) => ExitCode::SUCCESS,
+        (None, Ok(Verdict::Fail)) => ExitCode::from(1),
+        (None, Err(_)) => ExitCode::from(2),
+    }
 }

@@ -74,7 +74,7 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
             story.run(rows - rejected, pages, |_, _| {}).await
         }
     };
-    story.note_budget(&mut run, "run it again with --resume to continue");
+    story.note_rest(&mut run, "run it again with --resume to continue");
     let counts = story.counts(&run);
     app.report.result(&Backfilled {
         command: "backfill",

@@ -14,6 +14,9 @@ use crate::{
     tally::RunError,
 };
 
+/// What the text says instead of an age.
+const NEVER_READ: &str = "never read";
+
 #[derive(Serialize)]
 struct Status {
     command: &'static str,
@@ -27,6 +30,9 @@ struct Status {
     /// Whether a row is past `--max-age`.
     #[serde(skip)]
     stale: bool,
+    /// Rows that were never read are dated 1970, which is this many seconds ago.
+    #[serde(skip)]
+    age_of_placeholders: u64,
 }
 
 /// So many seconds old are rows at most: half of them, nine tenths, all.
@@ -56,17 +62,21 @@ impl From<Checkpoint> for CheckpointStatus {
 
 impl CommandOutput for Status {
     fn text(&self, styler: &Styler) -> String {
-        let age = |seconds| humantime::format_duration(Duration::from_secs(seconds)).to_string();
+        let age = |seconds| match seconds >= self.age_of_placeholders {
+            true => NEVER_READ.to_owned(),
+            false => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
+        };
         let mut text = format!(
             "wallets     {}\nnever read  {}\nunreadable  {}",
             self.wallets, self.never_read, self.unreadable
         );
         if let (Some(oldest), Some(ages)) = (&self.oldest_updated_at, self.age_seconds) {
             let max = age(ages.max);
+            let oldest = if max == NEVER_READ { NEVER_READ } else { oldest };
             let max = if self.stale { styler.style(BAD, &max) } else { styler.style(GOOD, &max) };
             text.push_str(&format!(
                 "\noldest      {oldest}\n\
-                 age         half within {}, nine tenths within {}, all within {max}",
+                 age         p50 {}, p90 {}, max {max}",
                 age(ages.p50),
                 age(ages.p90),
             ));
@@ -107,6 +117,7 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
         age_seconds: ages,
         checkpoint: store.checkpoint(&app.profile.checkpoint).await?.map(Into::into),
         stale,
+        age_of_placeholders: age(DateTime::UNIX_EPOCH),
     })?;
     Ok(if stale { Verdict::Fail } else { Verdict::Pass })
 }

@@ -78,8 +78,13 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Says that `--max-calls` ended the run, and what had failed until then: a spent budget is not a failure.
-    pub(super) fn note_budget(&self, run: &mut RunSummary, next: &str) {
+    /// Says how to go on where a signal or `--max-calls` ended the run. A spent budget is not a failure: what had
+    /// failed until then is part of the note.
+    pub(super) fn note_rest(&self, run: &mut RunSummary, next: &str) {
+        if self.counts(run).ending == "interrupted" {
+            self.app.report.note(next);
+            return;
+        }
         if !self.reader.as_ref().is_some_and(NodeReader::is_spent) {
             return;
         }

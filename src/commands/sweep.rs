@@ -48,7 +48,7 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> Result<Verdict, RunError>
     let left = limit - due.len() as u64;
     let pages = pages_of(due, PAGE as usize).chain(stale_pages(store, stale, left));
     let mut run = within(app, args.max_duration, story.run(expected, pages, |_, _| {})).await;
-    story.note_budget(&mut run, CONTINUES);
+    story.note_rest(&mut run, CONTINUES);
     if run.counts.superseded > 0 && run.counts.updated == 0 {
         app.report.note(
             "the table holds newer reads than this run made; is the node behind, or --block old?",

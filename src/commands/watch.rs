@@ -1,4 +1,4 @@
-//! `watch`: follow the chain's events, and refresh the wallets that they touch.
+//! `watch`: follow the chain's events, and refresh the wallets they affect.
 
 mod lines;
 
@@ -19,7 +19,7 @@ use crate::{
         Backoff, Context, Follower, FollowerSettings, Lock, Observer, Source, Track, WatchEnd,
         WatchEvent, Watcher,
     },
-    monitor::{Monitor, Server},
+    monitor::{Monitor, RunningServer, Server},
     read::NodeReader,
     redact,
     report::Verdict,
@@ -29,13 +29,14 @@ use crate::{
 };
 use lines::{EventBody, EventLine, EventPrinter, print_event};
 
-/// How often counts are told and the oldest row is looked up.
+/// How often counts are printed and the oldest row is looked up.
 const A_MINUTE: Duration = Duration::from_secs(60);
-/// How often a standby looks whether the other process has ended.
+/// How often a standby tries to take over.
 const STANDBY: Duration = Duration::from_secs(1);
-/// How long after a stop was asked for a database may hold it up: it is to end within 10 s.
-const LONGEST_STOP: Duration = Duration::from_secs(7);
-/// How often endpoints that were given up are tried again although others work.
+/// How long node and database may delay a shutdown. Closing and printing come after it, and all of it takes
+/// less than 10 s.
+const LONGEST_STOP: Duration = Duration::from_secs(6);
+/// How often endpoints that were given up are tried again while others work.
 const REVIVE_AFTER_MINUTES: u32 = 60;
 
 pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError> {
@@ -47,9 +48,9 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
         )));
     }
     if app.settings.node.block != BlockChoice::Latest {
-        return Err(RunError::settings(format!(
-            "--block is not for watch, which follows the newest block; see --confirmations"
-        )));
+        return Err(RunError::settings(
+            "--block is not for watch, which follows the newest block; see --confirmations",
+        ));
     }
     let client = app.client(Contracts::OfEvents, None)?;
     let reader = Arc::new(app.reader_through(Arc::clone(&client)));
@@ -65,10 +66,14 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
     let max_lag = Duration::from_secs(args.max_lag);
     let monitor = Arc::new(Monitor::new(max_lag, args.confirmations, move || client.counts()));
     let parts = Parts { app, args: &args, events: Arc::new(events), reader, ws_url };
+    let mut server = None;
     tokio::select! {
-        ended = parts.watch(&monitor) => ended?,
-        // Nothing is lost by it: what is not stored is behind the checkpoint.
-        () = overdue(&app.shutdown) => warn!("node or database take too long; stopping without them"),
+        ended = parts.watch(&monitor, &mut server) => ended?,
+        // Nothing is lost: what is not stored comes after the checkpoint.
+        () = overdue(&app.shutdown) => warn!("node or database take too long; stopping without waiting for them"),
+    }
+    if let Some(server) = server {
+        server.stop().await;
     }
     app.report.result(&EventLine::now(EventBody::Stopped {
         done: monitor.counts(),
@@ -78,7 +83,7 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
     Ok(Verdict::Pass)
 }
 
-/// What can be had without asking anybody.
+/// What needs neither node nor database to be made.
 struct Parts<'a> {
     app: &'a App,
     args: &'a WatchArgs,
@@ -88,31 +93,36 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// Opens everything and watches until a stop is asked for. A mistake in the settings ends it at
-    /// once; later failures are waited out.
-    async fn watch(self, monitor: &Arc<Monitor>) -> Result<(), RunError> {
+    /// Opens everything and watches until a shutdown is requested. A mistake in the settings ends it at
+    /// once; later failures are retried. `server` is set once it answers, and left running.
+    async fn watch(
+        self,
+        monitor: &Arc<Monitor>,
+        server: &mut Option<RunningServer>,
+    ) -> Result<(), RunError> {
         let Self { app, args, events, reader, ws_url } = self;
         let store = app.store(Access::Write).await?;
-        let server = match &args.listen {
-            Some(address) => Some(Server::bind(address, Arc::clone(monitor)).await?),
-            None => None,
-        };
+        let mut address = None;
+        if let Some(listen) = &args.listen {
+            let bound = Server::bind(listen, Arc::clone(monitor)).await?;
+            address = Some(bound.address()?.to_string());
+            *server = Some(bound.start());
+        }
         let newest = events.newest().await?.number;
         if let Some(first) = args.from_block.filter(|first| *first > newest + 1)
             && store.checkpoint(&app.profile.checkpoint).await?.is_none()
         {
             return Err(RunError::settings(format!(
-                "--from-block {first} is not there yet; the newest block is {newest}"
+                "--from-block {first} does not exist yet; the newest block is {newest}"
             )));
         }
         if args.track == TrackChoice::Known && store.nth_oldest(0).await?.is_none() {
             app.report.note(
-                "the table is empty, and only wallets that it has are refreshed; fill it with \
+                "the table is empty, and only wallets in it are refreshed; fill it with \
                  `ethtally backfill`, or give --track all",
             );
         }
-        if let Some(server) = &server {
-            let address = server.address()?.to_string();
+        if let Some(address) = address {
             print_event(&app.report, EventBody::Listening { address });
         }
         let observer: Arc<dyn Observer> =
@@ -120,27 +130,27 @@ impl Parts<'_> {
         let watch = Watch { app, args, events, reader, store: store.as_ref(), observer, ws_url };
         tokio::select! {
             ended = watch.run() => ended,
-            ended = serve(server) => ended,
+            error = failure(server) => Err(error),
             never = watch.every_minute(monitor) => match never {},
         }
     }
 }
 
-/// Answers requests, if there is anything to listen on; returns only with an error.
-async fn serve(server: Option<Server>) -> Result<(), RunError> {
+/// Returns only if the server fails.
+async fn failure(server: &mut Option<RunningServer>) -> RunError {
     match server {
-        Some(server) => Ok(server.run().await?),
+        Some(server) => server.failure().await,
         None => std::future::pending().await,
     }
 }
 
-/// Returns when a stop has been asked for and not been heeded for too long.
+/// Returns [`LONGEST_STOP`] after a shutdown was requested.
 async fn overdue(shutdown: &Shutdown) {
     shutdown.requested().await;
     sleep(LONGEST_STOP).await;
 }
 
-/// A watch that has all it needs.
+/// A watch that has opened everything.
 struct Watch<'a> {
     app: &'a App,
     args: &'a WatchArgs,
@@ -152,15 +162,17 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Waits for its turn, follows the chain, and waits again if the lock is lost.
+    /// Takes the lock, follows the chain, and takes it again if it is lost.
     async fn run(&self) -> Result<(), RunError> {
         let mut backoff = Backoff::default();
         let mut first = true;
-        while let Some(lock) = self.turn().await {
+        while let Some(lock) = self.lock().await {
             match self.follow(lock, first).await {
                 Ok(WatchEnd::Stopped) => break,
                 Ok(WatchEnd::LockLost) => {
-                    warn!("the session that held the lock was lost; taking it again");
+                    warn!(
+                        "the database session that held the lock was lost; taking the lock again"
+                    );
                     backoff.reset();
                 }
                 Err(error) => self.wait_out(error, backoff.pause()).await,
@@ -170,8 +182,8 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Takes the lock as soon as it is free; `None` if a stop comes first.
-    async fn turn(&self) -> Option<Box<dyn Lock>> {
+    /// Takes the lock as soon as it is free; `None` if a shutdown comes first.
+    async fn lock(&self) -> Option<Box<dyn Lock>> {
         let mut backoff = Backoff::default();
         let mut stands_by = false;
         while !self.app.shutdown.is_requested() {
@@ -228,7 +240,7 @@ impl Watch<'_> {
         let follower = Follower::new(context, settings).await?;
         if let Some(next) = follower.next().filter(|_| first && self.args.from_block.is_some()) {
             self.app.report.note(&format!(
-                "--from-block is for a table without a checkpoint; this one goes on at block {next}"
+                "--from-block is ignored: the table has a checkpoint; continuing at block {next}"
             ));
         }
         let (signals, mut heard) = mpsc::unbounded_channel();
@@ -253,7 +265,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Tells the counts of each minute, and looks up what changes by itself.
+    /// Prints the counts of each minute, and looks up what changes without an event.
     async fn every_minute(&self, monitor: &Monitor) -> Infallible {
         let mut minutes = interval_at(Instant::now(), A_MINUTE);
         minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! Whether all is well, and if not, why.
+//! Whether `watch` is healthy, and if not, why. Judges by what it was notified of; asks nobody.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use crate::{
     redact,
 };
 
-/// What is known at the moment.
+/// What the health is judged by.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct HealthState {
     max_lag: Duration,
     confirmations: u64,
     active: bool,
@@ -24,63 +24,63 @@ pub(super) struct State {
     head_moved: Instant,
     seen: Option<u64>,
     checkpoint: Option<u64>,
-    /// When the checkpoint last moved or had no need to.
+    /// When the checkpoint last moved, or was where it should be.
     in_time: Instant,
     /// When everything up to the newest block was last stored.
     caught_up: Option<Instant>,
     last_event_at: Option<DateTime<Utc>>,
     errors: u64,
     last_error: Option<String>,
-    /// What failed last, until something goes well again.
+    /// What failed last, until something succeeds.
     failing: Option<String>,
 }
 
-/// How it is doing, as `/healthz` says it.
+/// The health of `watch`, as `/healthz` reports it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Health {
     /// `ok` or `unhealthy`.
     pub status: &'static str,
     /// `active`, or `standby` while another process follows the chain.
     pub role: &'static str,
-    /// Whether new blocks can be heard of.
+    /// Whether new blocks are being received.
     pub connected: bool,
     /// How: `websocket` or `http`.
     pub transport: Option<&'static str>,
-    /// The last block whose events were taken in.
+    /// The last block whose events were processed.
     pub last_block_seen: Option<u64>,
     /// The last block whose wallets are stored.
     pub checkpoint_block: Option<u64>,
-    /// The newest block that the node told of.
+    /// The newest block that the node announced.
     pub head_block: Option<u64>,
     /// When the last log was seen.
     pub last_event_at: Option<String>,
-    /// How many errors there were.
+    /// Number of errors since the start.
     pub errors: u64,
-    /// The last of them.
+    /// The last error.
     pub last_error: Option<String>,
-    /// Why it is unhealthy; empty if it is not.
+    /// Why it is unhealthy; empty if it is healthy.
     pub reasons: Vec<String>,
-    /// Whether everything up to the newest block is stored, or was a moment ago.
+    /// Whether everything up to the newest block is stored, or was within `--max-lag`.
     #[serde(skip)]
     pub caught_up: bool,
-    /// Whether another process is known to be active; before the first try to be it, nothing is.
+    /// Whether another process is known to be active; false until the lock was first tried.
     #[serde(skip)]
     pub stands_by: bool,
 }
 
 impl Health {
-    /// Whether all is well.
+    /// Whether there is no reason to call it unhealthy.
     pub fn is_well(&self) -> bool {
         self.reasons.is_empty()
     }
 
-    /// Whether it does all that it is there for: a standby waits, as it should.
+    /// Whether it does its job: it has caught up, or stands by.
     pub fn is_ready(&self) -> bool {
         self.stands_by || self.caught_up
     }
 }
 
-impl State {
+impl HealthState {
     pub(super) fn new(max_lag: Duration, confirmations: u64) -> Self {
         Self {
             max_lag,
@@ -172,14 +172,14 @@ impl State {
         self.in_time = Instant::now();
     }
 
-    /// How many blocks are still to be stored.
+    /// Number of blocks that are still to be stored.
     fn behind(&self) -> u64 {
         let (Some(head), Some(checkpoint)) = (self.head, self.checkpoint) else { return 0 };
         head.saturating_sub(self.confirmations).saturating_sub(checkpoint)
     }
 
     pub(super) fn health(&self) -> Health {
-        let reasons = if self.active { self.reasons() } else { self.reasons_not_to_take_over() };
+        let reasons = if self.active { self.reasons() } else { self.standby_reasons() };
         Health {
             status: if reasons.is_empty() { "ok" } else { "unhealthy" },
             role: if self.active { "active" } else { "standby" },
@@ -199,13 +199,13 @@ impl State {
         }
     }
 
-    /// Whether blocks wait for longer than they should.
+    /// Whether blocks have waited for longer than `--max-lag`.
     fn is_late(&self) -> bool {
         self.behind() > 0 && self.in_time.elapsed() > self.max_lag
     }
 
-    fn reasons_not_to_take_over(&self) -> Vec<String> {
-        self.failing.iter().map(|error| format!("it could not take over: {error}")).collect()
+    fn standby_reasons(&self) -> Vec<String> {
+        self.failing.iter().map(|error| format!("cannot take over: {error}")).collect()
     }
 
     fn reasons(&self) -> Vec<String> {

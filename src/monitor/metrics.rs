@@ -1,4 +1,4 @@
-//! What was done, counted for Prometheus.
+//! What `watch` has done, counted for Prometheus. Owns the names of the metrics.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -25,11 +25,11 @@ pub struct WatchCounts {
     pub blocks: u64,
     /// Logs in them.
     pub logs: u64,
-    /// WatchCounts written.
+    /// Totals written.
     pub updated: u64,
     /// Wallets that could not be read.
     pub failed: u64,
-    /// WatchCounts that were not written because the table holds a newer read.
+    /// Totals not written because the table holds a newer read.
     pub superseded: u64,
     /// `eth_call`s.
     pub calls: u64,
@@ -81,7 +81,7 @@ pub(super) struct Metrics {
     latency: Histogram,
 }
 
-/// From a block a second to a node that is days behind.
+/// From one block a second to a node that is days behind, in seconds.
 const LATENCIES: [f64; 14] =
     [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
 
@@ -100,13 +100,13 @@ impl Metrics {
         };
         let oldest_age = Gauge::new(
             "ethtally_oldest_row_age_seconds",
-            "Age of the row that was written longest ago, looked up once a minute; NaN without rows",
+            "Age of the row that was updated longest ago, looked up once a minute; NaN if there are no rows",
         )
         .expect("a good name");
         registry.register(Box::new(oldest_age.clone())).expect("each name once");
         let latency = HistogramOpts::new(
             "ethtally_block_to_stored_seconds",
-            "From the time of a new block to its wallets' rows stored",
+            "Time from a new block's timestamp until its wallets are stored",
         );
         let latency =
             Histogram::with_opts(latency.buckets(LATENCIES.into())).expect("good buckets");
@@ -114,26 +114,23 @@ impl Metrics {
         Self {
             blocks: counter("blocks_total", "Blocks whose wallets were stored"),
             logs: counter("logs_total", "Logs of the profile's events"),
-            refreshed: counter("wallets_refreshed_total", "WatchCounts written"),
-            unreadable: counter("wallets_unreadable_total", "Reads of a wallet that failed"),
+            refreshed: counter("wallets_refreshed_total", "Totals written"),
+            unreadable: counter("wallets_unreadable_total", "Failed reads of a wallet"),
             superseded: counter(
                 "wallets_superseded_total",
-                "WatchCounts not written because the table holds a newer read",
+                "Totals not written because the table holds a newer read",
             ),
-            requests: counter("requests_total", "HTTP requests to the node, every attempt counted"),
+            requests: counter("requests_total", "HTTP requests to the node, retries included"),
             eth_calls: counter("eth_calls_total", "eth_calls among the requests"),
-            retries: counter("retries_total", "RequestCounts tried again after a failure"),
-            connections: counter("connections_total", "Connections that were made"),
-            reconnects: counter("reconnects_total", "Connections that were made anew"),
-            gaps: counter("gaps_filled_total", "Stretches of blocks that were caught up with"),
-            reorgs: counter("reorgs_total", "Reorganisations"),
-            errors: counter(
-                "errors_total",
-                "Failures and lost connections, all of them tried again",
-            ),
+            retries: counter("retries_total", "Requests retried after a failure"),
+            connections: counter("connections_total", "Connections made, over WebSocket or HTTP"),
+            reconnects: counter("reconnects_total", "Connections made after the first one"),
+            gaps: counter("gaps_filled_total", "Gaps of missed blocks that were filled"),
+            reorgs: counter("reorgs_total", "Reorganisations (replaced blocks)"),
+            errors: counter("errors_total", "Failures and lost connections; all are retried"),
             checkpoint: gauge("checkpoint_block", "The last block whose wallets are stored"),
-            head: gauge("head_block", "The newest block that the node told of"),
-            connected: gauge("connected", "1 while new blocks can be heard of"),
+            head: gauge("head_block", "The newest block that the node announced"),
+            connected: gauge("connected", "1 while new blocks are being received, else 0"),
             active: gauge("active", "1 while following the chain, 0 on standby"),
             oldest_age,
             latency,
@@ -192,7 +189,7 @@ impl Metrics {
         }
     }
 
-    /// All of them as text; what is known elsewhere is taken from there.
+    /// All metrics as text; what others count is asked for now.
     pub(super) fn text(&self, health: &Health) -> String {
         // One at a time, so that nothing is counted twice.
         let oldest = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);

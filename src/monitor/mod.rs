@@ -1,6 +1,6 @@
-//! How following the chain is doing: kept as it happens, so that nobody who asks costs a query.
+//! How `watch` is doing: kept as it happens, so that a health check costs no query.
 //!
-//! [`Monitor`] hears all [`WatchEvent`]; `health` judges, `metrics` counts, `server` answers over HTTP.
+//! [`Monitor`] observes every [`WatchEvent`]; `health` judges, `metrics` counts, `server` answers over HTTP.
 
 mod health;
 mod metrics;
@@ -15,35 +15,35 @@ use chrono::{DateTime, Utc};
 
 pub use health::Health;
 pub use metrics::WatchCounts;
-pub use server::Server;
+pub use server::{RunningServer, Server};
 
 use crate::{
     follow::{Observer, WatchEvent},
     tally::RequestCounts,
 };
-use health::State;
+use health::HealthState;
 use metrics::Metrics;
 
-/// Keeps what there is to know.
+/// Health and metrics of one `watch`.
 pub struct Monitor {
-    state: Mutex<State>,
+    state: Mutex<HealthState>,
     metrics: Metrics,
 }
 
 impl Monitor {
-    /// Judges by these limits. `requests` says what was sent to the node so far.
+    /// Judges by these limits; `requests` returns what was sent to the node so far.
     pub fn new(
         max_lag: Duration,
         confirmations: u64,
         requests: impl Fn() -> RequestCounts + Send + Sync + 'static,
     ) -> Self {
         Self {
-            state: Mutex::new(State::new(max_lag, confirmations)),
+            state: Mutex::new(HealthState::new(max_lag, confirmations)),
             metrics: Metrics::new(Box::new(requests)),
         }
     }
 
-    /// How it is doing.
+    /// The health at this moment.
     pub fn health(&self) -> Health {
         self.state().health()
     }
@@ -59,12 +59,12 @@ impl Monitor {
         self.metrics.text(&health)
     }
 
-    /// When the oldest row was last written, as somebody looked it up just now.
+    /// Sets when the row that is oldest now was updated.
     pub fn oldest_row(&self, updated_at: Option<DateTime<Utc>>) {
         self.metrics.oldest_row(updated_at);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HealthState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
-//! Health and metrics over HTTP.
+//! Health and metrics over HTTP, in a task of its own: no work of `watch` delays an answer.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{
@@ -12,11 +12,16 @@ use axum::{
 };
 use prometheus::TEXT_FORMAT;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Monitor;
+use crate::tally::RunError;
 
-/// Listens already, answers once it runs.
+/// How long a request that is being answered may hold up the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Listens, and answers once it is started.
 pub struct Server {
     listener: TcpListener,
     router: Router,
@@ -26,34 +31,61 @@ impl Server {
     /// Listens on `address`, `HOST:PORT`.
     ///
     /// # Errors
-    /// When the address is taken or not ours.
-    pub async fn bind(address: &str, monitor: Arc<Monitor>) -> anyhow::Result<Self> {
+    /// When the address is in use or not local.
+    pub async fn bind(address: &str, monitor: Arc<Monitor>) -> Result<Self, RunError> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("--listen {address}: cannot listen there"))?;
         let router = Router::new()
             .route("/eth/health", get(health))
             .route("/healthz", get(health))
-            .route("/readyz", get(ready))
+            .route("/readyz", get(ready_to_serve))
             .route("/metrics", get(metrics))
             .with_state(monitor);
         Ok(Self { listener, router })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     ///
     /// # Errors
-    /// When the system cannot tell.
-    pub fn address(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.listener.local_addr()?)
+    /// When the system does not say.
+    pub fn address(&self) -> Result<SocketAddr, RunError> {
+        Ok(self.listener.local_addr().context("--listen")?)
     }
 
-    /// Answers, for ever.
-    ///
-    /// # Errors
-    /// When it can no longer listen.
-    pub async fn run(self) -> anyhow::Result<()> {
-        axum::serve(self.listener, self.router).await.context("--listen")
+    /// Answers from now on, in a task.
+    pub fn start(self) -> RunningServer {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let serve = axum::serve(self.listener, self.router).with_graceful_shutdown(stopped);
+        RunningServer { task: tokio::spawn(serve.into_future()), stop: stop.drop_guard() }
+    }
+}
+
+/// A server that answers until it is stopped or dropped.
+pub struct RunningServer {
+    task: JoinHandle<io::Result<()>>,
+    stop: DropGuard,
+}
+
+impl RunningServer {
+    /// Returns only if it fails.
+    pub async fn failure(&mut self) -> RunError {
+        let error = match (&mut self.task).await {
+            Ok(Ok(())) => anyhow::anyhow!("it stopped answering"),
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+        };
+        error.context("--listen").into()
+    }
+
+    /// Finishes the requests in progress and ends.
+    pub async fn stop(self) {
+        drop(self.stop);
+        if !self.task.is_finished() {
+            // Its task ends with the process at the latest.
+            let _ = timeout(LAST_ANSWERS, self.task).await;
+        }
     }
 }
 
@@ -66,7 +98,7 @@ async fn health(State(monitor): State<Arc<Monitor>>) -> Response {
     (status(health.is_well()), Json(health)).into_response()
 }
 
-async fn ready(State(monitor): State<Arc<Monitor>>) -> Response {
+async fn ready_to_serve(State(monitor): State<Arc<Monitor>>) -> Response {
     let health = monitor.health();
     let ready = health.is_ready();
     let body = json!({

@@ -1,14 +1,13 @@
-//! The log on stderr: only this crate's own words, cleaned of secrets, clear of the bars.
+//! The log on stderr: only this crate's own words, without secrets.
 
 use std::io::{self, Write};
 
-use indicatif::MultiProgress;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-use super::Report;
+use super::{Report, writer::Writer};
 use crate::redact;
 
 /// Starts logging; a second start in one process changes nothing.
@@ -19,20 +18,20 @@ pub(super) fn start(report: &Report) {
         (false, 1) => LevelFilter::INFO,
         (false, _) => LevelFilter::DEBUG,
     };
-    let bars = report.bars.clone();
+    let stderr = report.stderr.clone();
     let layer = fmt::layer()
-        .with_ansi(report.stderr.0)
+        .with_ansi(report.on_stderr.0)
         .with_target(false)
         .without_time()
-        .with_writer(move || Line { bars: bars.clone(), bytes: Vec::new() })
+        .with_writer(move || Line { stderr: stderr.clone(), bytes: Vec::new() })
         // Libraries log URLs and statements.
         .with_filter(Targets::new().with_target(env!("CARGO_CRATE_NAME"), level));
     let _ = tracing_subscriber::registry().with(layer).try_init();
 }
 
-/// One event, written when it is whole.
+/// One event, offered to stderr when it is whole.
 struct Line {
-    bars: MultiProgress,
+    stderr: Writer,
     bytes: Vec<u8>,
 }
 
@@ -49,7 +48,6 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let line = redact::clean(&String::from_utf8_lossy(&self.bytes));
-        self.bars.suspend(|| drop(writeln!(io::stderr(), "{line}")));
+        self.stderr.offer(redact::clean(&String::from_utf8_lossy(&self.bytes)) + "\n");
     }
 }

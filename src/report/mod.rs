@@ -1,24 +1,28 @@
-//! Everything that a person or a script sees: stdout, stderr, bars, the exit status.
+//! Everything that a person or a script sees: stdout, stderr, bars.
 //!
-//! stdout carries the result and nothing else. Nothing outside this module prints.
+//! stdout carries the result and nothing else. Nothing outside this module prints. Printing hands a line to
+//! a thread ([`writer`]), so it never waits for a reader; [`Report::flush`] does, at the end.
 
 mod bar;
 mod log;
+mod streams;
+mod writer;
 
 use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use anstyle::{AnsiColor, Style};
-use anyhow::Context;
 use clap::ValueEnum;
 use indicatif::MultiProgress;
 use serde::Serialize;
 
 pub use bar::Bar;
 
-use crate::redact;
+use crate::{redact, tally::RunError};
+use writer::{Pending, Writer};
 
 /// Good news.
 pub const GOOD: Style = AnsiColor::Green.on_default();
@@ -50,6 +54,9 @@ pub struct ReportSettings {
     pub quiet: bool,
     /// When to use colours.
     pub color: ColorChoice,
+    /// The name of the command, if it runs until it is stopped: it must not run out of memory where nobody
+    /// reads, so that lines may be dropped.
+    pub service: Option<&'static str>,
 }
 
 /// How a command ended, when it could do what it was asked.
@@ -88,36 +95,50 @@ impl Styler {
     }
 }
 
+/// How long a reader that reads nothing is waited for at the end.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long both streams are waited for in all once the process was asked to stop, however they are read.
+const LAST_SECONDS: Duration = Duration::from_secs(2);
+/// The same where the reader reads nothing, for each of them.
+const LAST_SECOND: Duration = Duration::from_secs(1);
+
 /// The one printer.
 #[derive(Clone)]
 pub struct Report {
     settings: ReportSettings,
-    stdout: Styler,
-    stderr: Styler,
+    on_stdout: Styler,
+    on_stderr: Styler,
     bars: MultiProgress,
+    stdout: Writer,
+    stderr: Writer,
 }
 
 impl Report {
     /// Sets up printing and logging for this process.
     pub fn new(settings: ReportSettings) -> Self {
+        let on_stderr = Styler::new(settings.color, io::stderr().is_terminal());
+        let bars = MultiProgress::new();
+        let [stdout, stderr] = streams::start(settings, on_stderr, &bars);
         let report = Self {
             settings,
-            stdout: Styler::new(settings.color, io::stdout().is_terminal()),
-            stderr: Styler::new(settings.color, io::stderr().is_terminal()),
-            bars: MultiProgress::new(),
+            on_stdout: Styler::new(settings.color, io::stdout().is_terminal()),
+            on_stderr,
+            bars,
+            stdout,
+            stderr,
         };
         log::start(&report);
         report
     }
 
-    /// Prints the result of a command.
+    /// Prints the result of a command. Whether it could be written is known to [`Report::flush`].
     ///
     /// # Errors
-    /// When stdout cannot be written; that its reader has gone away is no error.
+    /// When it cannot be expressed in JSON.
     pub fn result(&self, output: &impl CommandOutput) -> anyhow::Result<()> {
         let text = match self.settings.json {
             true => serde_json::to_string(output)?,
-            false => output.text(&self.stdout),
+            false => output.text(&self.on_stdout),
         };
         self.text(&text)
     }
@@ -125,48 +146,44 @@ impl Report {
     /// Prints a text as the result, with a line break at its end.
     ///
     /// # Errors
-    /// As [`Report::result`].
+    /// None so far.
     pub fn text(&self, text: &str) -> anyhow::Result<()> {
-        let mut stdout = io::stdout().lock();
-        let printed =
-            writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush());
-        match printed {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            printed => printed.context("the result could not be written to stdout"),
-        }
+        self.stdout.result(format!("{}\n", text.trim_end_matches('\n')));
+        Ok(())
     }
 
-    /// Tells something that is no error and not the result.
+    /// Prints something that is neither an error nor the result.
     pub fn note(&self, text: &str) {
         if !self.settings.quiet {
-            self.line(NOTE, "note", text);
+            self.stderr.offer(line(self.on_stderr, NOTE, "note", text));
         }
     }
 
-    /// Tells of something that happened while a command goes on: with `--json` as a line on stdout,
-    /// else as a note. Trouble is told also where only errors are to be.
+    /// Prints what happens while a command runs: with `--json` a line on stdout, else a note. Trouble is
+    /// printed with `--quiet` too.
     ///
     /// # Errors
-    /// As [`Report::result`].
+    /// When it cannot be expressed in JSON.
     pub fn event(&self, event: &impl CommandOutput, is_trouble: bool) -> anyhow::Result<()> {
         if self.settings.json {
-            return self.result(event);
-        }
-        if is_trouble || !self.settings.quiet {
-            self.line(NOTE, "note", &event.text(&Styler::default()));
+            self.stdout.offer(serde_json::to_string(event)? + "\n");
+        } else if is_trouble || !self.settings.quiet {
+            self.stderr.offer(line(self.on_stderr, NOTE, "note", &event.text(&Styler::default())));
         }
         Ok(())
     }
 
-    /// Tells why a command could not be done: the thing, what is wrong, the remedy, then the causes.
+    /// Prints why a command failed: the thing, what is wrong, the remedy, then the causes.
     pub fn error(&self, error: &(dyn std::error::Error + 'static)) {
-        self.line(BAD.bold(), "error", &redact::clean_error(error));
+        self.stderr.insist(error_line(self.on_stderr, error));
     }
 
-    /// A bar for so many wallets; hidden unless a person watches.
+    /// A bar for this many wallets; hidden unless a person watches.
     pub fn bar(&self, what: &'static str, wallets: u64) -> Bar {
-        let shown = self.shows_bars();
-        Bar::new(shown.then(|| self.bars.clone()), what, wallets)
+        match self.shows_bars() {
+            true => Bar::shown(self.bars.clone(), self.stderr.clone(), what, wallets),
+            false => Bar::hidden(),
+        }
     }
 
     /// Whether a bar would be seen.
@@ -174,12 +191,36 @@ impl Report {
         !self.settings.json && !self.settings.quiet && io::stderr().is_terminal()
     }
 
-    fn line(&self, style: Style, kind: &str, text: &str) {
-        let line =
-            format!("{} {}", self.stderr.style(style, &format!("{kind}:")), redact::clean(text));
-        // Where stderr is gone there is nobody to tell.
-        self.bars.suspend(|| drop(writeln!(io::stderr(), "{line}")));
+    /// Waits until everything is written: the result of a command that ends by itself for as long as it
+    /// takes, everything else as long as the reader reads. Once `is_stopped`, it does not wait for long.
+    ///
+    /// # Errors
+    /// When a result could not be written; a reader that has gone away is not an error.
+    pub fn flush(&self, is_stopped: impl Fn() -> bool) -> Result<(), RunError> {
+        let is_service = self.settings.service.is_some();
+        let mut stopped = None;
+        let mut gives_up = |pending: Pending| {
+            if is_service || is_stopped() {
+                let stopped: &mut Instant = stopped.get_or_insert_with(Instant::now);
+                return pending.stuck > LAST_SECOND || stopped.elapsed() > LAST_SECONDS;
+            }
+            !pending.has_result && pending.stuck > PATIENCE
+        };
+        let result = self.stdout.drain(&mut gives_up);
+        let notes = self.stderr.drain(gives_up);
+        result.and(notes).map_err(|error| {
+            anyhow::Error::from(error).context("the result could not be written to stdout").into()
+        })
     }
+}
+
+/// A line on stderr.
+fn line(styler: Styler, style: Style, kind: &str, text: &str) -> String {
+    format!("{} {}\n", styler.style(style, &format!("{kind}:")), redact::clean(text))
+}
+
+fn error_line(styler: Styler, error: &(dyn std::error::Error + 'static)) -> String {
+    line(styler, BAD.bold(), "error", &redact::clean_error(error))
 }
 
 /// Prints what clap has to say: help and version on stdout, a usage error as one line on stderr.
@@ -197,23 +238,10 @@ pub fn usage(error: &clap::Error) -> ExitCode {
         .filter(|paragraph| !paragraph.starts_with("For more information"))
         .collect();
     let what = what.join("; ");
-    let report = Report {
-        settings: ReportSettings::default(),
-        stdout: Styler::default(),
-        stderr: Styler::new(ColorChoice::Auto, io::stderr().is_terminal()),
-        bars: MultiProgress::new(),
-    };
     let what = what.strip_prefix("error: ").unwrap_or(&what);
-    report.error(anyhow::anyhow!("{what}; see --help").as_ref());
+    let styler = Styler::new(ColorChoice::Auto, io::stderr().is_terminal());
+    let line = error_line(styler, anyhow::anyhow!("{what}; see --help").as_ref());
+    // Nothing else runs yet that this could hold up.
+    let _ = io::stderr().write_all(line.as_bytes());
     ExitCode::from(2)
-}
-
-/// The exit status of a command: 0, 1, 2, or 128 and the signal that interrupted it.
-pub fn exit_code(ended: Result<Verdict, ()>, signal: Option<i32>) -> ExitCode {
-    match (signal, ended) {
-        (Some(signal), _) => ExitCode::from(128 + u8::try_from(signal).unwrap_or(0)),
-        (None, Ok(Verdict::Pass)) => ExitCode::SUCCESS,
-        (None, Ok(Verdict::Fail)) => ExitCode::from(1),
-        (None, Err(())) => ExitCode::from(2),
-    }
 }

@@ -17,6 +17,7 @@ mod secrets;
 mod sharing;
 mod status;
 mod store;
+mod streams;
 mod support;
 mod sweep;
 mod takeover;

@@ -162,6 +162,13 @@ async fn the_result_has_the_documented_keys_and_text() {
     assert_eq!(
         status(&database, &["--max-age", "1s"]).expect(0).stdout,
         "wallets     1\nnever read  0\nunreadable  0\noldest      2999-01-01T00:00:00Z\n\
-         age         half within 0s, nine tenths within 0s, all within 0s\ncheckpoint  none\n"
+         age         p50 0s, p90 0s, max 0s\ncheckpoint  none\n"
+    );
+    // A row that was never read has no age.
+    store_unread(&database, 1..2);
+    assert_eq!(
+        status(&database, &["--max-age", "1s"]).expect(1).stdout,
+        "wallets     2\nnever read  1\nunreadable  0\noldest      never read\n\
+         age         p50 0s, p90 never read, max never read\ncheckpoint  none\n"
     );
 }

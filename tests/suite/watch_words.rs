@@ -46,7 +46,7 @@ async fn run_three_watches_through_every_event(
     first.until(["gap filled", "\"gap_filled\""], 1);
 
     chain.reorg(1).await.unwrap();
-    first.until(["reorganisation", "\"reorg\""], 1);
+    first.until(["re-reading", "\"reorg\""], 1);
     chain.mine(1).await.unwrap();
     caught_up(&chain, &database).await;
 
@@ -77,7 +77,7 @@ fn in_order((stdout, stderr): (Vec<String>, Vec<String>)) -> (Vec<String>, Vec<S
         let at = |words: [&str; 2]| {
             lines.iter().position(|line| words.iter().any(|words| line.contains(words)))
         };
-        let began = at(["there was no checkpoint", "\"began\""]);
+        let began = at(["no checkpoint yet", "\"began\""]);
         let connected = at(["connected to", "\"connected\""]);
         if let (Some(began), Some(connected)) = (began, connected)
             && connected < began
@@ -98,18 +98,18 @@ async fn text_mode_writes_notes_to_stderr_and_the_summary_to_stdout() {
         [
             "note: health and metrics at http://127.0.0.1:PORT",
             "note: following the chain",
-            "note: there was no checkpoint; it is at block 0 now",
+            "note: no checkpoint yet; starting at block 0",
             "note: connected to ws://127.0.0.1:PORT",
-            "note: not connected: the connection broke; next try in N s",
+            "note: not connected: the connection broke; retrying in N s",
             "note: connected to ws://127.0.0.1:PORT",
-            "note: gap filled: blocks 2 to 2 logs:1 updated:2 in N ms",
-            "note: reorganisation: blocks 2 to 2 went; wallets to read again: 2",
+            "note: gap filled: block 2 logs:1 updated:2 in N ms",
+            "note: block 2 was replaced; re-reading 2 wallets",
             "note: failed: http://127.0.0.1:PORT: HTTP 401 Unauthorized: no such key; check the URL and its key; \
-             next try in N s",
-            "note: not connected: the connection broke; next try in N s",
+             retrying in N s",
+            "note: not connected: the connection broke; retrying in N s",
             "note: not connected: no WebSocket at ws://127.0.0.1:PORT: HTTP error: 503 Service Unavailable; \
-             next try in N s",
-            "note: polling http://127.0.0.1:PORT; the WebSocket is tried again meanwhile",
+             retrying in N s",
+            "note: polling http://127.0.0.1:PORT; retrying the WebSocket meanwhile",
             "note: connected to ws://127.0.0.1:PORT",
         ]
     );
@@ -124,7 +124,7 @@ async fn text_mode_writes_notes_to_stderr_and_the_summary_to_stdout() {
         masked_lines(&second.1),
         [
             "note: health and metrics at http://127.0.0.1:PORT",
-            "note: another watch of this database is running; standing by to take over",
+            "note: another watch is running; standing by to take over",
         ]
     );
     assert_eq!(second.0, [format!("watch interrupted {nothing} checkpoint:none")]);

@@ -1,4 +1,4 @@
-//! What `watch` says: one line for each thing that happens, and the counts.
+//! What `watch` prints: one line for each event, and the counts.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     report::{CommandOutput, Report, Styler},
 };
 
-/// Tells the monitor everything and people what they want to know.
+/// Passes every event to the monitor, and prints those that a person wants to know of.
 pub(super) struct EventPrinter {
     pub(super) monitor: Arc<Monitor>,
     pub(super) report: Report,
@@ -55,7 +55,7 @@ impl Observer for EventPrinter {
     }
 }
 
-/// Tells it. That stdout cannot be written must not end the watch: others read the table.
+/// Prints an event. An error must not end the watch: others read the table.
 pub(super) fn print_event(report: &Report, what: EventBody) {
     let is_trouble = matches!(what, EventBody::Disconnected { .. } | EventBody::Error { .. });
     if let Err(error) = report.event(&EventLine::now(what), is_trouble) {
@@ -144,6 +144,14 @@ fn block(number: Option<u64>) -> String {
     number.map_or_else(|| "none".to_owned(), |number| number.to_string())
 }
 
+fn blocks(from: u64, to: u64) -> String {
+    if from == to { format!("block {from}") } else { format!("blocks {from}–{to}") }
+}
+
+fn blocks_were(from: u64, to: u64) -> String {
+    format!("{} {}", blocks(from, to), if from == to { "was" } else { "were" })
+}
+
 /// A pause for people, in seconds with one decimal.
 fn seconds(milliseconds: u128) -> String {
     format!("{}.{} s", milliseconds / 1_000, milliseconds % 1_000 / 100)
@@ -153,35 +161,34 @@ impl CommandOutput for EventLine {
     fn text(&self, _: &Styler) -> String {
         match &self.what {
             EventBody::Listening { address } => format!("health and metrics at http://{address}"),
-            EventBody::Standby => {
-                "another watch of this database is running; standing by to take over".to_owned()
-            }
+            EventBody::Standby => "another watch is running; standing by to take over".to_owned(),
             EventBody::Active { checkpoint_block: Some(block) } => {
                 format!("following the chain from the checkpoint at block {block}")
             }
             EventBody::Active { checkpoint_block: None } => "following the chain".to_owned(),
             EventBody::Began { checkpoint_block } => {
-                format!("there was no checkpoint; it is at block {checkpoint_block} now")
+                format!("no checkpoint yet; starting at block {checkpoint_block}")
             }
             EventBody::Connected { via, endpoint } if *via == Transport::WebSocket.name() => {
                 format!("connected to {endpoint}")
             }
             EventBody::Connected { endpoint, .. } => {
-                format!("polling {endpoint}; the WebSocket is tried again meanwhile")
+                format!("polling {endpoint}; retrying the WebSocket meanwhile")
             }
             EventBody::Disconnected { reason, retry_in_ms } => {
-                format!("not connected: {reason}; next try in {}", seconds(*retry_in_ms))
+                format!("not connected: {reason}; retrying in {}", seconds(*retry_in_ms))
             }
             EventBody::GapFilled { from_block, to_block, logs, updated, elapsed_ms } => format!(
-                "gap filled: blocks {from_block} to {to_block} logs:{logs} updated:{updated} in \
-                 {elapsed_ms} ms"
+                "gap filled: {} logs:{logs} updated:{updated} in {elapsed_ms} ms",
+                blocks(*from_block, *to_block)
             ),
             EventBody::Reorg { from_block, to_block, wallets } => format!(
-                "reorganisation: blocks {from_block} to {to_block} went; wallets to read again: \
-                 {wallets}"
+                "{} replaced; re-reading {wallets} {}",
+                blocks_were(*from_block, *to_block),
+                if *wallets == 1 { "wallet" } else { "wallets" }
             ),
             EventBody::Error { error, retry_in_ms } => {
-                format!("failed: {error}; next try in {}", seconds(*retry_in_ms))
+                format!("failed: {error}; retrying in {}", seconds(*retry_in_ms))
             }
             EventBody::Counts { done, head_block, checkpoint_block } => format!(
                 "in the last minute {} head:{} checkpoint:{}",

@@ -194,7 +194,7 @@ impl TextWatch {
 pub(crate) fn masked(line: &str) -> String {
     let mut masked = line.to_owned();
     for (before, after, mask) in
-        [("127.0.0.1:", "", "PORT"), ("next try in ", " s", "N"), (" in ", " ms", "N")]
+        [("127.0.0.1:", "", "PORT"), ("retrying in ", " s", "N"), (" in ", " ms", "N")]
     {
         let mut parts = masked.split(before);
         let mut text = parts.next().unwrap_or_default().to_owned();
