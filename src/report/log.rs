@@ -7,20 +7,22 @@ use tracing_subscriber::{
     Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-use super::{Report, writer::Writer};
+use super::{
+    style::{ReportSettings, Styler},
+    writer::Writer,
+};
 use crate::redact;
 
 /// Starts logging; a second start in one process changes nothing.
-pub(super) fn start(report: &Report) {
-    let level = match (report.settings.quiet, report.settings.verbosity) {
+pub(super) fn start(settings: ReportSettings, styler: Styler, stderr: Writer) {
+    let level = match (settings.quiet, settings.verbosity) {
         (true, _) => LevelFilter::ERROR,
         (false, 0) => LevelFilter::WARN,
         (false, 1) => LevelFilter::INFO,
         (false, _) => LevelFilter::DEBUG,
     };
-    let stderr = report.stderr.clone();
     let layer = fmt::layer()
-        .with_ansi(report.on_stderr.0)
+        .with_ansi(styler.0)
         .with_target(false)
         .without_time()
         .with_writer(move || Line { stderr: stderr.clone(), bytes: Vec::new() })

@@ -6,6 +6,7 @@
 mod bar;
 mod log;
 mod streams;
+mod style;
 mod writer;
 
 use std::{
@@ -14,50 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anstyle::{AnsiColor, Style};
-use clap::ValueEnum;
+use anstyle::Style;
 use indicatif::MultiProgress;
 use serde::Serialize;
 
 pub use bar::Bar;
+pub use style::{BAD, ColorChoice, GOOD, ReportSettings, Styler};
 
 use crate::{redact, tally::RunError};
+use style::NOTE;
 use writer::{Pending, Writer};
-
-/// Good news.
-pub const GOOD: Style = AnsiColor::Green.on_default();
-/// What is worth knowing.
-const NOTE: Style = AnsiColor::Cyan.on_default();
-/// Bad news.
-pub const BAD: Style = AnsiColor::Red.on_default();
-
-/// When to use colours.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ColorChoice {
-    /// On a terminal, unless NO_COLOR is set
-    #[default]
-    Auto,
-    /// Always
-    Always,
-    /// Never
-    Never,
-}
-
-/// What and how much is shown.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ReportSettings {
-    /// The result as one JSON object.
-    pub json: bool,
-    /// How much is logged: 0 warnings, 1 what is done, 2 everything.
-    pub verbosity: u8,
-    /// Errors only.
-    pub quiet: bool,
-    /// When to use colours.
-    pub color: ColorChoice,
-    /// The name of the command, if it runs until it is stopped: it must not run out of memory where nobody
-    /// reads, so that lines may be dropped.
-    pub service: Option<&'static str>,
-}
 
 /// How a command ended, when it could do what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,27 +39,6 @@ pub enum Verdict {
 pub trait CommandOutput: Serialize {
     /// The result for people: lines without a last line break.
     fn text(&self, styler: &Styler) -> String;
-}
-
-/// Colours a text, or, by default, leaves it as it is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Styler(bool);
-
-impl Styler {
-    fn new(choice: ColorChoice, terminal: bool) -> Self {
-        Self(match choice {
-            ColorChoice::Always => true,
-            ColorChoice::Never => false,
-            ColorChoice::Auto => {
-                terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-            }
-        })
-    }
-
-    /// The text in this style.
-    pub fn style(self, style: Style, text: &str) -> String {
-        if self.0 { format!("{style}{text}{style:#}") } else { text.to_owned() }
-    }
 }
 
 /// How long a reader that reads nothing is waited for at the end.
@@ -119,16 +65,9 @@ impl Report {
         let on_stderr = Styler::new(settings.color, io::stderr().is_terminal());
         let bars = MultiProgress::new();
         let [stdout, stderr] = streams::start(settings, on_stderr, &bars);
-        let report = Self {
-            settings,
-            on_stdout: Styler::new(settings.color, io::stdout().is_terminal()),
-            on_stderr,
-            bars,
-            stdout,
-            stderr,
-        };
-        log::start(&report);
-        report
+        log::start(settings, on_stderr, stderr.clone());
+        let on_stdout = Styler::new(settings.color, io::stdout().is_terminal());
+        Self { settings, on_stdout, on_stderr, bars, stdout, stderr }
     }
 
     /// Prints the result of a command. Whether it could be written is known to [`Report::flush`].

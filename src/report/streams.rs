@@ -15,7 +15,7 @@ use serde_json::json;
 use tracing::warn;
 
 use super::{
-    NOTE, ReportSettings, Styler,
+    style::{NOTE, ReportSettings, Styler},
     writer::{Capacity, Sink, Writer},
 };
 
