@@ -56,6 +56,16 @@ impl<D: Dialect> SqlStore<D> {
         self.explained(fetched.await).await
     }
 
+    /// Executes a query for keys and returns their wallets.
+    async fn fetch_wallets<C: FromIterator<Wallet>>(
+        &self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<C, RunError> {
+        let keys: Vec<(String,)> = self.fetch(sql, values).await?;
+        Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
+    }
+
     /// Executes a query that reads rows in the order of an index.
     async fn fetch_by_index<T: AnyRow>(
         &self,
@@ -73,16 +83,19 @@ impl<D: Dialect> SqlStore<D> {
         self.pool.begin_with(D::SQL.begin).await
     }
 
-    async fn explained<T>(&self, result: sqlx::Result<T>) -> Result<T, RunError> {
+    /// The result, with an error put in words and the database's name before it.
+    pub(super) async fn explained<T>(
+        &self,
+        result: Result<T, impl Into<StoreError>>,
+    ) -> Result<T, RunError> {
         match result {
             Ok(value) => Ok(value),
-            Err(error) => Err(self.failed(error).await),
+            Err(error) => Err(self.in_words(error.into()).await),
         }
     }
 
-    /// The error in words, with the database's name.
-    pub(super) async fn failed(&self, error: impl Into<StoreError>) -> RunError {
-        let (error, label) = (error.into(), self.dialect.label());
+    async fn in_words(&self, error: StoreError) -> RunError {
+        let label = self.dialect.label();
         if let Some(cause) = error.sql() {
             let is_upgrade = matches!(error, StoreError::Upgrade(_));
             let text = self.dialect.describe(cause, is_upgrade).await;
@@ -136,21 +149,13 @@ impl<D: Dialect> SqlStore<D> {
 #[async_trait]
 impl<D: Dialect> Store for SqlStore<D> {
     async fn migrate(&self) -> Result<Vec<String>, RunError> {
-        match self.dialect.migrate(&self.pool, &self.shutdown).await {
-            Ok(applied) => Ok(applied),
-            Err(error) => Err(self.failed(error).await),
-        }
+        self.explained(self.dialect.migrate(&self.pool, &self.shutdown).await).await
     }
 
     async fn require_tables(&self) -> Result<(), RunError> {
-        let required = async {
-            let mut connection = self.pool.acquire().await?;
-            schema::require(&D::migrator(), &mut *connection).await
-        };
-        match required.await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.failed(error).await),
-        }
+        let required =
+            async { schema::require(&D::migrator(), &mut *self.pool.acquire().await?).await };
+        self.explained(required.await).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, RunError> {
@@ -184,8 +189,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         let (from, to) = bounds(shard);
         let values =
             [Value::Text(&from), Value::TextOrNull(to.as_deref()), Value::Number(limit.into())];
-        let keys: Vec<(String,)> = self.fetch(D::SQL.due_without_row, &values).await?;
-        Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
+        self.fetch_wallets(D::SQL.due_without_row, &values).await
     }
 
     async fn count_stale(&self, stale: &Stale) -> Result<u64, RunError> {
@@ -204,9 +208,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
-        let values = [Value::List(&keys_of(wallets))];
-        let keys: Vec<(String,)> = self.fetch(D::SQL.with_read_total, &values).await?;
-        Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
+        self.fetch_wallets(D::SQL.with_read_total, &[Value::List(&keys_of(wallets))]).await
     }
 
     async fn row(&self, wallet: Wallet) -> Result<Option<Row>, RunError> {
@@ -242,10 +244,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn lock(&self, key: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError> {
-        match self.dialect.lock(&self.pool, key).await {
-            Ok(lock) => Ok(lock),
-            Err(error) => Err(self.failed(error).await),
-        }
+        self.explained(self.dialect.lock(&self.pool, key).await).await
     }
 
     async fn close(&self) {
@@ -339,9 +338,7 @@ impl<D: Dialect> Journal for SqlStore<D> {
     }
 
     async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
-        let keys: Vec<(String,)> =
-            self.fetch(D::SQL.known, &[Value::List(&keys_of(wallets))]).await?;
-        Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
+        self.fetch_wallets(D::SQL.known, &[Value::List(&keys_of(wallets))]).await
     }
 }
 

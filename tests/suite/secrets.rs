@@ -372,7 +372,7 @@ async fn a_log_line_hides_the_url_that_stands_in_the_table() {
         .await;
     let ran = prepared(&["sweep".to_owned()], &[]).node(Stub::dead()).database(&database).run();
     assert_hidden_in(&ran, &RPC_SECRETS);
-    assert!(ran.stderr.contains("the table holds \"https://node.example"), "{ran:?}");
+    assert!(ran.stderr.contains("skipping the row \"https://node.example"), "{ran:?}");
 }
 
 #[test]

@@ -425,6 +425,8 @@ async fn sigterm_ends_a_command_that_waits_for_a_silent_server() {
     let url = format!("postgres://app@{}/tally", server.local_addr().unwrap());
     let mut waiting = ethtally(["migrate", "--database-url", &url]).start();
     let _connection = server.accept().unwrap();
+    // It may connect before it listens to signals.
+    std::thread::sleep(Duration::from_secs(1));
     assert!(!waiting.has_ended());
     let signalled = Instant::now();
     waiting.signal("TERM");

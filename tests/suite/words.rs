@@ -278,7 +278,7 @@ fn colours_are_used_on_terminals_or_on_request() {
             (piped(&always, ""), true),
         ] {
             let expected =
-                if bad.is_empty() { "wallets     1" } else { "--database-url is of a kind" };
+                if bad.is_empty() { "wallets     1" } else { "unsupported database URL" };
             assert!(shown.contains(expected), "{shown}");
             assert_eq!(shown.contains(ESCAPE), colours, "{shown:?}");
         }

@@ -72,10 +72,7 @@ pub(super) async fn open(
     let mut store = SqlStore { dialect, pool: opened, shutdown: shutdown.clone() };
     // Two processes that turn a new file into a database at once would collide.
     let _opening = match access {
-        Access::Write => Some(match store.dialect.open_lock(shutdown).await {
-            Ok(lock) => lock,
-            Err(error) => return Err(store.failed(error).await),
-        }),
+        Access::Write => Some(store.explained(store.dialect.open_lock(shutdown).await).await?),
         Access::Read => None,
     };
     let mut looked = look(&store.pool).await;
@@ -88,7 +85,7 @@ pub(super) async fn open(
         Ok(()) => Ok(store),
         // A busy or broken database is not a mistake in the settings.
         Err(error) if matches!(primary_code(&error), Some(BUSY | CORRUPT | FULL)) => {
-            Err(store.failed(error).await)
+            store.explained(Err(error)).await
         }
         Err(error) => {
             let text = store.dialect.describe(&error, false).await;
