@@ -5,10 +5,9 @@ mod signals;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use ethtally::{
     app::App,
-    cli::{Cli, Command},
+    cli::{self, Cli, Command},
     commands, redact,
     report::{self, Report, ReportSettings, Verdict},
     tally::{RunError, Shutdown},
@@ -17,7 +16,7 @@ use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
     remember_secrets();
-    let cli = match Cli::try_parse() {
+    let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return report::usage(&error),
     };

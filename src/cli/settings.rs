@@ -1,16 +1,27 @@
-//! The settings that every command shares: node, database, output.
+//! The settings that commands share: node, database, output.
+//!
+//! Every command accepts all of them, so that scripts can pass one list of flags; its help shows those
+//! that it uses (see [`super::command`]).
 
 use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::{ArgAction, Args};
 
+use super::values::whole_number;
 use crate::{
     read::{ChunkLimit, MethodChoice},
     report::ColorChoice,
     rpc::{BlockChoice, UNITS_PER_CALL},
 };
 
-/// Settings that every command shares.
+/// The heading of the node's flags in help texts.
+pub(super) const NODE: &str = "Node";
+/// The heading of the database's flags.
+pub(super) const DATABASE: &str = "Database";
+/// The heading of the flags for what is printed.
+pub(super) const OUTPUT: &str = "Output";
+
+/// Settings that commands share.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
     /// Where and how to read.
@@ -19,89 +30,88 @@ pub struct Settings {
     /// Where to store.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// What to show.
+    /// What to print.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
 /// Where and how to read.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Node")]
+#[command(next_help_heading = NODE)]
 pub struct NodeArgs {
-    /// HTTP JSON-RPC endpoint; repeat it or use commas for more
+    /// HTTP JSON-RPC endpoint; repeat it, or separate by commas, for fallbacks
     ///
-    /// The first one is used, the next ones when it fails.
+    /// The first endpoint is used, and the next ones when it fails.
     #[arg(long, env = "ETH_RPC_URL", value_name = "URL", value_delimiter = ',')]
     #[arg(global = true, hide_env_values = true)]
     pub rpc_url: Vec<String>,
-    /// WebSocket endpoint, for watch [default: the first --rpc-url with ws or wss]
+    /// WebSocket endpoint [default: the first --rpc-url, with ws in place of http]
     #[arg(long, env = "ETH_WS_URL", value_name = "URL", global = true, hide_env_values = true)]
     pub ws_url: Option<String>,
-    /// Which contracts make up a total, as a TOML file [default: the built-in audius]
-    #[arg(
-        long,
-        env = "ETHTALLY_PROFILE",
-        value_name = "FILE",
-        global = true,
-        hide_env_values = true
-    )]
+    /// TOML file that says what a total is made of [default: the built-in audius]
+    #[arg(long, env = "ETHTALLY_PROFILE", value_name = "FILE", help_heading = None::<&str>)]
+    #[arg(global = true, hide_env_values = true)]
     pub profile: Option<PathBuf>,
     /// Block to read at: latest, safe, finalized or a number
-    #[arg(long, value_name = "B", default_value = "latest", global = true)]
+    #[arg(long, value_name = "BLOCK", default_value = "latest", global = true)]
     pub block: BlockChoice,
-    /// By what totals are read
+    /// How totals are read
     #[arg(long, env = "ETHTALLY_READER", value_enum, value_name = "READER", default_value_t)]
     #[arg(global = true, hide_env_values = true)]
     pub reader: MethodChoice,
-    /// Wallets in one eth_call: auto for as many as the node takes, or a number for at most so many
+    /// Wallets per eth_call: `auto`, or an upper limit
+    ///
+    /// `auto` finds out how many the node accepts.
     #[arg(long, env = "ETHTALLY_CHUNK", value_name = "N", default_value_t)]
     #[arg(global = true, hide_env_values = true)]
     pub chunk: ChunkLimit,
-    /// eth_calls in flight, at most; fewer while a provider wants it slower
+    /// Maximum eth_calls in flight; reduced while rate-limited
     #[arg(long, env = "ETHTALLY_CONCURRENCY", value_name = "N", default_value_t = 4)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000), global = true, hide_env_values = true)]
+    #[arg(value_parser = whole_number(1u32..=1_000), global = true, hide_env_values = true)]
     pub concurrency: u32,
-    /// Requests a second, all endpoints together, every retry counted [default: no limit]
+    /// Requests per second, over all endpoints and including retries [default: no limit]
     #[arg(long, env = "ETHTALLY_RPS", value_name = "N", global = true, hide_env_values = true)]
+    #[arg(value_parser = whole_number(NonZeroU32::MIN..))]
     pub rps: Option<NonZeroU32>,
-    /// Compute units a second, all endpoints together, every retry counted [default: no limit]
+    /// Compute units per second, over all endpoints and including retries [default: no limit]
     #[arg(long, env = "ETHTALLY_CUPS", value_name = "N", global = true, hide_env_values = true)]
+    #[arg(value_parser = whole_number(NonZeroU32::MIN..))]
     pub cups: Option<NonZeroU32>,
-    /// Compute units that the provider counts for an eth_call
+    /// Compute units that the provider charges per eth_call
     #[arg(long, env = "ETHTALLY_CU_PER_CALL", value_name = "N", default_value_t = UNITS_PER_CALL)]
-    #[arg(global = true, hide_env_values = true)]
+    #[arg(value_parser = whole_number(NonZeroU32::MIN..), global = true, hide_env_values = true)]
     pub cu_per_call: NonZeroU32,
-    /// How often one request is tried again
+    /// Retries per request
     #[arg(long, env = "ETHTALLY_RETRIES", value_name = "N", default_value_t = 5)]
-    #[arg(global = true, hide_env_values = true)]
+    #[arg(value_parser = whole_number(0u32..), global = true, hide_env_values = true)]
     pub retries: u32,
-    /// How long to wait for one answer
+    /// Seconds to wait for a response
     #[arg(long, env = "ETHTALLY_TIMEOUT", value_name = "SECS", default_value_t = 30)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400), global = true, hide_env_values = true)]
+    #[arg(value_parser = whole_number(1u64..=86_400), global = true, hide_env_values = true)]
     pub timeout: u64,
 }
 
 /// Where to store.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Database")]
+#[command(next_help_heading = DATABASE)]
 pub struct DatabaseArgs {
-    /// sqlite:PATH (embedded, made if missing) or postgres://...
+    /// sqlite:PATH (created if missing) or postgres://USER:PASSWORD@HOST/DATABASE
     #[arg(long, env = "DATABASE_URL", value_name = "URL", default_value = "sqlite:ethtally.db")]
     #[arg(global = true, hide_env_values = true)]
     pub database_url: String,
 }
 
-/// What to show.
+/// What to print.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Output")]
+#[command(next_help_heading = OUTPUT)]
 pub struct OutputArgs {
-    /// Print one JSON object instead of text; watch prints one a line
+    /// Print one JSON object instead of text; watch prints one per line
     #[arg(long, global = true)]
     pub json: bool,
-    /// Log what is done; twice for everything
+    /// Log what happens to stderr; -vv logs every request too
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
-    /// Errors only on stderr
+    /// Print only errors to stderr
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// When to use colours

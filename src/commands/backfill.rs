@@ -113,15 +113,14 @@ async fn take_in(
     let mut rejects = Rejects::new(app.report.clone(), args.rejects.as_deref())?;
     let (column, shutdown) = (args.column.clone(), app.shutdown.clone());
     let reading = tokio::task::spawn_blocking(move || {
-        let intake =
-            intake::read(input, column.as_deref(), &shutdown, |reject| rejects.take(&reject))?;
+        let intake = intake::read(input, column.as_deref(), &shutdown, |row| rejects.take(row))?;
         rejects.finish()?;
-        anyhow::Ok(intake)
+        Ok::<_, RunError>(intake)
     });
     tokio::select! {
         read = reading => match read {
             Ok(Err(_)) if app.shutdown.is_requested() => Ok(Intake::default()),
-            Ok(read) => Ok(read.with_context(|| name)?),
+            Ok(read) => read.map_err(|error| error.context(name)),
             Err(panicked) => Err(RunError::settings(panicked)),
         },
         // Standard input may never end.
@@ -135,7 +134,7 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
         return Ok(Box::new(io::stdin()));
     }
     let file = File::open(path).with_context(|| {
-        format!("{}: it cannot be read; check the path of --from-csv", name_of(path))
+        format!("{}: cannot be read; check the path of --from-csv", name_of(path))
     })?;
     Ok(Box::new(file))
 }
@@ -160,7 +159,7 @@ fn pages(
 ) -> impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send {
     stream::try_unfold(wallets, move |mut wallets| async move {
         let page: Result<Vec<Wallet>, io::Error> = wallets.by_ref().take(PAGE as usize).collect();
-        let page = page.context("the temporary file cannot be read")?;
+        let page = page.context("a temporary file cannot be read")?;
         Ok((!page.is_empty()).then_some((page, wallets)))
     })
 }
@@ -215,7 +214,7 @@ async fn store_placeholders(
     run
 }
 
-/// Rows that hold no wallet: the first on stderr, all of them in a file.
+/// Rows without a valid wallet address: the first ones are noted on stderr, all are written to a file.
 struct Rejects {
     report: Report,
     file: Option<(PathBuf, csv::Writer<File>)>,
@@ -226,7 +225,7 @@ impl Rejects {
     fn new(report: Report, path: Option<&Path>) -> anyhow::Result<Self> {
         let open = |path: &Path| {
             let file = File::create(path).with_context(|| {
-                format!("file {}: it cannot be written; check --rejects", path.display())
+                format!("file {}: cannot be written; check the path of --rejects", path.display())
             })?;
             let mut writer = csv::Writer::from_writer(file);
             writer.write_record(["line", "value", "reason"])?;
@@ -235,24 +234,23 @@ impl Rejects {
         Ok(Self { report, file: path.map(open).transpose()?, seen: 0 })
     }
 
-    fn take(&mut self, reject: &Reject) -> anyhow::Result<()> {
+    fn take(&mut self, reject: &Reject) -> Result<(), RunError> {
         self.seen += 1;
-        let Reject { line, value, reason } = reject;
         if self.seen <= REJECTS_SHOWN {
-            let value: String = value.chars().take(60).collect();
-            self.report.note(&format!("line {line}: {value:?} is no wallet: {reason}"));
+            self.report.note(&reject.to_string());
         }
         if self.seen == REJECTS_SHOWN + 1 {
-            self.report.note("more rows hold no wallet; --rejects FILE writes them all");
+            self.report.note("further bad rows are not shown; --rejects FILE lists all of them");
         }
         let Some((path, writer)) = &mut self.file else { return Ok(()) };
         writer
-            .write_record([&line.to_string(), value, reason])
-            .with_context(|| format!("file {}: it cannot be written", path.display()))
+            .write_record([&reject.line.to_string(), &reject.value, &reject.reason])
+            .with_context(|| format!("file {}: cannot be written", path.display()))?;
+        Ok(())
     }
 
     fn finish(self) -> anyhow::Result<()> {
         let Some((path, mut writer)) = self.file else { return Ok(()) };
-        writer.flush().with_context(|| format!("file {}: it cannot be written", path.display()))
+        writer.flush().with_context(|| format!("file {}: cannot be written", path.display()))
     }
 }

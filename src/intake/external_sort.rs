@@ -1,5 +1,5 @@
-//! Sorts any number of wallets, each once, in little memory: sorted runs in temporary
-//! files, merged as they are read back.
+//! Sorts any number of wallets and drops duplicates, in little memory: sorted runs are written to
+//! temporary files and merged when they are read back.
 
 use std::{
     fs::File,
@@ -11,28 +11,28 @@ use itertools::Itertools;
 
 use crate::tally::Wallet;
 
-/// Wallets kept in memory before they are written out as a run: 20 bytes each.
+/// Wallets kept in memory before they are written to a file as a run: 20 bytes each.
 const RUN: usize = 250_000;
 
-/// Collects wallets.
+/// Wallets to be sorted.
 #[derive(Default)]
 pub(super) struct ExternalSort {
-    at_hand: Vec<Wallet>,
-    /// Sorted runs; the files have no name, so none is left behind.
+    in_memory: Vec<Wallet>,
+    /// Sorted runs, in files without a name, so that none is left behind.
     runs: Vec<File>,
 }
 
 impl ExternalSort {
-    /// Takes a wallet in.
+    /// Adds a wallet.
     ///
     /// # Errors
-    /// When a temporary file cannot be made or written.
+    /// When a temporary file cannot be created or written.
     pub(super) fn push(&mut self, wallet: Wallet) -> io::Result<()> {
-        self.at_hand.push(wallet);
-        if self.at_hand.len() == RUN {
+        self.in_memory.push(wallet);
+        if self.in_memory.len() == RUN {
             let mut file = BufWriter::new(tempfile::tempfile()?);
             self.sort();
-            for wallet in self.at_hand.drain(..) {
+            for wallet in self.in_memory.drain(..) {
                 file.write_all(wallet.address().as_slice())?;
             }
             let mut file = file.into_inner()?;
@@ -42,26 +42,26 @@ impl ExternalSort {
         Ok(())
     }
 
-    /// All wallets, each once, in ascending order.
+    /// Returns all wallets in ascending order, without duplicates.
     pub(super) fn into_sorted(
         mut self,
     ) -> io::Result<impl Iterator<Item = io::Result<Wallet>> + Send> {
         self.sort();
         let runs = self.runs.into_iter().map(|file| Box::new(wallets_in(file)) as Sorted);
-        let at_hand = Box::new(self.at_hand.into_iter().map(Ok)) as Sorted;
+        let in_memory = Box::new(self.in_memory.into_iter().map(Ok)) as Sorted;
         Ok(runs
-            .chain([at_hand])
+            .chain([in_memory])
             .kmerge_by(|one, other| match (one, other) {
                 (Ok(one), Ok(other)) => one < other,
-                // An error comes first, so that nothing is taken for whole that is not.
+                // An error comes first, so that an incomplete run is never taken for a complete one.
                 (one, _) => one.is_err(),
             })
             .dedup_by(|one, other| matches!((one, other), (Ok(one), Ok(other)) if one == other)))
     }
 
     fn sort(&mut self) {
-        self.at_hand.sort_unstable();
-        self.at_hand.dedup();
+        self.in_memory.sort_unstable();
+        self.in_memory.dedup();
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_than_fits_in_memory_comes_back_sorted_and_each_once() {
+    fn more_wallets_than_fit_in_memory_are_sorted_without_duplicates() {
         let wallet = |n: usize| {
             // A fixed permutation of the numbers, so that runs overlap.
             let scattered = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -1,7 +1,8 @@
-//! Rows of CSV, as they come: with or without a header, a BOM, CRLF, quotes.
+//! The rows of a CSV file, with or without a header, a BOM, CRLF and quotes: finds the wallet of each.
 
 use std::{
     cell::Cell,
+    fmt,
     io::{self, Read},
 };
 
@@ -9,52 +10,71 @@ use csv::{ByteRecord, ReaderBuilder};
 use thiserror::Error;
 use tracing::info;
 
-use crate::tally::{Wallet, WalletError};
+use crate::tally::{RunError, Wallet, WalletError};
 
-/// Column names that mean a wallet, in any case.
+/// Names of the wallet's column, in any case.
 const NAMES: [&str; 2] = ["wallet", "address"];
 
-/// Bytes in a row, at most. A quote that is never closed makes the rest of a file one row.
+/// Maximum bytes of a row. A quote that is never closed makes the rest of a file one row.
 const LONGEST_ROW: usize = 1 << 20;
 
-/// A row that holds no wallet.
+/// Maximum characters of the file that a message shows.
+const SHOWN: usize = 60;
+
+/// A row without a valid wallet address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
-    /// The line at which the row begins, from 1.
+    /// The line on which the row begins, from 1.
     pub line: u64,
-    /// What stands in the wallet's column.
+    /// The text in the wallet's column.
     pub value: String,
-    /// Why that is no wallet.
+    /// Why it is not a wallet address.
     pub reason: String,
 }
 
-/// Why a file cannot be taken in at all.
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, value, reason } = self;
+        write!(f, "line {line}: {:?} is not a wallet address: {reason}", start_of(value))
+    }
+}
+
+/// Why a file cannot be read.
 #[derive(Debug, Error)]
-pub enum RowsError {
+enum RowsError {
     /// There is no column of the name asked for.
-    #[error("it has no column {0:?}; its first line names {1}")]
+    #[error("there is no column {0:?}; the first line has the columns {1}")]
     NoColumn(String, String),
     /// A row that does not end: most likely a quote is opened and not closed.
     #[error(
-        "line {0}: the row is longer than {LONGEST_ROW} bytes; is a quote opened and not closed?"
+        "line {0}: the row is longer than {LONGEST_ROW} bytes; check for a quote that is not closed"
     )]
     Endless(u64),
     /// The text is UTF-16.
-    #[error("it is UTF-16; save it as UTF-8")]
+    #[error("UTF-16 is not supported; save the file as UTF-8")]
     Utf16,
+    /// The input cannot be read, or is not CSV.
+    #[error(transparent)]
+    Csv(#[from] csv::Error),
 }
 
-/// Reads every row and gives each to `each`; returns how many there were.
+impl From<RowsError> for RunError {
+    fn from(error: RowsError) -> Self {
+        Self::Settings(error.into())
+    }
+}
+
+/// Reads every row and passes it to `each`; returns the number of rows.
 ///
 /// # Errors
-/// When the input cannot be read, a [`RowsError`], or what `each` returns.
+/// [`RunError::Settings`] with a [`RowsError`], or what `each` returns.
 pub(super) fn read(
     input: impl Read,
     column: Option<&str>,
-    mut each: impl FnMut(Result<Wallet, Reject>) -> anyhow::Result<()>,
-) -> anyhow::Result<u64> {
+    mut each: impl FnMut(Result<Wallet, Reject>) -> Result<(), RunError>,
+) -> Result<u64, RunError> {
     let since_row = Cell::new(0);
-    // The reader takes a BOM away by itself.
+    // The reader removes a BOM.
     let mut reader = ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -66,7 +86,7 @@ pub(super) fn read(
         let line = reader.position().line();
         let read = reader.read_byte_record(record);
         if since_row.get() > LONGEST_ROW {
-            return Err(anyhow::Error::from(RowsError::Endless(line)));
+            return Err(RowsError::Endless(line));
         }
         Ok(read?)
     };
@@ -89,7 +109,7 @@ pub(super) fn read(
     Ok(rows)
 }
 
-/// Input that fails when too much of it was read since a row began.
+/// Fails when more than [`LONGEST_ROW`] bytes were read since a row began.
 struct Bounded<'a, R> {
     input: R,
     since_row: &'a Cell<usize>,
@@ -106,13 +126,14 @@ impl<R: Read> Read for Bounded<'_, R> {
     }
 }
 
-/// Which column holds the wallet, and whether the first record is a header.
+/// The index of the wallet's column, and whether the first record is a header.
 fn wallet_column(first: &ByteRecord, column: Option<&str>) -> Result<(usize, bool), RowsError> {
     let named = |name: &str| {
         first.iter().position(|field| field.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
     };
     if let Some(name) = column {
         let columns = first.iter().map(String::from_utf8_lossy).collect::<Vec<_>>().join(", ");
+        let columns = start_of(&columns);
         return named(name)
             .map(|index| (index, true))
             .ok_or_else(|| RowsError::NoColumn(name.to_owned(), columns));
@@ -120,24 +141,24 @@ fn wallet_column(first: &ByteRecord, column: Option<&str>) -> Result<(usize, boo
     if let Some(index) = NAMES.into_iter().find_map(named) {
         return Ok((index, true));
     }
-    // A first field that is not even meant as an address is a column's name.
+    // A first field that does not look like an address is the name of a column.
     let is_header = first.get(0).is_some_and(|field| {
         let field = field.trim_ascii();
-        field.iter().any(u8::is_ascii_alphabetic) && !is_meant_as_address(field)
+        field.iter().any(u8::is_ascii_alphabetic) && !looks_like_address(field)
     });
     if is_header {
-        info!("the first line is taken for a header, its first column for the wallet");
+        info!("taking the first line as a header, and its first column as the wallet");
     }
     Ok((0, is_header))
 }
 
-/// Begins with `0x`, in any case, or is a long row of hexadecimal digits: no column is called that.
-fn is_meant_as_address(field: &[u8]) -> bool {
+/// True for a text that starts with `0x`, in any case, or is a long run of hexadecimal digits.
+fn looks_like_address(field: &[u8]) -> bool {
     matches!(field, [b'0', b'x' | b'X', ..])
         || field.len() >= 16 && field.iter().all(u8::is_ascii_hexdigit)
 }
 
-/// The wallet in the record's column.
+/// The wallet in this column of the record.
 fn wallet(record: &ByteRecord, index: usize) -> Result<Wallet, Reject> {
     let reject = |value: &str, reason: String| Reject {
         line: record.position().map_or(0, csv::Position::line),
@@ -145,10 +166,15 @@ fn wallet(record: &ByteRecord, index: usize) -> Result<Wallet, Reject> {
         reason,
     };
     let Some(field) = record.get(index) else {
-        return Err(reject("", format!("the row has only {} columns", record.len())));
+        return Err(reject("", "the row has too few columns".to_owned()));
     };
     let text = String::from_utf8_lossy(field.trim_ascii());
     text.parse().map_err(|error: WalletError| reject(&text, error.to_string()))
+}
+
+/// The first characters of a text.
+fn start_of(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
 }
 
 #[cfg(test)]
@@ -160,8 +186,8 @@ mod tests {
     const A: &str = "0x18aaa7115705e8be94bffebde57af9bfc265b998";
     const B: &str = "0xe6d97b2099f142513be7a2a068be040656ae4591";
 
-    /// Wallets and the lines of rejects.
-    fn taken(text: &str, column: Option<&str>) -> anyhow::Result<(u64, Vec<String>, Vec<u64>)> {
+    /// The number of rows, the wallets, and the lines of the rejects.
+    fn taken(text: &str, column: Option<&str>) -> Result<(u64, Vec<String>, Vec<u64>), RunError> {
         let (mut wallets, mut lines) = (Vec::new(), Vec::new());
         let rows = read(text.as_bytes(), column, |row| {
             match row {
@@ -194,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_without_a_wallet_are_told_by_their_line() {
+    fn rows_without_a_wallet_are_rejected_with_their_line() {
         let text = format!(
             "id,wallet\n1,{A}\n2,0x12\n3\n4,{B}\n\"5\nx\",\n6,18aaa7115705e8be94bffebde57af9bfc265b998\n"
         );
@@ -204,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_row_that_is_a_bad_address_is_no_header() {
+    fn a_first_row_with_a_bad_address_is_not_a_header() {
         assert_eq!(taken("0x12\n", None).unwrap(), (1, vec![], vec![1]));
         for digits in [&A[2..], &A[2..41], &A[2..30]] {
             assert_eq!(taken(digits, None).unwrap(), (1, vec![], vec![1]), "{digits}");
@@ -213,28 +239,31 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_that_is_not_closed_swallows_nothing_in_silence() {
+    fn a_quote_that_is_not_closed_is_an_error() {
         let text = format!("{A}\n\"{B}\n{}", format!("{A}\n").repeat(100_000));
         let error = taken(&text, None).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "line 2: the row is longer than 1048576 bytes; is a quote opened and not closed?"
+            "line 2: the row is longer than 1048576 bytes; check for a quote that is not closed"
         );
     }
 
     #[test]
-    fn what_cannot_be_taken_in_is_said() {
+    fn files_that_cannot_be_read_are_errors() {
         let error = taken("id,name\n1,x\n", Some("wallet")).unwrap_err();
-        assert_eq!(error.to_string(), "it has no column \"wallet\"; its first line names id, name");
+        assert_eq!(
+            error.to_string(),
+            "there is no column \"wallet\"; the first line has the columns id, name"
+        );
         assert_eq!(taken("", None).unwrap().0, 0);
         let utf16 = [0xff, 0xfe, b'w', 0];
         let error = read(utf16.as_slice(), None, |_| Ok(())).unwrap_err();
-        assert_eq!(error.to_string(), "it is UTF-16; save it as UTF-8");
+        assert_eq!(error.to_string(), "UTF-16 is not supported; save the file as UTF-8");
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic_and_every_row_is_a_wallet_or_a_reject(bytes: Vec<u8>) {
+        fn any_bytes_give_wallets_and_rejects_without_a_panic(bytes: Vec<u8>) {
             let mut seen = 0;
             if let Ok(rows) = read(bytes.as_slice(), None, |_| { seen += 1; Ok(()) }) {
                 prop_assert_eq!(rows, seen);
@@ -242,7 +271,7 @@ mod tests {
         }
 
         #[test]
-        fn every_good_row_is_taken_whatever_stands_beside_it(
+        fn every_good_row_is_read_whatever_is_in_other_columns(
             bytes: Vec<[u8; 20]>,
             noise in "[a-z \"',;|\n\r]{0,20}",
         ) {

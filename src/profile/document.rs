@@ -1,4 +1,4 @@
-//! A profile's TOML text: what may stand in it, and what is wrong with it.
+//! The TOML text of a profile: its keys, and the checks of their values.
 
 use std::ops::Range;
 
@@ -9,9 +9,9 @@ use alloy::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{Event, Members, Profile, View};
+use super::model::{Event, Members, Profile, View};
 
-/// The file as it is written, with the places of what can be wrong in it.
+/// The file as it is written; a [`Spanned`] value is one whose mistakes are found after parsing.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Document {
@@ -49,7 +49,7 @@ struct MembersTable {
     of: Spanned<String>,
 }
 
-/// A contract's address: with a right EIP-55 checksum, or in lower case.
+/// A contract's address: with a correct EIP-55 checksum, or in lower case.
 struct Contract(Address);
 
 /// A function with one parameter, an address.
@@ -62,7 +62,7 @@ impl<'de> Deserialize<'de> for Contract {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let wallet: crate::tally::Wallet =
-            text.parse().map_err(|error| D::Error::custom(format!("contract {text}: {error}")))?;
+            text.parse().map_err(|error| D::Error::custom(format!("contract {text:?} {error}")))?;
         Ok(Self(wallet.address()))
     }
 }
@@ -71,12 +71,14 @@ impl<'de> Deserialize<'de> for ViewOfAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let function = Function::parse(&text).map_err(|error| {
-            D::Error::custom(format!("function {text:?} is no signature: {error}"))
+            D::Error::custom(format!(
+                "{text:?} is not a function signature, such as balanceOf(address): {error}"
+            ))
         })?;
         match function.inputs.as_slice() {
             [parameter] if parameter.ty == "address" => Ok(Self(function)),
             _ => Err(D::Error::custom(format!(
-                "function {text:?} must take one address, as balanceOf(address) does"
+                "function {text:?} must have one parameter, an address, as balanceOf(address) has"
             ))),
         }
     }
@@ -86,24 +88,24 @@ impl<'de> Deserialize<'de> for Signature {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let event = AbiEvent::parse(&text).map_err(|error| {
-            D::Error::custom(format!("event {text:?} is no signature: {error}"))
+            D::Error::custom(format!("{text:?} is not an event signature: {error}"))
         })?;
         if event.anonymous {
-            // Nothing in its logs says which event it is.
+            // Its logs do not name the event.
             return Err(D::Error::custom(format!(
-                "event {text:?} is anonymous, and its logs cannot be found"
+                "event {text:?} is anonymous; its logs cannot be told from others"
             )));
         }
         Ok(Self(event))
     }
 }
 
-/// A fault and where it stands.
-pub(super) type Fault = (Range<usize>, String);
+/// What is wrong, and where in the text.
+pub(super) type Mistake = (Range<usize>, String);
 
 impl Document {
-    /// What the types alone cannot say.
-    pub(super) fn check(&self) -> Result<(), Fault> {
+    /// Checks what the types do not.
+    pub(super) fn check(&self) -> Result<(), Mistake> {
         if self.read.get_ref().is_empty() {
             return Err((self.read.span(), "a total needs at least one [[read]]".into()));
         }
@@ -115,7 +117,7 @@ impl Document {
             if self.read.get_ref()[..index].iter().any(|other| same(other.get_ref())) {
                 return Err((
                     read.span(),
-                    "this [[read]] stands above already; it would count twice".into(),
+                    "this [[read]] is a duplicate and would count twice; remove it".into(),
                 ));
             }
         }
@@ -156,26 +158,42 @@ impl Document {
 }
 
 impl EventTable {
-    fn check(&self) -> Result<(), Fault> {
+    fn check(&self) -> Result<(), Mistake> {
         if self.wallets.get_ref().is_empty() {
-            return Err((self.wallets.span(), "wallets names no parameter".into()));
+            let message = format!("wallets is empty; use {}", self.choices());
+            return Err((self.wallets.span(), message));
         }
         let members = self.members.iter().map(|members| &members.of);
         self.wallets.get_ref().iter().chain(members).try_for_each(|name| self.check_parameter(name))
     }
 
-    /// Whether `name` is an indexed address parameter of the event.
-    fn check_parameter(&self, name: &Spanned<String>) -> Result<(), Fault> {
+    /// Refuses a `name` that is not an indexed address parameter of the event.
+    fn check_parameter(&self, name: &Spanned<String>) -> Result<(), Mistake> {
         let event = &self.event.0;
-        let fault = |what: &str| {
-            let message = format!("event {} has no {what} {:?}", event.name, name.get_ref());
-            Err((name.span(), message))
-        };
-        match event.inputs.iter().find(|input| input.name == *name.get_ref()) {
-            None => fault("parameter"),
-            Some(input) if !input.indexed => fault("indexed parameter"),
-            Some(input) if input.ty != "address" => fault("address parameter"),
+        let (span, name) = (name.span(), name.get_ref());
+        let refuse = |what: String| Err((span, format!("{what}; use {}", self.choices())));
+        match event.inputs.iter().find(|input| input.name == *name) {
+            None => refuse(format!("event {} has no parameter {name:?}", event.name)),
+            Some(input) if !input.indexed => {
+                refuse(format!("parameter {name:?} of event {} is not indexed", event.name))
+            }
+            Some(input) if input.ty != "address" => {
+                refuse(format!("parameter {name:?} of event {} is not an address", event.name))
+            }
             Some(_) => Ok(()),
         }
+    }
+
+    /// The event's indexed address parameters.
+    fn choices(&self) -> String {
+        let inputs = self.event.0.inputs.iter();
+        let names: Vec<_> = inputs
+            .filter(|input| input.indexed && input.ty == "address")
+            .map(|input| input.name.as_str())
+            .collect();
+        if names.is_empty() {
+            return "another event: this one has no indexed address parameter".to_owned();
+        }
+        names.join(" or ")
     }
 }

@@ -7,6 +7,7 @@ mod bar;
 mod log;
 mod streams;
 mod style;
+mod usage;
 mod writer;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 };
 
 use anstyle::Style;
+use clap::error::ErrorKind;
 use indicatif::MultiProgress;
 use serde::Serialize;
 
@@ -162,24 +164,19 @@ fn error_line(styler: Styler, error: &(dyn std::error::Error + 'static)) -> Stri
     line(styler, BAD.bold(), "error", &redact::clean_error(error))
 }
 
-/// Prints what clap has to say: help and version on stdout, a usage error as one line on stderr.
+/// Prints help and version to stdout, and a usage error as one line to stderr. The help that answers a
+/// missing command is a usage error too.
 pub fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    // A secret may hold an empty line.
-    let text = redact::hide(&error.render().to_string());
-    // The paragraphs are: what is wrong, perhaps tips, the usage, where to find help.
-    let what: Vec<_> = (text.split("\n\n"))
-        .take_while(|paragraph| !paragraph.starts_with("Usage:"))
-        .map(str::trim)
-        .filter(|paragraph| !paragraph.starts_with("For more information"))
-        .collect();
-    let what = what.join("; ");
-    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(2);
+    }
     let styler = Styler::new(ColorChoice::Auto, io::stderr().is_terminal());
-    let line = error_line(styler, anyhow::anyhow!("{what}; see --help").as_ref());
+    let line = line(styler, BAD.bold(), "error", &usage::line(error));
     // Nothing else runs yet that this could hold up.
     let _ = io::stderr().write_all(line.as_bytes());
     ExitCode::from(2)

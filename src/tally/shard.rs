@@ -17,14 +17,14 @@ pub struct Shard {
     count: u32,
 }
 
-/// Why a text is no shard.
+/// Why a text is not a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ShardError {
     /// Not of the form `I/N`.
-    #[error("a shard is written I/N, such as 0/4")]
+    #[error("write I/N, such as 0/4")]
     Form,
     /// I is not below N, or N is zero.
-    #[error("shard {0}/{1} does not exist; the first is 0/{1}, and I must be less than N")]
+    #[error("I must be less than N; the first part is 0/{1}")]
     Range(u32, u32),
 }
 
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_shard_is_refused() {
+    fn a_text_that_is_not_a_shard_is_refused() {
         for text in ["", "1", "1/", "/4", "a/4", "-1/4", "1/4/2"] {
             assert_eq!(text.parse::<Shard>(), Err(ShardError::Form), "{text}");
         }

@@ -15,23 +15,23 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Wallet(Address);
 
-/// Why a text is not a wallet's address.
+/// Why a text is not a wallet address: what it does or has, without a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum WalletError {
-    /// Nothing is there.
-    #[error("it is empty")]
+    /// No text at all.
+    #[error("is empty")]
     Empty,
-    /// The `0x` in front is missing.
-    #[error("it does not begin with 0x")]
+    /// No `0x` in front.
+    #[error("does not start with 0x")]
     NoPrefix,
-    /// Not 40 digits; the field says how many there are.
-    #[error("it has {0} digits after 0x, not 40")]
+    /// Not 40 digits, but this many.
+    #[error("has {0} digits after 0x, not 40")]
     Length(usize),
-    /// A character that is no hexadecimal digit.
-    #[error("it holds a character that is no hexadecimal digit")]
+    /// A character that is not a hexadecimal digit.
+    #[error("has a character that is not a hexadecimal digit")]
     NotHexadecimal,
-    /// Mixed case whose EIP-55 checksum does not fit.
-    #[error("its EIP-55 checksum is wrong; a digit is mistyped, or write it in lower case")]
+    /// Mixed case with a wrong EIP-55 checksum.
+    #[error("has a wrong EIP-55 checksum; check it for typing errors, or write it in lower case")]
     Checksum,
 }
 
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_bad_address_is_told_apart() {
+    fn each_kind_of_bad_address_has_its_own_error() {
         let cases = [
             ("", WalletError::Empty),
             ("18aaa7115705e8be94bffebde57af9bfc265b998", WalletError::NoPrefix),

@@ -134,7 +134,7 @@ fn every_command_line_shown_to_people_parses() {
         ("cron/crontab", 3),
         ("cron/ethtally-sweep.service", 1),
         ("cron/ethtally-watch.service", 1),
-        ("src/cli.rs", 18),
+        ("src/cli/examples.rs", 25),
     ] {
         let text = fs::read_to_string(root().join(file)).expect("a text");
         let mut seen = 0;

@@ -59,7 +59,7 @@ async fn every_kind_of_row_is_counted_and_every_wallet_is_read_once(database: Da
     );
     assert_eq!(
         ran.stderr,
-        "note: line 5: \"0x12\" is no wallet: it has 2 digits after 0x, not 40\n"
+        "note: line 5: \"0x12\" is not a wallet address: has 2 digits after 0x, not 40\n"
     );
     assert_eq!(wallets_read(&stub), sorted_addresses(0..3));
     let mut expected = Vec::new();
@@ -122,10 +122,13 @@ async fn the_first_ten_bad_rows_are_shown_and_all_of_them_are_written_to_a_file(
     assert_eq!(fields(&ran.json(), &INTAKE), [28, 3, 0, 25]);
     assert_eq!(read_wallets(&database).await, addresses(0..3), "the other rows are read");
     let mut notes: Vec<_> = ran.stderr.lines().collect();
-    assert_eq!(notes.pop(), Some("note: more rows hold no wallet; --rejects FILE writes them all"));
-    let reason = "it does not begin with 0x";
+    assert_eq!(
+        notes.pop(),
+        Some("note: further bad rows are not shown; --rejects FILE lists all of them")
+    );
+    let reason = "does not start with 0x";
     let expected: Vec<_> = (0..10)
-        .map(|n| format!("note: line {}: \"bad, {n}\" is no wallet: {reason}", n + 3))
+        .map(|n| format!("note: line {}: \"bad, {n}\" is not a wallet address: {reason}", n + 3))
         .collect();
     assert_eq!(notes, expected);
     let mut written = String::from("line,value,reason\n");
@@ -149,13 +152,13 @@ async fn every_reject_is_reported_with_its_line_and_reason() {
 
     assert_eq!(fields(&ran.json(), &INTAKE), [8, 1, 0, 7]);
     let starts = [
-        "note: line 3: \"\" is no wallet: it is empty",
-        "note: line 4: \"\" is no wallet: the row has only 1 columns",
+        "note: line 3: \"\" is not a wallet address: is empty",
+        "note: line 4: \"\" is not a wallet address: the row has too few columns",
         "note: line 5: ",
-        "note: line 6: \"0x12\" is no wallet: it has 2 digits",
+        "note: line 6: \"0x12\" is not a wallet address: has 2 digits",
         "note: line 7: ",
         "note: line 8: ",
-        "note: line 10: \"nobody\" is no wallet: it does not begin with 0x",
+        "note: line 10: \"nobody\" is not a wallet address: does not start with 0x",
     ];
     let notes: Vec<_> = ran.stderr.lines().collect();
     assert_eq!(notes.len(), starts.len(), "{notes:#?}");
@@ -275,7 +278,7 @@ async fn an_unreadable_file_is_refused_by_name() {
     assert_eq!(
         error,
         format!(
-            "error: file {name}: it cannot be read; check the path of --from-csv: No such file or directory (os error 2)"
+            "error: file {name}: cannot be read; check the path of --from-csv: No such file or directory (os error 2)"
         )
     );
     let error = refused(&database, folder, &[]).await;
@@ -285,7 +288,7 @@ async fn an_unreadable_file_is_refused_by_name() {
     let loop_of_links = folder.join("loop.csv");
     std::os::unix::fs::symlink(&loop_of_links, &loop_of_links).unwrap();
     let error = refused(&database, &loop_of_links, &[]).await;
-    assert!(error.contains("loop.csv: it cannot be read"), "{error}");
+    assert!(error.contains("loop.csv: cannot be read"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,7 +300,10 @@ async fn a_file_in_utf_16_is_refused() {
         let bytes: Vec<u8> = text.encode_utf16().flat_map(encode).collect();
         fs::write(&file, bytes).unwrap();
         let error = refused(&database, &file, &[]).await;
-        assert!(error.ends_with("utf16.csv: it is UTF-16; save it as UTF-8"), "{error}");
+        assert!(
+            error.ends_with("utf16.csv: UTF-16 is not supported; save the file as UTF-8"),
+            "{error}"
+        );
     }
 }
 
@@ -309,7 +315,7 @@ async fn a_missing_column_is_refused_with_the_existing_ones() {
     let error = refused(&database, &file, &["--column", "eth_address"]).await;
     assert!(
         error.ends_with(
-            "users.csv: it has no column \"eth_address\"; its first line names id, wallet"
+            "users.csv: there is no column \"eth_address\"; the first line has the columns id, wallet"
         ),
         "{error}"
     );

@@ -120,9 +120,13 @@ fn a_bad_profile_is_refused_with_its_file_and_line() {
         ("symbol", "smybol", "line 3: unknown field `smybol`"),
         ("decimals = 6", "decimals = 78", "line 4: decimals must be at most 77"),
         (audio.as_str(), bad_checksum.as_str(), "line 7: contract "),
-        (audio.as_str(), "0x12", "line 7: contract 0x12: it has 2 digits"),
-        ("balanceOf(address)", "balanceOf(", "line 8: function \"balanceOf(\" is no signature"),
-        ("balanceOf(address)", "totalSupply()", "line 8: function \"totalSupply()\" must take"),
+        (audio.as_str(), "0x12", "line 7: contract \"0x12\" has 2 digits"),
+        ("balanceOf(address)", "balanceOf(", "line 8: \"balanceOf(\" is not a function signature"),
+        (
+            "balanceOf(address)",
+            "totalSupply()",
+            "line 8: function \"totalSupply()\" must have one parameter",
+        ),
     ];
     let refuse = |text: &str, expected: &str| {
         fs::write(folder.path().join("bad.toml"), text).unwrap();
@@ -141,9 +145,12 @@ fn a_bad_profile_is_refused_with_its_file_and_line() {
         refuse(&text.replacen(from, to, 1), expected);
     }
     for (wallets, expected) in [
-        ("[\"too\"]", "line 15: event Transfer has no parameter \"too\""),
-        ("[\"value\"]", "line 15: event Transfer has no indexed parameter \"value\""),
-        ("[]", "line 15: wallets names no parameter"),
+        ("[\"too\"]", "line 15: event Transfer has no parameter \"too\"; use from or to"),
+        (
+            "[\"value\"]",
+            "line 15: parameter \"value\" of event Transfer is not indexed; use from or to",
+        ),
+        ("[]", "line 15: wallets is empty; use from or to"),
     ] {
         refuse(&format!("{}{event}wallets = {wallets}\n", points()), expected);
     }
@@ -163,8 +170,7 @@ fn a_missing_profile_is_refused_by_name() {
     for name in ["missing.toml", "."] {
         let ran = ethtally(["profile", "--profile", name]).folder(folder.path()).run().expect(2);
         assert_eq!(ran.stdout, "");
-        let start =
-            format!("error: profile {name}: it cannot be read; --profile takes the path of");
+        let start = format!("error: profile {name}: cannot be read; --profile takes the path of");
         assert!(ran.error().starts_with(&start), "{ran:?}");
     }
 }

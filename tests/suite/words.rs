@@ -35,6 +35,77 @@ fn help_matches_the_snapshots() {
     }
 }
 
+/// Every command accepts all shared flags and shows those that it uses.
+#[test]
+fn each_command_shows_the_shared_flags_that_it_uses() {
+    const NODE: [&str; 9] = [
+        "rpc-url",
+        "profile",
+        "reader",
+        "chunk",
+        "concurrency",
+        "rps",
+        "cups",
+        "cu-per-call",
+        "retries",
+    ];
+    const OUTPUT: [&str; 4] = ["json", "verbose", "quiet", "color"];
+    let node = [&NODE[..], &["timeout"]].concat();
+    let reading = [&node[..], &["block", "database-url"], &OUTPUT].concat();
+    let used_by = |command: &str| match command {
+        "migrate" => [&["database-url"][..], &OUTPUT].concat(),
+        "sweep" | "refresh" | "backfill" | "verify" => reading.clone(),
+        "watch" => [&node[..], &["ws-url", "database-url"], &OUTPUT].concat(),
+        "status" => [&["profile", "database-url"][..], &OUTPUT].concat(),
+        "profile" => [&["profile"][..], &OUTPUT].concat(),
+        "completions" | "man" => Vec::new(),
+        command => panic!("{command} is not in this table"),
+    };
+    let all = [&reading[..], &["ws-url"]].concat();
+    for command in COMMANDS {
+        let help = ethtally([command, "--help"]).run().expect(0).stdout;
+        let flags: Vec<_> = (help.lines())
+            .filter_map(|line| line.trim_start().split("--").nth(1).filter(|_| line.contains(" -")))
+            .filter_map(|rest| rest.split([' ', '.']).next())
+            .collect();
+        for flag in &all {
+            let is_shown = flags.contains(flag);
+            assert_eq!(is_shown, used_by(command).contains(flag), "{command}: --{flag}");
+        }
+    }
+    let help = ethtally(["completions", "--help"]).run().expect(0).stdout;
+    assert!(help.lines().count() < 25, "{help}");
+    let shared =
+        ["--rpc-url=http://127.0.0.1:1", "--ws-url=ws://127.0.0.1:1", "--block=5", "--json"];
+    ethtally(["completions", "bash"].into_iter().chain(shared)).run().expect(0);
+    ethtally(shared.into_iter().chain(["completions", "bash"])).run().expect(0);
+}
+
+#[test]
+fn without_a_command_the_short_help_is_printed_and_the_status_is_2() {
+    let help = ethtally(["-h"]).run().expect(0).stdout;
+    for (arguments, variable) in
+        [(&[][..], "UNUSED"), (&[], "ETH_RPC_URL"), (&["--json"], "UNUSED")]
+    {
+        let ran = ethtally(arguments.iter().copied()).env(variable, "http://127.0.0.1:1").run();
+        let ran = ran.expect(2);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", help.as_str()));
+    }
+}
+
+#[test]
+fn a_wrong_value_from_a_variable_is_an_error_that_names_the_variable() {
+    for (variable, value, error) in [
+        ("ETHTALLY_RPS", "fast", "'--rps <N>' (from ETHTALLY_RPS): not a whole number"),
+        ("ETHTALLY_TIMEOUT", "0", "'--timeout <SECS>' (from ETHTALLY_TIMEOUT): must be at least 1"),
+        ("ETHTALLY_READER", "x", "(from ETHTALLY_READER): must be multicall3, packed or auto"),
+    ] {
+        let printed = ethtally(["sweep"]).env(variable, value).run().refused();
+        let start = format!("error: invalid value '{value}' for ");
+        assert!(printed.starts_with(&start) && printed.ends_with(error), "{printed}");
+    }
+}
+
 #[test]
 fn every_command_is_in_the_help() {
     let help = ethtally(["--help"]).run().expect(0).stdout;
@@ -59,33 +130,47 @@ fn each_command_line_error_is_one_line() {
     const WALLET: &str = "0xe6d97b2099f142513be7a2a068be040656ae4591";
     let folder = tempfile::tempdir().unwrap();
     let mut errors = String::new();
-    let lines: [&[&str]; 49] = [
-        &[],
+    let lines: [&[&str]; 66] = [
         &["migrate", "--database-url", "sqlite:"],
         &["migrate", "--database-url", "sqlite::memory:"],
         &["sweep", "--rpc-url", "http:/host/v3/abcdef0123456789"],
         &["frobnicate"],
         &["sweeep"],
         &["sweep", "--frob"],
+        &["sweep", "--bach", "1"],
+        &["--batch", "1", "sweep"],
         &["status", "extra"],
         &["sweep", "--batch", "x"],
         &["sweep", "--batch", "0"],
         &["sweep", "--batch", "-1"],
+        &["sweep", "--batch=-1"],
+        &["sweep", "--batch", "5k"],
+        &["sweep", "--batch"],
         &["sweep", "--batch", "18446744073709551616"],
+        &["sweep", "--batch", "1", "--batch", "2"],
         &["sweep", "--batch", "1", "--all"],
         &["sweep", "--older-than", "5"],
         &["sweep", "--older-than", "soon"],
         &["sweep", "--max-duration", "soon"],
+        &["sweep", "--max-calls", "0"],
         &["sweep", "--shard", "4/4"],
         &["sweep", "--shard", "one"],
         &["sweep", "--block", "pending"],
         &["sweep", "--chunk", "0"],
+        &["sweep", "--chunk", "-1"],
         &["sweep", "--concurrency", "0"],
+        &["sweep", "--concurrency", "1001"],
         &["sweep", "--rps", "0"],
         &["sweep", "--rps", "1.5"],
         &["sweep", "--retries", "-1"],
         &["sweep", "--timeout", "0"],
+        &["sweep", "--cu-per-call", "-1"],
+        &["sweep", "--json=yes"],
+        &["watch", "--listen", "localhost"],
+        &["watch", "--track", "some"],
+        &["watch", "--confirmations", "-1"],
         &["status", "--color", "blue"],
+        &["status", "--color"],
         &["status", "-q", "-v"],
         &["status", "--max-age", "x"],
         &["sweep"],
@@ -101,12 +186,15 @@ fn each_command_line_error_is_one_line() {
         &["refresh"],
         &["refresh", "0x12"],
         &["refresh", "vitalik.eth"],
+        &["refresh", ""],
+        &["refresh", "0xE6D97B2099f142513be7A2a068bE040656Ae4591"],
         &["verify"],
         &["verify", WALLET, "--sample", "1"],
         &["verify", "--sample", "0"],
         &["backfill"],
         &["backfill", "--from-csv", "a.csv", "--placeholders", "--resume"],
         &["backfill", "--placeholders", "--database-url", "sqlite:tally.db", "--from-csv", "a.csv"],
+        &["completions"],
         &["completions", "tcsh"],
         &["man", "nothing"],
     ];
@@ -180,15 +268,24 @@ fn every_manual_page_renders_without_a_warning() {
     let can_render = bash("man --version && command -v col", &database, "").1.starts_with("man ");
     for command in [None].into_iter().chain(COMMANDS.map(Some)) {
         let page = ethtally(["man"].into_iter().chain(command)).run().expect(0).stdout;
-        assert!(page.starts_with(".ie") && page.contains("\n.TH "), "{page}");
+        let name = ["ethtally"].into_iter().chain(command).collect::<Vec<_>>().join("-");
+        assert!(page.contains(&format!("\n.TH {name} 1 \" \" \"ethtally ")), "{page}");
+        let sections: Vec<_> = page.lines().filter_map(|line| line.strip_prefix(".SH ")).collect();
+        let mut expected = vec!["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"];
+        match command {
+            None => expected.extend(["COMMANDS", "ENVIRONMENT"]),
+            Some("completions" | "man") => {}
+            Some(_) => expected.push("ENVIRONMENT"),
+        }
+        expected.extend(["\"EXIT STATUS\"", "EXAMPLES"]);
+        assert_eq!(sections, expected, "{command:?}");
         if !can_render {
             continue;
         }
         fs::write(database.folder().join("page.1"), page).unwrap();
         let (status, text, warnings) = bash("man --warnings -l page.1 | col -b", &database, "");
         assert_eq!((status, warnings.as_str()), (0, ""), "{command:?}");
-        assert!(text.contains("NAME") && text.contains("SYNOPSIS"), "{text}");
-        assert!(text.contains(command.unwrap_or("Exit status")), "{text}");
+        assert!(text.contains(&format!("{name} - ")), "{text}");
     }
 }
 
@@ -203,9 +300,20 @@ fn every_shell_has_a_completion_script() {
     }
     let (status, _, stderr) = bash("$ethtally completions bash | bash -n", &database, "");
     assert_eq!((status, stderr.as_str()), (0, ""));
-    let complete = "source <($ethtally completions bash)
-        COMP_WORDS=(ethtally swe) COMP_CWORD=1; _ethtally ethtally swe ethtally; echo \"${COMPREPLY[@]}\"";
-    assert_eq!(bash(complete, &database, "").1, "sweep\n");
+    let complete = |line: &str| {
+        let words: Vec<_> = line.split(' ').collect();
+        let (last, before) = (words[words.len() - 1], words[words.len() - 2]);
+        let script = format!(
+            "source <($ethtally completions bash); COMP_WORDS=({line}) COMP_CWORD={}; \
+             _ethtally ethtally '{last}' '{before}'; echo \"${{COMPREPLY[@]}}\"",
+            words.len() - 1
+        );
+        bash(&script, &database, "").1
+    };
+    assert_eq!(complete("ethtally swe"), "sweep\n");
+    assert_eq!(complete("ethtally man swe"), "sweep\n");
+    assert_eq!(complete("ethtally sweep --chu"), "--chunk\n");
+    assert_eq!(complete("ethtally completions --chu"), "\n", "a flag that it does not use");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,150 @@
+//! The arguments that belong to one command each.
+
+use std::{num::NonZeroU64, path::PathBuf, time::Duration};
+
+use clap::{ArgGroup, Args, ValueEnum};
+
+use super::values::{duration, listen, shard, whole_number};
+use crate::tally::{Shard, Wallet};
+
+/// Arguments of `sweep`.
+#[derive(Clone, Debug, Args)]
+pub struct SweepArgs {
+    /// Number of wallets to read
+    #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "all")]
+    #[arg(value_parser = whole_number(1u64..))]
+    pub batch: u64,
+    /// Read every row last updated before this run began
+    #[arg(long)]
+    pub all: bool,
+    /// Read only rows older than this, such as 90m, 6h or 2d
+    #[arg(long, value_name = "AGE", value_parser = duration)]
+    pub older_than: Option<Duration>,
+    /// Stop cleanly after this time, such as 50s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub max_duration: Option<Duration>,
+    /// How many `eth_call`s may be sent.
+    #[command(flatten)]
+    pub budget: BudgetArgs,
+    /// Read only part I of N of the wallets, counted from 0; /N takes I from JOB_COMPLETION_INDEX
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub shard: Option<Shard>,
+    /// Print the wallets, calls, compute units and time of the sweep instead of running it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// What counts as success.
+    #[command(flatten)]
+    pub strict: StrictArgs,
+}
+
+/// How many `eth_call`s may be sent.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct BudgetArgs {
+    /// Stop cleanly after N eth_calls, including retries
+    #[arg(long, value_name = "N", value_parser = whole_number(NonZeroU64::MIN..))]
+    pub max_calls: Option<NonZeroU64>,
+}
+
+/// What counts as success.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct StrictArgs {
+    /// Exit 1 if any wallet could not be read
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// Arguments of `refresh`.
+#[derive(Clone, Debug, Args)]
+pub struct RefreshArgs {
+    /// Wallet addresses
+    #[arg(value_name = "ADDR", required = true)]
+    pub wallets: Vec<Wallet>,
+    /// What counts as success.
+    #[command(flatten)]
+    pub strict: StrictArgs,
+}
+
+/// Arguments of `backfill`.
+#[derive(Clone, Debug, Args)]
+pub struct BackfillArgs {
+    /// CSV file to read, or - for standard input
+    #[arg(long, value_name = "FILE", required = true)]
+    pub from_csv: PathBuf,
+    /// Column with the wallet address [default: wallet or address, else the first column]
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
+    /// Write the rows without a valid wallet to this file, as CSV
+    #[arg(long, value_name = "FILE")]
+    pub rejects: Option<PathBuf>,
+    /// Store the wallets without reading them, and leave that to sweeps; calls no node
+    #[arg(long, conflicts_with = "resume")]
+    pub placeholders: bool,
+    /// Skip wallets whose total is already stored
+    #[arg(long)]
+    pub resume: bool,
+    /// How many `eth_call`s may be sent.
+    #[command(flatten)]
+    pub budget: BudgetArgs,
+    /// What counts as success.
+    #[command(flatten)]
+    pub strict: StrictArgs,
+}
+
+/// Arguments of `verify`.
+#[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true))]
+pub struct VerifyArgs {
+    /// Wallet address
+    #[arg(value_name = "ADDR", group = "which")]
+    pub wallet: Option<Wallet>,
+    /// Check N random rows
+    #[arg(long, value_name = "N", group = "which", value_parser = whole_number(1u32..))]
+    pub sample: Option<u32>,
+    /// Store the total from the chain in every row that differs
+    #[arg(long)]
+    pub fix: bool,
+    /// What counts as success.
+    #[command(flatten)]
+    pub strict: StrictArgs,
+}
+
+/// Arguments of `watch`.
+#[derive(Clone, Debug, Args)]
+pub struct WatchArgs {
+    /// Serve health and metrics on this address: HOST:PORT, or a port of 127.0.0.1
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    pub listen: Option<String>,
+    /// First block to follow if there is no checkpoint yet [default: the newest block]
+    #[arg(long, value_name = "N", value_parser = whole_number(0u64..))]
+    pub from_block: Option<u64>,
+    /// Number of blocks to stay behind the newest block
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole_number(0u64..))]
+    pub confirmations: u64,
+    /// Which wallets to refresh
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
+    pub track: TrackChoice,
+    /// Seconds without a new block before reconnecting and reporting unhealthy
+    ///
+    /// Blocks that wait longer than this to be stored are reported as unhealthy too: /healthz answers 503.
+    #[arg(long, value_name = "SECS", default_value_t = 60)]
+    #[arg(value_parser = whole_number(1u64..=86_400))]
+    pub max_lag: u64,
+}
+
+/// Which wallets `watch` refreshes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TrackChoice {
+    /// Wallets that the table already has
+    #[default]
+    Known,
+    /// New wallets too
+    All,
+}
+
+/// Arguments of `status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Exit 1 if any row is older than this, such as 12h or 3d
+    #[arg(long, value_name = "AGE", value_parser = duration)]
+    pub max_age: Option<Duration>,
+}

@@ -1,0 +1,75 @@
+//! Builds clap's commands: each subcommand shows the shared flags that it uses, and no others.
+//!
+//! Parsing, help, manual pages and completions all come from here.
+
+use clap::{Arg, Args, Command, CommandFactory, Subcommand, builder::PossibleValuesParser};
+
+use super::{
+    commands::{self, Cli},
+    examples::{command_names, examples_of, exit_status},
+    settings::{DATABASE, NODE, OUTPUT, Settings},
+};
+
+/// Where the shared flags begin in a help text: after those of the command.
+const FIRST_SHARED: usize = 100;
+
+/// Printed below the list of commands.
+const MORE_HELP: &str = "Run `ethtally COMMAND --help` for the flags and examples of a command.";
+
+/// Whether a command uses the shared flag of this name, under this heading.
+fn uses(command: &str, flag: &str, heading: Option<&str>) -> bool {
+    match command {
+        "migrate" => matches!(heading, Some(DATABASE | OUTPUT)),
+        "sweep" | "refresh" | "backfill" | "verify" => flag != "ws-url",
+        "watch" => flag != "block",
+        "status" => flag == "profile" || heading != Some(NODE),
+        "profile" => flag == "profile" || heading == Some(OUTPUT),
+        // `completions` and `man`.
+        _ => false,
+    }
+}
+
+/// The command line of ethtally: every shared flag may stand before or after the command's name, and is
+/// hidden where the command does not use it.
+pub fn command() -> Command {
+    with_shared_flags(Cli::command().mut_args(|arg| arg.hide(true)), true)
+        .mut_args(negative_numbers_are_values)
+        .after_help(MORE_HELP)
+        .after_long_help(format!("{MORE_HELP}\n\nExit status:\n{}", exit_status()))
+}
+
+/// The same for completion scripts, which offer hidden flags too: without them.
+pub fn command_for_completions() -> Command {
+    let command = Command::new("ethtally").version(env!("CARGO_PKG_VERSION"));
+    let command = commands::Command::augment_subcommands(command.propagate_version(true));
+    with_shared_flags(command, false)
+}
+
+fn with_shared_flags(command: Command, keep_hidden: bool) -> Command {
+    // clap passes a global flag on to a subcommand only if it has none of that name.
+    let shared = Settings::augment_args(Command::new("shared"));
+    let shared = shared.get_arguments().cloned().enumerate();
+    let shared: Vec<_> =
+        shared.map(|(index, arg)| arg.display_order(FIRST_SHARED + index)).collect();
+    command
+        .mut_subcommands(|subcommand| {
+            let name = subcommand.get_name().to_owned();
+            let flags = shared.iter().cloned().filter_map(|arg| {
+                let flag = arg.get_long().unwrap_or_default();
+                let is_used = uses(&name, flag, arg.get_help_heading());
+                (is_used || keep_hidden).then(|| arg.hide(!is_used))
+            });
+            let examples = format!("Examples:\n{}", examples_of(&name));
+            subcommand.args(flags).mut_args(negative_numbers_are_values).after_help(examples)
+        })
+        .mut_subcommand("man", |man| {
+            let names = PossibleValuesParser::new(command_names());
+            man.mut_arg("subcommand", |arg| arg.value_parser(names))
+        })
+}
+
+/// `--batch -1` is a wrong number, not an unknown flag `-1`.
+fn negative_numbers_are_values(arg: Arg) -> Arg {
+    let takes_values = arg.get_action().takes_values();
+    arg.allow_negative_numbers(takes_values)
+}

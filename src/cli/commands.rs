@@ -1,0 +1,84 @@
+//! The list of commands, with what each one does.
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::{
+    args::{BackfillArgs, RefreshArgs, StatusArgs, SweepArgs, VerifyArgs, WatchArgs},
+    settings::Settings,
+};
+
+/// Keep a table of on-chain wallet totals fresh
+///
+/// Reads wallet totals from an Ethereum node through Multicall3 and stores them in PostgreSQL or SQLite.
+/// Every command runs once and exits, so that cron or a Kubernetes CronJob can schedule it. Only `watch`
+/// keeps running: it follows the chain's events.
+#[derive(Debug, Parser)]
+#[command(name = "ethtally", version, propagate_version = true)]
+#[command(subcommand_required = true, subcommand_value_name = "COMMAND", max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Settings that the commands share.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create or upgrade the tables
+    ///
+    /// Adds only what is missing and keeps every row, including those that other programs wrote. The
+    /// commands that write to the table do this first; run it on its own to choose the time.
+    Migrate,
+    /// Re-read the stalest wallets
+    ///
+    /// Reads the wallets with the oldest updated_at and stores their totals. A wallet that cannot be read
+    /// is skipped for 1 minute, and for twice as long after each further failure, up to 1 day. Only one
+    /// sweep runs per database and shard: a second one says so and exits 0.
+    Sweep(SweepArgs),
+    /// Re-read the given wallets now
+    ///
+    /// Adds the wallets that the table does not have yet.
+    Refresh(RefreshArgs),
+    /// Import wallets from a CSV file
+    ///
+    /// Reads and stores each wallet once, however often the file lists it. Rows without a valid wallet
+    /// are reported by line number and skipped. Running it again only refreshes the totals.
+    Backfill(BackfillArgs),
+    /// Spot-check stored totals against the chain
+    ///
+    /// Reads each part of a total with its own eth_call, and the total through Multicall3, at the same
+    /// block, and compares both with the row. Exits 1 if any differ. Writes nothing without --fix.
+    Verify(VerifyArgs),
+    /// Follow the chain's events and refresh the wallets they affect
+    ///
+    /// Runs until it is stopped. Receives new blocks over WebSocket, or polls where WebSocket is not
+    /// available, reads their events with eth_getLogs, and stores the affected wallets within seconds.
+    /// Resumes from its checkpoint, so that no block is missed, and re-reads wallets after a
+    /// reorganisation. Only one watch works per database and checkpoint: a second one stands by and takes
+    /// over when the first ends.
+    Watch(WatchArgs),
+    /// Show how fresh the table is
+    ///
+    /// Writes nothing and calls no node.
+    Status(StatusArgs),
+    /// Print the profile: what a total is made of
+    ///
+    /// Prints the built-in profile, or checks and prints the one that --profile names. To define another
+    /// total, save the built-in profile to a file and edit it.
+    Profile,
+    /// Print a shell completion script
+    Completions {
+        /// Shell to complete for
+        shell: Shell,
+    },
+    /// Print a manual page
+    Man {
+        /// Command to print the page of [default: ethtally itself]
+        #[arg(value_name = "COMMAND")]
+        subcommand: Option<String>,
+    },
+}

@@ -1,0 +1,52 @@
+//! From the arguments of a process to [`Cli`], or to an error that clap can print.
+
+use std::ffi::OsString;
+
+use clap::{
+    Command, FromArgMatches,
+    error::{ContextKind, ContextValue, Error, ErrorKind},
+};
+
+use super::{build::command, commands::Cli};
+
+/// Parses the arguments of a process, its name first.
+///
+/// # Errors
+/// When they are wrong, or ask for help or the version. A missing command asks for the short help.
+pub fn parse(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<Cli, Error> {
+    let command = command();
+    let parsed = (command.clone().try_get_matches_from(arguments))
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| match error.kind() {
+        ErrorKind::MissingSubcommand => short_help(command).unwrap_or(error),
+        _ => with_variable(error, command),
+    })
+}
+
+/// The short help, as an error: clap gives it for an empty command line and no variables.
+fn short_help(command: Command) -> Option<Error> {
+    let command = command.mut_args(|arg| arg.env(None::<&str>)).arg_required_else_help(true);
+    command.try_get_matches_from(["ethtally"]).err()
+}
+
+/// Names the environment variable in the error, if that is where the wrong value came from.
+fn with_variable(mut error: Error, mut command: Command) -> Error {
+    command.build();
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let variable = text(ContextKind::InvalidArg).zip(text(ContextKind::InvalidValue)).and_then(
+        |(shown, value)| {
+            let arg = command.get_arguments().find(|arg| arg.to_string() == shown)?;
+            let name = arg.get_env()?;
+            (std::env::var(name).ok()? == value).then(|| name.to_string_lossy().into_owned())
+        },
+    );
+    if let Some(variable) = variable {
+        error.insert(ContextKind::Custom, ContextValue::String(variable));
+    }
+    error
+}
