@@ -39,7 +39,7 @@ pub struct Settings {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = NODE)]
 pub struct NodeArgs {
-    /// HTTP JSON-RPC endpoint; repeat it, or separate by commas, for fallbacks
+    /// HTTP JSON-RPC endpoint; repeat, or separate with commas, to add fallbacks
     ///
     /// The first endpoint is used, and the next ones when it fails.
     #[arg(long, env = "ETH_RPC_URL", value_name = "URL", value_delimiter = ',')]
@@ -105,7 +105,7 @@ pub struct DatabaseArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = OUTPUT)]
 pub struct OutputArgs {
-    /// Print one JSON object instead of text; watch prints one per line
+    /// Print JSON instead of text: one object per line
     #[arg(long, global = true)]
     pub json: bool,
     /// Log what happens to stderr; -vv logs every request too

@@ -29,6 +29,8 @@ pub(super) fn line(error: &Error) -> String {
         }
         ErrorKind::TooManyValues => format!("'{arg}' takes no value; leave out '{value}'"),
         ErrorKind::UnknownArgument => {
+            // As it was typed: its marks are not those of a usage line.
+            let arg = text(error, ContextKind::InvalidArg);
             let remedy = did_you_mean(error).unwrap_or(help);
             format!("unexpected argument '{arg}'; {remedy}")
         }
@@ -107,10 +109,11 @@ fn text(error: &Error, kind: ContextKind) -> String {
     list(error, kind).into_iter().next().unwrap_or_default()
 }
 
+/// Texts of the error without secrets: once a text is changed, a secret in it is not found again.
 fn list(error: &Error, kind: ContextKind) -> Vec<String> {
     match error.get(kind) {
-        Some(ContextValue::String(text)) => vec![text.clone()],
-        Some(ContextValue::Strings(list)) => list.clone(),
+        Some(ContextValue::String(text)) => vec![redact::hide(text)],
+        Some(ContextValue::Strings(list)) => list.iter().map(|text| redact::hide(text)).collect(),
         _ => Vec::new(),
     }
 }
