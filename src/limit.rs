@@ -60,7 +60,7 @@ impl LimitSearch {
         }
     }
 
-    /// A search that begins with `number` and never goes above it.
+    /// A search that begins with `number` and never exceeds it.
     pub fn at_most(number: usize) -> Self {
         // If it turns out to be too large, half of it is as likely as not.
         Self { good: number, untried: None, down: 1, ..Self::from(number, number) }
@@ -208,7 +208,7 @@ mod tests {
         LimitSearch::from(200, ceiling)
     }
 
-    /// Sizes asked for one after another on a node that takes `limit`, with how each went.
+    /// Sizes asked for one after another on a node that takes `limit`, and whether each succeeded.
     fn tries(search: &mut LimitSearch, limit: usize, calls: usize) -> Vec<(usize, bool)> {
         (0..calls)
             .map(|_| {

@@ -22,7 +22,7 @@ const SHORTEST: usize = 4;
 /// What this process was given and must not show.
 static SECRETS: Mutex<Vec<Secret>> = Mutex::new(Vec::new());
 
-/// A text to be replaced, and by what.
+/// A text to replace, and its replacement.
 #[derive(PartialEq, Eq)]
 struct Secret {
     text: String,
@@ -64,7 +64,7 @@ pub fn remember(text: &str) {
     if !value.contains("://") && !value.starts_with("sqlite:") {
         return;
     }
-    // The longest goes first below: no part of a URL shows because another part was hidden.
+    // The longest is replaced first: no part of a URL shows because another part was hidden.
     if value.contains("://") {
         let shown = origin(value).unwrap_or_else(|| MASK.to_owned());
         found.extend(Secret::spellings(value, &shown));
@@ -84,7 +84,7 @@ pub fn remember(text: &str) {
     secrets.dedup();
 }
 
-/// Whether the start of a password may be taken for a port: one with a bare `/`, `?` or `#` behind digits,
+/// True if the start of a password may be taken for a port: one with a bare `/`, `?` or `#` behind digits,
 /// such as `postgres://app:47/11@db`. Such a URL has a host that is none, and must not be used or shown.
 pub fn is_ambiguous(url: &str) -> bool {
     let Some((_, rest)) = url.split_once("://") else { return false };

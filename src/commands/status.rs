@@ -35,7 +35,7 @@ struct Status {
     age_of_placeholders: u64,
 }
 
-/// So many seconds old are rows at most: half of them, nine tenths, all.
+/// The greatest age in seconds of half of the rows, of nine tenths, and of all.
 #[derive(Clone, Copy, Serialize)]
 struct Ages {
     p50: u64,

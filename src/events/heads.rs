@@ -1,7 +1,7 @@
-//! Tells that there is something new: a subscription over WebSocket, and polling where that cannot be had.
+//! Announces new blocks: from a subscription over WebSocket, or by polling while there is none.
 //!
-//! A connection that ends is never mended behind anybody's back: each new one is told of, as blocks
-//! were missed in between. New heads are its heartbeat; one that is silent for too long is dropped.
+//! Every new connection is reported, as blocks may have been missed before it. New heads are its heartbeat; a
+//! connection that is silent for too long is dropped.
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
@@ -26,12 +26,12 @@ use crate::{
     rpc::Header,
 };
 
-/// How often the newest block is asked for while there is no WebSocket.
+/// How often the node is polled while there is no WebSocket.
 const POLL_EVERY: Duration = Duration::from_secs(3);
-/// Notifications that may wait to be taken up.
+/// Notifications that may wait.
 const BUFFER: usize = 4_096;
 
-/// Where new blocks are heard of.
+/// The source of new blocks.
 pub struct Heads {
     /// The WebSocket.
     pub url: Url,
@@ -39,9 +39,9 @@ pub struct Heads {
     pub timeout: Duration,
     /// How long a connection may be silent.
     pub max_lag: Duration,
-    /// Which logs to subscribe to, and whom to poll instead.
+    /// Which logs to subscribe to, and the node to poll instead.
     pub events: Arc<Events>,
-    /// Who hears of connections and blocks at once.
+    /// Receives connections and blocks as events.
     pub observer: Arc<dyn Observer>,
     /// Where signals go.
     pub signals: UnboundedSender<Signal>,
@@ -55,7 +55,7 @@ struct Session {
     _provider: RootProvider,
 }
 
-/// Connects once: alloy would connect and subscribe again by itself and tell nobody.
+/// Connects once: alloy would reconnect and subscribe again without a word.
 #[derive(Clone, Debug)]
 struct Once(WsConnect);
 
@@ -73,18 +73,18 @@ impl PubSubConnect for Once {
     }
 }
 
-/// What polling has come to.
+/// The state of polling.
 #[derive(Default)]
 struct Polling {
-    /// Whether the node answers.
+    /// True if the node answers.
     answers: bool,
-    /// Whether it was told that it does not.
-    complained: bool,
+    /// True once it was reported that it does not.
+    reported: bool,
     last: Option<Block>,
 }
 
 impl Heads {
-    /// Tells what it hears, for ever. Dropping it ends the connection.
+    /// Announces blocks without end. Dropping the future ends the connection.
     pub async fn run(self) -> Infallible {
         let label = self.url.origin().ascii_serialization();
         let mut backoff = Backoff::default();
@@ -95,8 +95,8 @@ impl Heads {
                 Ok(session) => {
                     polling = None;
                     self.connected(Transport::WebSocket, &label);
-                    let (reason, heard) = self.forward(session).await;
-                    if heard {
+                    let (reason, had_blocks) = self.forward(session).await;
+                    if had_blocks {
                         backoff.reset();
                     }
                     pause = backoff.pause();
@@ -116,7 +116,7 @@ impl Heads {
         }
     }
 
-    /// A connection after a pause. If it does not stand before long, the node is polled meanwhile.
+    /// A connection after a pause. If that takes long, the node is polled meanwhile.
     async fn next_session(
         &self,
         pause: Duration,
@@ -146,14 +146,14 @@ impl Heads {
         self.observer.notify(&WatchEvent::Disconnected { reason, pause });
     }
 
-    /// Tells of a block at once, and what it means for following the chain.
+    /// Announces a block.
     fn head(&self, block: Block, signal: impl FnOnce(Block) -> Signal) {
         self.observer.notify(&WatchEvent::Head(block.number));
         self.send(signal(block));
     }
 
     fn send(&self, signal: Signal) {
-        // Nobody listens any more only when all of it is about to end.
+        // The receiver is gone only when `watch` is about to end.
         let _ = self.signals.send(signal);
     }
 
@@ -176,12 +176,12 @@ impl Heads {
         session.await.map_err(|_| anyhow!("no answer within {} s", patience.as_secs()))?
     }
 
-    /// Passes on what a connection tells; returns why it ended, and whether it told of a block.
+    /// Forwards the notifications of a connection; returns why it ended, and whether it announced a block.
     async fn forward(&self, mut session: Session) -> (String, bool) {
         let mut newest = None;
         let mut alive_until = Instant::now() + self.max_lag;
         loop {
-            let told = tokio::select! {
+            let notification = tokio::select! {
                 head = session.heads.recv_result() => head.map(|head| {
                     alive_until = Instant::now() + self.max_lag;
                     head.map(|header| {
@@ -198,10 +198,10 @@ impl Heads {
                     return (reason, newest.is_some());
                 }
             };
-            match told {
+            match notification {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    info!("a notification that is not understood: {error}");
+                    info!("cannot read a notification: {error}");
                     self.send(Signal::Hint);
                 }
                 Err(RecvError::Lagged(count)) => {
@@ -215,7 +215,7 @@ impl Heads {
         }
     }
 
-    /// A log is but a hint: that a block went, or that one came whose head was not told.
+    /// A log is only a hint: a block was replaced, or one came whose head was not announced.
     fn log(&self, log: &Log, newest: &mut Option<u64>) {
         let number = log.block_number.to();
         if log.removed {
@@ -227,13 +227,13 @@ impl Heads {
         }
     }
 
-    /// Asks for the newest block again and again.
+    /// Polls the newest block without end.
     async fn poll(&self, state: &mut Polling) -> Infallible {
         loop {
             match self.events.newest().await {
                 Ok(block) => {
                     if !std::mem::replace(&mut state.answers, true) {
-                        state.complained = false;
+                        state.reported = false;
                         self.connected(Transport::Http, &self.events.endpoints());
                     }
                     if state.last.replace(block) != Some(block) {
@@ -242,7 +242,7 @@ impl Heads {
                 }
                 Err(error) => {
                     state.answers = false;
-                    if !std::mem::replace(&mut state.complained, true) {
+                    if !std::mem::replace(&mut state.reported, true) {
                         self.disconnected(redact::clean_error(&error), POLL_EVERY);
                     }
                     self.events.revive();

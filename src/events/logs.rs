@@ -135,7 +135,7 @@ impl LogReader {
     }
 }
 
-/// The last of so many blocks from `from` on, or `to`.
+/// The last of `size` blocks from `from` on, or `to`.
 fn end_of(from: u64, to: u64, size: usize) -> u64 {
     from.saturating_add(size as u64 - 1).min(to)
 }

@@ -1,15 +1,15 @@
-//! What following the chain has to tell: to a person, to a health check, to a metric.
+//! Events of following the chain, for people, health checks and metrics.
 
 use std::time::Duration;
 
 use crate::tally::{Counts, RunError};
 
-/// How new blocks are heard of.
+/// How new blocks are received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A subscription over WebSocket.
     WebSocket,
-    /// Asking over HTTP, again and again.
+    /// Polling over HTTP.
     Http,
 }
 
@@ -23,7 +23,7 @@ impl Transport {
     }
 }
 
-/// Blocks that were caught up with.
+/// Missed blocks that are stored now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FilledGap {
     /// The first of them.
@@ -38,7 +38,7 @@ pub struct FilledGap {
     pub elapsed: Duration,
 }
 
-/// A stretch of blocks whose wallets have been stored.
+/// Blocks whose wallets have been stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The first block.
@@ -53,43 +53,43 @@ pub struct Stored {
     pub made: Option<u64>,
 }
 
-/// Something worth knowing.
+/// An event of `watch`.
 #[derive(Debug)]
 pub enum WatchEvent {
     /// Another process follows the chain; this one waits until it ends.
     Standby,
-    /// This process follows the chain from now on.
+    /// This process begins to follow the chain.
     Active {
         /// The last block whose wallets are stored.
         checkpoint: Option<u64>,
     },
-    /// There was no checkpoint, and now there is one.
+    /// The first checkpoint was made, at this block.
     Began(u64),
-    /// A connection stands.
+    /// A connection was made.
     Connected {
         /// How.
         via: Transport,
         /// Scheme, host and port.
         endpoint: String,
     },
-    /// The connection is lost, or none could be made.
+    /// The connection was lost, or none could be made.
     Disconnected {
         /// Why.
         reason: String,
         /// When the next try comes.
         pause: Duration,
     },
-    /// The newest block that the node has told of.
+    /// The newest block that the node announced.
     Head(u64),
     /// Wallets were stored.
     Stored(Stored),
     /// All blocks that were missed have been caught up with.
     GapFilled(FilledGap),
-    /// Blocks were replaced by others.
+    /// A reorganisation replaced blocks.
     Reorg {
-        /// The first block that went.
+        /// The first replaced block.
         from: u64,
-        /// The last one.
+        /// The last replaced block.
         to: u64,
         /// Wallets that are read again.
         wallets: u64,
@@ -105,8 +105,8 @@ pub enum WatchEvent {
     },
 }
 
-/// Whoever is told.
+/// Receives events.
 pub trait Observer: Send + Sync {
-    /// Hears it. Must not take long.
+    /// Takes an event; must return quickly.
     fn notify(&self, event: &WatchEvent);
 }

@@ -1,8 +1,8 @@
 //! One step along the chain: fork? → events → wallets → read → record → checkpoint.
 //!
-//! Wallets are read at the newest block that is followed, which is never older than the events that
-//! asked for it. What was read at a block is written down before it is read, so that a block that
-//! goes, even while nobody looks, has its wallets read again.
+//! Wallets are read at the newest followed block, which is never older than the events that affect them. Before
+//! wallets are read at a block, the journal records which: if the block is replaced, even while no `watch` runs, they
+//! are read again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ const LARGEST_SLICE: u64 = 10_000;
 /// move now and then, and what is read to be not too old. One with a quarter of that by a larger.
 const WALLETS_IN_SLICE: usize = 20_000;
 const TIME_OF_SLICE: Duration = Duration::from_secs(12);
-/// A stretch of fewer blocks is no catching up: its blocks are as old as their storing took.
+/// With fewer blocks, `watch` is not catching up, so that the age of a block shows how long storing it took.
 const LIVE: u64 = 16;
 
 /// Which wallets are refreshed.
@@ -68,7 +68,7 @@ pub struct Context<'a> {
     pub ledger: &'a dyn Ledger,
     /// The database, for how far the chain was followed.
     pub journal: &'a dyn Journal,
-    /// Who hears what happens.
+    /// Receives events.
     pub observer: &'a dyn Observer,
     /// Asks for an early end.
     pub shutdown: &'a Shutdown,
@@ -97,13 +97,13 @@ pub struct Follower<'a> {
     tip: Option<(u64, B256)>,
     /// The next block whose events are to be looked for.
     next: Option<u64>,
-    /// What was read at blocks that went.
+    /// What was read at replaced blocks.
     rereads: Rereads,
     slice: u64,
 }
 
 impl<'a> Follower<'a> {
-    /// Takes up the trail where the journal says that it was left.
+    /// Resumes from the checkpoint.
     ///
     /// # Errors
     /// When the database fails.
@@ -136,8 +136,8 @@ impl<'a> Follower<'a> {
         self.next.zip(self.tip).is_some_and(|(next, tip)| next <= tip.0)
     }
 
-    /// Goes on towards `head`, the newest block: one slice of blocks at most. Says how it ended,
-    /// and what was stored if there was anything to look at.
+    /// Follows the chain towards `head`, the newest block, by at most one slice of blocks. Returns how that ended, and
+    /// what was stored, if anything was new.
     ///
     /// # Errors
     /// When node or database fail; then the checkpoint has not moved, and the step can be repeated.
@@ -189,7 +189,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// A block that must be there, as `seen`, which is no older, was.
+    /// A block that must exist, as `seen` does, which is not older.
     async fn block(&self, number: u64, seen: u64) -> Result<Block, RunError> {
         let block = self.context.source.block(number, seen).await?;
         block.ok_or_else(|| {
@@ -298,7 +298,7 @@ impl<'a> Follower<'a> {
         let forget_below = at.number.saturating_sub(DEPTH);
         let complete = to.number == at.number;
         self.recent_blocks.add(to.number, to.hash, []);
-        // Before that the blocks in their place have to be looked through after a restart, too.
+        // Until then, a restart has to read the events of the blocks in their place.
         let (mut redone, mut forget) = match complete {
             true => self.rereads.hashes(at.number),
             false => Default::default(),
@@ -323,8 +323,8 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    /// Goes back to where the chain of `at` and the one that is known part, if they do. Says whether
-    /// `at` is to be followed: not if it is old event, or of a node that lags behind.
+    /// Finds the fork between the chain of `at` and the followed one, if there is one. Returns true if `at` is to be
+    /// followed: not if it is known already, or comes from a node that is behind.
     async fn look_for_fork(&mut self, at: &Block) -> Result<bool, RunError> {
         let source = self.context.source;
         let Some(tip) = self.tip.or_else(|| self.recent_blocks.highest()) else {
@@ -369,7 +369,7 @@ impl<'a> Follower<'a> {
         self.tip == Some((number, hash)) || self.recent_blocks.hash(number) == Some(hash)
     }
 
-    /// Takes note of logs that no longer count: the blocks that they were in went.
+    /// Handles removed logs: their blocks were replaced.
     ///
     /// # Errors
     /// When the database fails; then it can be repeated.
@@ -380,16 +380,16 @@ impl<'a> Follower<'a> {
             self.orphan(first, newest, logs).await?;
             self.tip = None;
         } else if let (false, Some(next)) = (logs.is_empty(), self.next) {
-            // Of blocks that went already, or were passed over among others: the next block will
-            // show where the chains part.
+            // Their blocks are known to be replaced, or are not remembered: the next block shows where the
+            // fork is.
             self.context.journal.orphan(&self.settings.checkpoint, logs, next).await?;
             self.rereads.add(logs.to_vec());
         }
         Ok(())
     }
 
-    /// The blocks from `from` to `to` went: what was read at them is to be read again, and the blocks
-    /// that took their places are to be looked through. `logs` are of them as well.
+    /// The blocks from `from` to `to` were replaced: what was read at them is read again, and the events of the blocks
+    /// in their place are read. `logs` are of replaced blocks too.
     async fn orphan(&mut self, from: u64, to: u64, logs: &[BlockReads]) -> Result<(), RunError> {
         let mut orphaned = self.recent_blocks.from(from);
         for log in logs {

@@ -1,4 +1,4 @@
-//! Following the chain: which blocks came, which went, and which wallets that touches.
+//! Following the chain: new blocks, replaced blocks, and the wallets that they affect.
 //!
 //! A [`Signal`] only says that something may have happened. [`Watcher`] then takes the [`Follower`]
 //! to the newest block, step by step: the events of the blocks that were not seen yet become a set
@@ -49,7 +49,7 @@ pub struct AffectedWallets {
     pub wallets: BTreeMap<Wallet, u64>,
 }
 
-/// Wallets that were read at a block: were that block to go, they would have to be read again.
+/// Wallets that were read at a block: if it is replaced, they are read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockReads {
     /// The block's number.
@@ -74,7 +74,7 @@ pub trait Source: Send + Sync {
     async fn parent(&self, block: &Block) -> Result<Block, RunError>;
 
     /// What the events in the blocks from `from` to `to` changed, both included. Who belongs to a
-    /// wallet is asked for at block `at`, which is no older than `to`.
+    /// wallet is asked for at block `at`, which is not older than `to`.
     async fn affected(
         &self,
         from: u64,
@@ -82,7 +82,7 @@ pub trait Source: Send + Sync {
         at: &Block,
     ) -> Result<AffectedWallets, RunError>;
 
-    /// Gives endpoints that were given up another chance.
+    /// Tries endpoints again that were given up.
     fn revive(&self);
 }
 
@@ -98,7 +98,7 @@ pub trait Journal: Send + Sync {
     /// Remembers, before it is done, that these wallets are read at this block.
     async fn begin_reads(&self, checkpoint: &str, read: &BlockReads) -> Result<(), RunError>;
 
-    /// Remembers that these blocks went, and from which block on the new ones are to be looked through.
+    /// Remembers that these blocks were replaced, and the first block whose events are read again.
     async fn orphan(
         &self,
         checkpoint: &str,
@@ -116,19 +116,18 @@ pub trait Journal: Send + Sync {
 /// What was read at recent blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecentReads {
-    /// Blocks that were on the chain when they were last looked at.
+    /// Blocks that were on the chain when last seen.
     pub on_chain: Vec<BlockReads>,
-    /// Blocks that went.
+    /// Replaced blocks.
     pub orphaned: Vec<OrphanedBlock>,
 }
 
-/// A block that went.
+/// A block that a reorganisation replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrphanedBlock {
     /// What was read at it.
     pub read: BlockReads,
-    /// From which block on the new ones are to be looked through; `None` if that is done and its
-    /// wallets were read again once.
+    /// The first block whose events are read again; `None` if that is done and its wallets were read again once.
     pub from: Option<u64>,
 }
 
@@ -141,24 +140,24 @@ pub struct CheckpointUpdate {
     pub hash: Option<B256>,
     /// Blocks below this number are forgotten.
     pub forget_below: u64,
-    /// Blocks that went: those in their place are looked through, their wallets were read again.
+    /// Replaced blocks: the events of those in their place are read, and their wallets were read again once.
     pub redone: Vec<B256>,
-    /// Blocks that went and are to be forgotten.
+    /// Replaced blocks to forget.
     pub forget: Vec<B256>,
 }
 
-/// What may mean that there is something to do.
+/// A hint that there may be something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// A new block; each is told of.
+    /// A new block; every one is announced.
     Head(Block),
     /// The newest block, whatever came before it.
     Newest(Block),
-    /// Something happened, in a block that was not told of yet.
+    /// Something happened in a block that was not announced yet.
     Hint,
-    /// Blocks may have come that nobody will tell of, as after a new connection.
+    /// Blocks may have come that are not announced, as after a new connection.
     Missed,
-    /// A log that counted no longer does, as its block went.
+    /// A log was removed, as its block was replaced.
     Removed(BlockReads),
 }
 

@@ -1,9 +1,9 @@
-//! What was read at blocks that went, until it has been read again for good.
+//! Wallets that were read at replaced blocks, until they have been read again for the last time.
 //!
-//! Once is not enough: a sweep may have read the block that went and store that only now, and at the
-//! same height the later write wins. So there is a last time, some blocks above all that went; and
-//! what is read before then, because of an event in a new block, is read once more as well. (That a
-//! restart forgets: it would have to come within these few blocks, beside such a sweep.)
+//! Reading them again once is not enough: a sweep may have read a replaced block and store that only now, and at the
+//! same height the later write wins. So they are read a last time some blocks above all replaced ones. Wallets that
+//! are read before then, for an event in a new block, are read a last time too. (A restart forgets the latter, which
+//! matters only within these few blocks and beside such a sweep.)
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ use alloy::primitives::B256;
 use super::{BlockReads, OrphanedBlock};
 use crate::tally::Wallet;
 
-/// How far a sweep's read may be ahead of what was followed when a block goes, or behind the chain
-/// when it is stored; in blocks.
-const LATE: u64 = 4;
+/// How many blocks a sweep's read may be ahead of the followed block when that is replaced, or behind the chain when
+/// it is stored.
+const MARGIN: u64 = 4;
 
 /// Reads that no longer count, and those that might be overwritten by such.
 #[derive(Clone, Debug, Default)]
@@ -43,15 +43,15 @@ impl Rereads {
         rereads
     }
 
-    /// These blocks went.
-    pub(super) fn add(&mut self, went: Vec<BlockReads>) {
-        for read in went {
+    /// These blocks were replaced.
+    pub(super) fn add(&mut self, replaced: Vec<BlockReads>) {
+        for read in replaced {
             self.push(read, false);
         }
     }
 
     fn push(&mut self, at: BlockReads, again: bool) {
-        self.until = self.until.max(at.number.saturating_add(LATE));
+        self.until = self.until.max(at.number.saturating_add(MARGIN));
         self.reads.push(Read { at, again });
     }
 

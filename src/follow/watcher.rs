@@ -1,4 +1,4 @@
-//! The loop: waits for signals, takes the follower to the newest block, tries again what failed.
+//! The loop of `watch`: waits for signals, takes the follower to the newest block, retries what failed.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const LOOK_AT_LOCK: Duration = Duration::from_secs(5);
 /// What only one watcher of a checkpoint holds.
 #[async_trait]
 pub trait Lock: Send {
-    /// Whether it is still held: it goes with its database session.
+    /// True while it is held: it ends with its database session.
     async fn is_held(&mut self) -> bool;
 }
 
@@ -39,7 +39,7 @@ pub struct Watcher<'a> {
     pub follower: Follower<'a>,
     /// The node.
     pub source: &'a dyn Source,
-    /// Who hears what happens.
+    /// Receives events.
     pub observer: &'a dyn Observer,
     /// Asks for the end.
     pub shutdown: &'a Shutdown,
@@ -52,10 +52,10 @@ pub struct Watcher<'a> {
 struct Pending {
     /// The newest block has to be asked for.
     ask: bool,
-    /// The newest block that was told of.
+    /// The newest announced block.
     head: Option<Block>,
-    /// The number of the last block that was told of on this connection.
-    told: Option<u64>,
+    /// The number of the last block announced on this connection.
+    announced: Option<u64>,
     removed: Vec<BlockReads>,
     gap: Option<Gap>,
 }
@@ -72,17 +72,17 @@ impl Pending {
     fn take(&mut self, signal: Signal, next: Option<u64>) {
         match signal {
             Signal::Head(block) => {
-                if self.told.is_some_and(|told| block.number > told + 1) {
+                if self.announced.is_some_and(|last| block.number > last + 1) {
                     self.open_gap(next);
                 }
-                self.told = Some(block.number);
+                self.announced = Some(block.number);
                 self.head = Some(block);
             }
             Signal::Newest(block) => self.head = Some(block),
             Signal::Hint => self.ask = true,
             Signal::Missed => {
                 self.ask = true;
-                self.told = None;
+                self.announced = None;
                 self.open_gap(next);
             }
             Signal::Removed(log) => self.removed.push(log),
@@ -119,7 +119,7 @@ impl Watcher<'_> {
             }
             match self.catch_up(signals, &mut pending).await {
                 Ok(()) => backoff.reset(),
-                // Cut short, or not tried again: nothing of it is lost.
+                // Cut short by the shutdown: nothing is lost.
                 Err(error) if self.shutdown.is_requested() => info!("left rereads: {error:#}"),
                 Err(error) => {
                     let pause = backoff.pause();
@@ -132,7 +132,7 @@ impl Watcher<'_> {
         }
     }
 
-    /// Takes up signals until `end`, or until there is one if `one` is enough.
+    /// Receives signals until `end`, or only one if `one` is true.
     async fn listen(
         &self,
         signals: &mut UnboundedReceiver<Signal>,
@@ -149,7 +149,7 @@ impl Watcher<'_> {
                     None => return self.shutdown.requested().await,
                 },
             }
-            // What came in the meantime is dealt with in one go.
+            // Whatever arrived meanwhile is handled together.
             while let Ok(signal) = signals.try_recv() {
                 pending.take(signal, self.follower.next());
             }
@@ -159,7 +159,7 @@ impl Watcher<'_> {
         }
     }
 
-    /// Goes towards the newest block; `pending` stays as it is where that fails.
+    /// Follows the chain towards the newest block; `pending` is unchanged if that fails.
     async fn catch_up(
         &mut self,
         signals: &mut UnboundedReceiver<Signal>,
@@ -170,13 +170,13 @@ impl Watcher<'_> {
         }
         self.follower.removed(&pending.removed).await?;
         pending.removed.clear();
-        let told = pending.head;
-        let head = match told {
+        let announced = pending.head;
+        let head = match announced {
             Some(head) if !pending.ask => head,
             _ => {
                 let newest = self.source.newest().await?;
                 self.observer.notify(&WatchEvent::Head(newest.number));
-                told.filter(|told| told.number > newest.number).unwrap_or(newest)
+                announced.filter(|head| head.number > newest.number).unwrap_or(newest)
             }
         };
         let (step, stored) = self.follower.step(&head).await?;
@@ -187,7 +187,7 @@ impl Watcher<'_> {
         }
         match step {
             Step::Interrupted => {}
-            // Nobody may tell of another block for long.
+            // The next block may take long.
             Step::Stale if self.follower.is_behind() => {
                 return Err(RunError::node(format!(
                     "the newest block that the node gives is {}, older than one that was seen before",
@@ -212,7 +212,7 @@ impl Watcher<'_> {
         Ok(())
     }
 
-    /// Tells of the blocks that were caught up with, if there were any.
+    /// Reports the missed blocks that are stored now, if there were any.
     fn close(&self, gap: Gap, at: u64) {
         if let Some(from) = gap.from.filter(|from| *from <= at) {
             let elapsed = gap.since.elapsed();

@@ -145,7 +145,7 @@ fn aggregate3(calls: impl Iterator<Item = (Address, Bytes)>) -> Bytes {
     aggregate3Call { calls }.abi_encode().into()
 }
 
-/// What `aggregate3` returned for so many sub-calls.
+/// The results of an `aggregate3` with this number of sub-calls.
 fn results(returned: &[u8], expected: usize) -> Result<Vec<CallResult>, String> {
     let results = aggregate3Call::abi_decode_returns(returned)
         .map_err(|error| format!("aggregate3 returned no list of results: {error}"))?;

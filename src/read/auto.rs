@@ -105,7 +105,7 @@ impl Methods {
         }
         let client = calls.client();
         let packed: HashMap<_, _> = result.totals.into_iter().collect();
-        // A wallet that is marked is read through Multicall3 in any case; when all are, packing is no help.
+        // A wallet that is marked is read through Multicall3 in any case; if all are, the packed reader is of no use.
         let differs = |(wallet, total): &&Reading| match packed.get(wallet) {
             Some(by_it) => total.as_ref() != Ok(by_it),
             None => packed.is_empty() && total.is_ok(),

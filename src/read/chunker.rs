@@ -8,9 +8,9 @@ use crate::tally::{Pages, RunError, Wallet};
 pub(super) struct Chunker<'a> {
     pages: Pages<'a>,
     wallets: std::vec::IntoIter<Wallet>,
-    /// What ended the pages.
+    /// The error that ended the pages.
     pub(super) error: Option<RunError>,
-    /// Whether there is no more than what is at hand.
+    /// True if the pages have ended.
     pub(super) is_over: bool,
 }
 

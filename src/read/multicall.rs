@@ -30,7 +30,7 @@ impl Multicall3 {
         &self.totals.parts
     }
 
-    /// What a wallet with so many parts costs in a call.
+    /// What a wallet with this number of parts costs in a call.
     pub(super) const fn cost(parts: usize) -> CallCost {
         // A sub-call takes its place, target, flag and data, and gives back its place, success and result.
         CallCost { bytes_sent: 224 * parts, bytes_returned: 160 * parts, gas: 7_000 * parts }

@@ -85,7 +85,7 @@ impl Packed {
         }
     }
 
-    /// What a wallet with so many parts costs in a call.
+    /// What a wallet with this number of parts costs in a call.
     pub(super) const fn cost(parts: usize) -> CallCost {
         CallCost { bytes_sent: BYTES_SENT, bytes_returned: BYTES_RETURNED, gas: 3_400 * parts }
     }
@@ -101,7 +101,7 @@ impl Packed {
     /// The total of each wallet in wei, `None` for one that is marked.
     ///
     /// # Errors
-    /// When it is not what the program returns for so many wallets, on this chain at this block.
+    /// If it is not what the program returns for these wallets, on this chain at this block.
     fn decode(
         &self,
         wallets: &[Wallet],

@@ -8,8 +8,8 @@ use super::{
 };
 
 impl ReaderSettings {
-    /// About how many `eth_call`s it takes to read so many wallets' totals, of so many parts, from a
-    /// node with the usual limits: 50M gas in a call, and bodies of 2 MB.
+    /// About how many `eth_call`s the totals of `wallets` take, each of `parts` parts, from a node with the usual
+    /// limits: 50M gas in a call, and bodies of 2 MB.
     pub fn expected_calls(&self, parts: usize, wallets: u64) -> u64 {
         let search = |cost| search(self.chunk, cost);
         let calls = |cost: CallCost, wallets| search(cost).requests_for(wallets, cost.usual());
@@ -25,7 +25,7 @@ impl ReaderSettings {
         }
     }
 
-    /// Whether that number depends on these limits.
+    /// True if that number depends on these limits.
     pub fn depends_on_limits(&self, parts: usize) -> bool {
         let cost = match self.method {
             MethodChoice::Packed => Packed::cost(parts),

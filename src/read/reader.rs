@@ -188,7 +188,7 @@ impl NodeReader {
     /// Reads what `pages` gives in chunks, several at once: at `fixed`, or at the block that was chosen, resolved
     /// again from time to time.
     fn read_pages<'a>(&'a self, pages: Pages<'a>, fixed: Option<BlockRef>) -> BoxStream<'a, Chunk> {
-        // A node that failed one chunk for good is not asked for the next.
+        // After a chunk has failed, no further one is begun.
         let gave_up = Arc::new(AtomicBool::new(false));
         let state = Some((Chunker::new(pages), Arc::clone(&gave_up)));
         let chunks = stream::unfold(state, move |state| async move {

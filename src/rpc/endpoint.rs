@@ -117,7 +117,7 @@ impl Endpoint {
         }
     }
 
-    /// Keeps requests away after a failure, for a while or for good. `attempt` counts from 0.
+    /// Keeps requests away after a failure, for a while or until it is revived. `attempt` counts from 0.
     pub(super) fn let_cool_down(&self, failure: &NodeError, attempt: usize, is_only_one: bool) {
         let asked = failure.wait.unwrap_or_default();
         if failure.kind.action() == Action::GiveUp || asked > LONGEST_ASKED_WAIT {

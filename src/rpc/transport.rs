@@ -59,7 +59,7 @@ pub(super) struct HttpPost {
     url: Url,
 }
 
-/// What went wrong with a POST. Never holds the URL, which may hold a key.
+/// Why a POST failed. Never holds the URL, which may hold a key.
 #[derive(Debug, Error)]
 pub(super) enum HttpError {
     /// The server answered with an error status.
@@ -80,8 +80,8 @@ pub(super) enum HttpError {
         /// The HTTP client's error, without the URL.
         source: reqwest::Error,
     },
-    /// The answer is no JSON-RPC.
-    #[error("the answer is no JSON-RPC: {error}{}", excerpt(.body))]
+    /// The answer is not JSON-RPC.
+    #[error("the answer is not JSON-RPC: {error}{}", excerpt(.body))]
     Garbled {
         /// What does not fit.
         error: serde_json::Error,

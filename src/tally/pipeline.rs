@@ -1,7 +1,7 @@
 //! The one path from wallets to stored totals: select → read → record, all three at once.
 //!
 //! What was read is stored in batches, each of one block and in one transaction, also when something
-//! fails later. Memory is bounded: whoever is ahead waits.
+//! fails later. Memory is bounded: the faster side waits.
 
 use std::time::Duration;
 
@@ -86,12 +86,12 @@ struct Batch {
 }
 
 impl Batch {
-    /// Whether there is nothing in it to be told or stored.
+    /// True if it has nothing to report or store.
     const fn is_empty(&self) -> bool {
         self.requested == 0 && self.error.is_none() && self.cut_short_by.is_none()
     }
 
-    /// Takes note of an error of the node: after a stop it may be but a request cut short.
+    /// Keeps an error of the node. After a shutdown, it may only be a request cut short.
     fn fail(&mut self, error: RunError, shutdown: &Shutdown) {
         let place = if shutdown.is_requested() { &mut self.cut_short_by } else { &mut self.error };
         place.get_or_insert(error);
@@ -294,7 +294,7 @@ fn read_at(block: u64, wallet: Wallet, total: U256) -> TotalRead {
     TotalRead { wallet, total, read_block: block, event_block: None }
 }
 
-/// Splits wallets at hand into pages of `size`.
+/// Splits wallets into pages of `size`.
 pub fn pages_of(
     wallets: Vec<Wallet>,
     size: usize,

@@ -75,7 +75,7 @@ pub struct Chunk {
 /// what was read as it comes, in no order. After an error it takes no more; what is under way is
 /// still given. Of what was not begun when a stop was asked for, nothing is read.
 pub trait Reader: Send + Sync {
-    /// Reads at the block that was asked for, resolved anew as the chain goes on.
+    /// Reads at the block that the user chose, resolved again from time to time.
     fn read<'a>(&'a self, pages: Pages<'a>) -> BoxStream<'a, Chunk>;
 
     /// Reads at the block of this number that has this hash, where the node can tell them apart:

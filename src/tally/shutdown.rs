@@ -1,4 +1,4 @@
-//! The wish to stop: raised by a signal, by `--max-duration` or by `--max-calls`, seen by everybody.
+//! Asks for an early end: by a signal, `--max-duration` or `--max-calls`.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -7,8 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// Raised once, never taken back. Work that is under way is finished and
-/// stored; new work is not begun.
+/// Requested once, and never revoked. Work in progress is finished and stored; no new work begins.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     token: CancellationToken,
@@ -21,7 +20,7 @@ impl Shutdown {
     /// How long calls that are under way may still take once a stop was asked for.
     pub const GRACE: Duration = Duration::from_secs(5);
 
-    /// Ends the run cleanly, for a reason that is no interruption.
+    /// Ends the run cleanly, for a reason other than a signal.
     pub fn request(&self) {
         self.token.cancel();
         self.urgent.cancel();

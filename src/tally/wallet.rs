@@ -1,4 +1,4 @@
-//! A wallet's address, parsed once: whoever holds a [`Wallet`] holds a good one.
+//! A wallet's address, checked when it is parsed.
 
 use std::{fmt, str::FromStr};
 
