@@ -69,7 +69,10 @@ fn style(wallets: u64, failed: Arc<AtomicU64>) -> ProgressStyle {
             let _ = write!(text, "{}", HumanCount(failed.load(Relaxed)));
         })
         .with_key("time_left", |state: &ProgressState, text: &mut dyn fmt::Write| {
-            let _ = write!(text, "{:#}", HumanDuration(state.eta()));
+            let _ = match state.pos() {
+                0 => write!(text, "?"),
+                _ => write!(text, "{:#}", HumanDuration(state.eta())),
+            };
         })
 }
 

@@ -180,7 +180,10 @@ async fn watch_starts_at_from_block_without_a_checkpoint(database: Database) {
         watching.signal("TERM");
         let (ran, lines) = watching.wait();
         let ran = ran.expect(143);
-        assert!(ran.stderr.contains("--from-block is for a table without a checkpoint"), "{ran:?}");
+        assert!(
+            ran.stderr.contains("--from-block is ignored: the table has a checkpoint"),
+            "{ran:?}"
+        );
         assert_eq!(lines.last().unwrap()["checkpoint_block"], head);
     }
     assert_eq!(read_wallets(&database).await, addresses([3, 4, 5, 20]));
