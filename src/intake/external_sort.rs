@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy::primitives::Address;
-use itertools::Itertools;
+use itertools::{Either, Itertools};
 
 use crate::tally::Wallet;
 
@@ -47,8 +47,8 @@ impl ExternalSort {
         mut self,
     ) -> io::Result<impl Iterator<Item = io::Result<Wallet>> + Send> {
         self.sort();
-        let runs = self.runs.into_iter().map(|file| Box::new(wallets_in(file)) as Sorted);
-        let in_memory = Box::new(self.in_memory.into_iter().map(Ok)) as Sorted;
+        let runs = self.runs.into_iter().map(|file| Either::Left(wallets_in(file)));
+        let in_memory = Either::Right(self.in_memory.into_iter().map(Ok));
         Ok(runs
             .chain([in_memory])
             .kmerge_by(|one, other| match (one, other) {
@@ -64,8 +64,6 @@ impl ExternalSort {
         self.in_memory.dedup();
     }
 }
-
-type Sorted = Box<dyn Iterator<Item = io::Result<Wallet>> + Send>;
 
 /// The wallets in a run.
 fn wallets_in(file: File) -> impl Iterator<Item = io::Result<Wallet>> {
