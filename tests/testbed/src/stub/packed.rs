@@ -61,5 +61,5 @@ pub(super) fn wallets(request: &Value) -> Option<usize> {
     let data = call["input"].as_str().or_else(|| call["data"].as_str())?;
     let bytes = data.strip_prefix("0x")?.len() / 2;
     let parts = usize::from_str_radix(data.get(2..2 + 2 * COUNT)?, 16).ok()?;
-    Some(bytes.checked_sub(COUNT + parts * PART)? / WALLET)
+    Some(bytes.checked_sub(COUNT.checked_add(parts.checked_mul(PART)?)?)? / WALLET)
 }

@@ -4,21 +4,29 @@ use super::*;
 
 const PACKED: &str = "0x00000000000000000000000000000000000Acced";
 
+/// The table of parts with which the call data begins: the number of parts, 1, and that part.
+const TABLE: [u8; 32] = {
+    let mut table = [0; 32];
+    table[7] = 1;
+    table
+};
+
 /// The canned result of a packed call, and of a call without overrides.
 pub(super) fn answer(params: &Value) -> Value {
     if params[2].is_null() {
         return json!("0x");
     }
-    let wallets = hex::decode(params[0]["data"].as_str().unwrap()).unwrap();
-    let words = wallets.chunks(20).map(|wallet| U256::from_be_slice(wallet));
-    let words = [U256::from(HEAD)].into_iter().chain(words);
+    let data = hex::decode(params[0]["data"].as_str().unwrap()).unwrap();
+    let words = data[TABLE.len()..].chunks(20).map(|wallet| U256::from_be_slice(wallet));
+    let words = [U256::from(HEAD), U256::ONE].into_iter().chain(words);
     json!(hex::encode_prefixed(words.flat_map(|word| word.to_be_bytes::<32>()).collect::<Vec<_>>()))
 }
 
 /// A packed call with this many wallets.
 fn packed(wallets: usize) -> Value {
-    let wallets: Vec<u8> = (0..wallets).flat_map(|n| WALLET.create(n as u64).0.0).collect();
-    let call = json!({ "to": PACKED, "data": hex::encode_prefixed(wallets) });
+    let wallets = (0..wallets).flat_map(|n| WALLET.create(n as u64).0.0);
+    let data: Vec<u8> = TABLE.into_iter().chain(wallets).collect();
+    let call = json!({ "to": PACKED, "data": hex::encode_prefixed(data) });
     // Addresses may be in lower case in one place and mixed case in the other.
     let code = json!({ PACKED.to_lowercase(): { "code": "0x5f" } });
     request("eth_call", json!([call, "0x64", code]))
@@ -65,7 +73,7 @@ async fn too_many_wallets() {
 #[tokio::test]
 async fn nodes_without_overrides() {
     let stub = stub().await;
-    assert_eq!(words(&stub, 2).await.0.len(), 3);
+    assert_eq!(words(&stub, 2).await.0.len(), 4);
     stub.fault(Fault::RefusesOverrides, When::first(1));
     stub.fault(Fault::IgnoresOverrides, When::always());
     let refused = json!({ "code": -32602, "message": "too many arguments, want at most 2" });
@@ -95,11 +103,11 @@ async fn corruptions() {
         stub.fault(Fault::CorruptPacked(corruption), When::always());
         let (told, rest) = words(&stub, 3).await;
         match corruption {
-            Corruption::Total => assert!(told[..3] == truth[..3] && told[3] != truth[3]),
+            Corruption::Total => assert!(told[..4] == truth[..4] && told[4] != truth[4]),
             Corruption::Block => assert!(told[1..] == truth[1..] && told[0] != truth[0]),
-            Corruption::Short => assert_eq!(told, truth[..3]),
-            Corruption::Long => assert_eq!((&told[..4], told.len()), (&truth[..], 5)),
-            Corruption::PartialWord => assert_eq!((told.len(), rest), (3, 31)),
+            Corruption::Short => assert_eq!(told, truth[..4]),
+            Corruption::Long => assert_eq!((&told[..5], told.len()), (&truth[..], 6)),
+            Corruption::PartialWord => assert_eq!((told.len(), rest), (4, 31)),
             Corruption::Empty => assert_eq!((told.len(), rest), (0, 0)),
         }
         // Other calls are not affected.
