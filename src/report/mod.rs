@@ -1,7 +1,7 @@
 //! Everything that a person or a script sees: stdout, stderr, bars.
 //!
 //! stdout carries the result and nothing else. Nothing outside this module prints. Printing hands a line to
-//! a thread ([`writer`]), so it never waits for a reader; [`Report::flush`] does, at the end.
+//! a thread in `writer`, so it never waits for a reader; [`Report::flush`] does, at the end.
 
 mod bar;
 mod log;
