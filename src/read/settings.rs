@@ -42,7 +42,7 @@ pub enum ChunkLimit {
 
 /// A text that is not a chunk limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a chunk is auto or a number from 1 to {}", ChunkLimit::MOST)]
+#[error("must be auto or a number from 1 to {}", ChunkLimit::MOST)]
 pub struct ChunkLimitError;
 
 impl ChunkLimit {

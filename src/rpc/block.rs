@@ -22,7 +22,7 @@ pub enum BlockChoice {
 
 /// A text that names no block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a block is latest, safe, finalized or a number")]
+#[error("must be latest, safe, finalized or a block number")]
 pub struct BlockChoiceError;
 
 impl FromStr for BlockChoice {

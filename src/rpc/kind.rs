@@ -62,7 +62,7 @@ impl ErrorKind {
             }
             Self::Unreachable => "; check that the node is up, or give a second --rpc-url",
             Self::TimedOut => "; lower --chunk, raise --timeout, or give a second --rpc-url",
-            Self::TooLarge => "; lower --chunk",
+            Self::TooLarge => "; the node refuses even the smallest request: use another --rpc-url",
             Self::Reverted | Self::Unknown => "",
         }
     }
