@@ -65,10 +65,10 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
     let ws_url = app.ws_url()?;
     let max_lag = Duration::from_secs(args.max_lag);
     let monitor = Arc::new(Monitor::new(max_lag, args.confirmations, move || client.counts()));
-    let parts = Parts { app, args: &args, events: Arc::new(events), reader, ws_url };
+    let prepared = Prepared { app, args: &args, events: Arc::new(events), reader, ws_url };
     let mut server = None;
     tokio::select! {
-        ended = parts.watch(&monitor, &mut server) => ended?,
+        ended = prepared.watch(&monitor, &mut server) => ended?,
         // Nothing is lost: what is not stored comes after the checkpoint.
         () = overdue(&app.shutdown) => warn!("node or database take too long; stopping without waiting for them"),
     }
@@ -84,7 +84,7 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
 }
 
 /// What needs neither node nor database to be made.
-struct Parts<'a> {
+struct Prepared<'a> {
     app: &'a App,
     args: &'a WatchArgs,
     events: Arc<Events>,
@@ -92,7 +92,7 @@ struct Parts<'a> {
     ws_url: Url,
 }
 
-impl Parts<'_> {
+impl Prepared<'_> {
     /// Opens everything and watches until a shutdown is requested. A mistake in the settings ends it at
     /// once; later failures are retried. `server` is set once it answers, and left running.
     async fn watch(

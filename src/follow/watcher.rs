@@ -49,7 +49,7 @@ pub struct Watcher<'a> {
 
 /// What the signals came to since the last time.
 #[derive(Default)]
-struct Pending {
+struct PendingSignals {
     /// The newest block has to be asked for.
     ask: bool,
     /// The newest announced block.
@@ -68,7 +68,7 @@ struct Gap {
     since: Instant,
 }
 
-impl Pending {
+impl PendingSignals {
     fn take(&mut self, signal: Signal, next: Option<u64>) {
         match signal {
             Signal::Head(block) => {
@@ -102,7 +102,7 @@ impl Pending {
 impl Watcher<'_> {
     /// Follows what `signals` tell of.
     pub async fn run(mut self, signals: &mut UnboundedReceiver<Signal>) -> WatchEnd {
-        let mut pending = Pending::default();
+        let mut pending = PendingSignals::default();
         pending.take(Signal::Missed, self.follower.next());
         let mut backoff = Backoff::default();
         loop {
@@ -136,7 +136,7 @@ impl Watcher<'_> {
     async fn listen(
         &self,
         signals: &mut UnboundedReceiver<Signal>,
-        pending: &mut Pending,
+        pending: &mut PendingSignals,
         end: Instant,
         one: bool,
     ) {
@@ -163,7 +163,7 @@ impl Watcher<'_> {
     async fn catch_up(
         &mut self,
         signals: &mut UnboundedReceiver<Signal>,
-        pending: &mut Pending,
+        pending: &mut PendingSignals,
     ) -> Result<(), RunError> {
         while let Ok(signal) = signals.try_recv() {
             pending.take(signal, self.follower.next());
