@@ -137,7 +137,7 @@ impl Sender {
     }
 
     async fn require_block(&self, endpoint: &Endpoint, block: u64) -> Result<(), RequestError> {
-        if endpoint.head() >= block.saturating_add(SURELY_HAS) {
+        if endpoint.head().is_some_and(|head| head.number >= block.saturating_add(SURELY_HAS)) {
             return Ok(());
         }
         let params = (U64::from(block), false);
@@ -159,6 +159,10 @@ impl Sender {
 }
 
 fn lacks_block(endpoint: &Endpoint, block: String) -> RequestError {
-    let message = format!("header not found: it does not have block {block} yet");
+    let known = endpoint.head().map_or_else(String::new, |head| {
+        let age = head.seen.elapsed().as_secs();
+        format!("; the newest block it was seen to have is {}, {age} s ago", head.number)
+    });
+    let message = format!("header not found: it does not have block {block} yet{known}");
     NodeError::new(&endpoint.id, ErrorKind::BlockUnavailable, message).into()
 }

@@ -152,7 +152,7 @@ impl Client {
                 let hash = block.hash.filter(|_| takes_hash);
                 CallParams(call.clone(), BlockRef { hash, ..block })
             };
-            self.send_to_any(request, params, &read, Some(permit)).await
+            self.send_to_any(request, params, &read, Some((permit, block.number))).await
         };
         match send(block).await {
             Err(RequestError::Node(failure))
@@ -216,14 +216,14 @@ impl Client {
         request: Request<()>,
         params: impl Fn(&Endpoint) -> P,
         read: &impl Fn(R) -> Result<T, String>,
-        permit: Option<&Permit<'_>>,
+        call: Option<(&Permit<'_>, u64)>,
     ) -> Result<(T, &Endpoint), RequestError> {
         let Request { method, once, freshness, .. } = request;
         let retries = if once { 0 } else { self.retries as usize };
         let mut attempts_left = retries + self.endpoints.len();
         let mut last = None;
         for attempt in 0.. {
-            let endpoint = match self.available_endpoint().await {
+            let endpoint = match self.available_endpoint(call.map(|(_, block)| block)).await {
                 Ok(endpoint) => endpoint,
                 Err(error) => return Err(last.map_or(error, RequestError::Node)),
             };
@@ -232,7 +232,7 @@ impl Client {
                     .checked()
                     .get_or_try_init(|| self.sender.check(endpoint, &self.expected))
                     .await?;
-                if let Some(permit) = permit {
+                if let Some((permit, _)) = call {
                     self.sender.unless_stopped(endpoint, permit.renew()).await?;
                 }
                 let answer = self.sender.ask(endpoint, method, params(endpoint), read).await?;
@@ -246,6 +246,9 @@ impl Client {
                 Err(RequestError::Stopped(_)) if last.is_some() => break,
                 Err(error) => return Err(error),
             };
+            if let (Some((_, block)), ErrorKind::BlockUnavailable) = (call, failure.kind) {
+                endpoint.refused_block(block);
+            }
             attempts_left -= 1;
             if failure.kind == ErrorKind::Unknown {
                 // It is an answer, and the next one will hardly be another.
@@ -266,19 +269,29 @@ impl Client {
         Err(last.expect("the loop ends after a failure").into())
     }
 
-    /// The first endpoint that may be asked, as soon as there is one.
-    async fn available_endpoint(&self) -> Result<&Endpoint, RequestError> {
+    /// The first endpoint that may be asked, as soon as there is one; if possible, one that is not known to lack the
+    /// state of `block`.
+    async fn available_endpoint(&self, block: Option<u64>) -> Result<&Endpoint, RequestError> {
         loop {
             let now = Instant::now();
             let mut earliest: Option<Instant> = None;
+            let mut available = None;
             for endpoint in &self.endpoints {
                 match endpoint.availability() {
-                    Availability::From(then) if then <= now => return Ok(endpoint),
+                    Availability::From(then) if then <= now => {
+                        if block.is_none_or(|block| endpoint.may_have_state(block)) {
+                            return Ok(endpoint);
+                        }
+                        available = available.or(Some(endpoint));
+                    }
                     Availability::From(then) => {
                         earliest = Some(earliest.map_or(then, |earliest| earliest.min(then)));
                     }
                     Availability::GivenUp(_) => {}
                 }
+            }
+            if let Some(endpoint) = available {
+                return Ok(endpoint);
             }
             let Some(earliest) = earliest else { return Err(self.no_endpoint()) };
             tokio::select! {

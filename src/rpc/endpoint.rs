@@ -58,14 +58,24 @@ pub(super) enum Availability {
 struct Learnt {
     /// Set once it is known to be of the right chain with every contract.
     checked: OnceCell<()>,
-    /// The highest block that it is known to have.
-    head: AtomicU64,
+    /// The highest block that it is known to have, and when it was seen to.
+    head: Mutex<Option<Head>>,
+    /// One more than the highest block that it has, or had, but whose state it lacked.
+    state_from: AtomicU64,
     /// Whether it refuses to give the logs of a block that it does not have.
     refuses_unknown_blocks: OnceCell<bool>,
     /// Whether it takes the hash of a block in an `eth_call`, and state overrides.
     features: Mutex<HashMap<Feature, Support>>,
     /// How large requests may be, by kind.
     limits: Mutex<HashMap<&'static str, LimitSearch>>,
+}
+
+/// A block that an endpoint is known to have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub(super) number: u64,
+    /// When it was last seen to have that block, or a higher one.
+    pub(super) seen: Instant,
 }
 
 /// A form of request that not every node understands.
@@ -144,13 +154,28 @@ impl Endpoint {
     }
 
     /// The highest block that it is known to have.
-    pub(super) fn head(&self) -> u64 {
-        self.learnt.head.load(Relaxed)
+    pub(super) fn head(&self) -> Option<Head> {
+        *lock(&self.learnt.head)
     }
 
     /// It has this block.
     pub(super) fn has_block(&self, number: u64) {
-        self.learnt.head.fetch_max(number, Relaxed);
+        let mut head = lock(&self.learnt.head);
+        if head.is_none_or(|head| head.number <= number) {
+            *head = Some(Head { number, seen: Instant::now() });
+        }
+    }
+
+    /// It refused this block. If it has had it, it lacks that block's state, and so that of older ones.
+    pub(super) fn refused_block(&self, number: u64) {
+        if self.head().is_some_and(|head| head.number >= number) {
+            self.learnt.state_from.fetch_max(number.saturating_add(1), Relaxed);
+        }
+    }
+
+    /// False if it is known to lack the state of this block.
+    pub(super) fn may_have_state(&self, number: u64) -> bool {
+        number >= self.learnt.state_from.load(Relaxed)
     }
 
     /// Whether it has this feature, as far as is known.
@@ -215,4 +240,31 @@ impl Drop for SizeInUse<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint() -> Endpoint {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Endpoint::new(reqwest::Client::new(), 0, "http://127.0.0.1:1".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_block_that_it_has_had_and_refuses_is_one_whose_state_it_lacks() {
+        let endpoint = endpoint();
+        endpoint.refused_block(100);
+        assert!(endpoint.may_have_state(100), "it may only be behind");
+        endpoint.has_block(120);
+        endpoint.has_block(110);
+        assert_eq!(endpoint.head().unwrap().number, 120);
+        endpoint.refused_block(100);
+        assert_eq!(
+            [99, 100, 101].map(|block| endpoint.may_have_state(block)),
+            [false, false, true]
+        );
+        endpoint.refused_block(121);
+        assert!(endpoint.may_have_state(101));
+    }
 }

@@ -23,7 +23,11 @@ impl Client {
         match choice {
             BlockChoice::Number(number) => Ok(number),
             BlockChoice::Latest => {
-                self.request("eth_blockNumber", (), |number: U64| Ok(number.to())).await
+                let request = Request::new("eth_blockNumber", ());
+                let read = |number: U64| Ok(number.to());
+                let (number, endpoint) = self.send_and_tell(request, read).await?;
+                endpoint.has_block(number);
+                Ok(number)
             }
             tag @ (BlockChoice::Safe | BlockChoice::Finalized) => {
                 let number = |block: Option<Numbered>| match block {
@@ -41,7 +45,10 @@ impl Client {
     /// As [`Client::request`].
     pub async fn newest_header(&self) -> Result<Header, RequestError> {
         let present = |header: Option<Header>| header.ok_or_else(|| "it has no block".to_owned());
-        self.request("eth_getBlockByNumber", ("latest", false), present).await
+        let request = Request::new("eth_getBlockByNumber", ("latest", false));
+        let (header, endpoint) = self.send_and_tell(request, present).await?;
+        endpoint.has_block(header.number.to());
+        Ok(header)
     }
 
     /// The header of the block with this number, if there is one, from an endpoint that has the block `seen` too.
