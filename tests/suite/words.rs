@@ -264,8 +264,6 @@ fn bash(script: &str, database: &Database, node: &str) -> (i32, String, String) 
 #[test]
 fn every_manual_page_renders_without_a_warning() {
     let database = Database::sqlite();
-    // A container may have no man, or a stub that only prints a message.
-    let can_render = bash("man --version && command -v col", &database, "").1.starts_with("man ");
     for command in [None].into_iter().chain(COMMANDS.map(Some)) {
         let page = ethtally(["man"].into_iter().chain(command)).run().expect(0).stdout;
         let name = ["ethtally"].into_iter().chain(command).collect::<Vec<_>>().join("-");
@@ -279,11 +277,8 @@ fn every_manual_page_renders_without_a_warning() {
         }
         expected.extend(["\"EXIT STATUS\"", "EXAMPLES"]);
         assert_eq!(sections, expected, "{command:?}");
-        if !can_render {
-            continue;
-        }
         fs::write(database.folder().join("page.1"), page).unwrap();
-        let (status, text, warnings) = bash("man --warnings -l page.1 | col -b", &database, "");
+        let (status, text, warnings) = bash("groff -ww -man -Tutf8 -P-cbou page.1", &database, "");
         assert_eq!((status, warnings.as_str()), (0, ""), "{command:?}");
         assert!(text.contains(&format!("{name} - ")), "{text}");
     }
