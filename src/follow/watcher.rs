@@ -120,7 +120,7 @@ impl Watcher<'_> {
             match self.catch_up(signals, &mut pending).await {
                 Ok(()) => backoff.reset(),
                 // Cut short by the shutdown: nothing is lost.
-                Err(error) if self.shutdown.is_requested() => info!("left rereads: {error:#}"),
+                Err(error) if self.shutdown.is_requested() => info!("not finished: {error:#}"),
                 Err(error) => {
                     let pause = backoff.pause();
                     self.observer.notify(&WatchEvent::Failed { error, pause });
