@@ -4,16 +4,16 @@
 //! meanwhile, and the first again as soon as it may have recovered.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use alloy::{
-    primitives::Bytes,
-    rpc::json_rpc::{RpcRecv, RpcSend},
-};
-use anyhow::Context;
+use alloy::primitives::Bytes;
 use itertools::Itertools;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use url::Url;
@@ -22,12 +22,13 @@ use super::{
     block::{BlockChoice, BlockRef},
     checks::{Contracts, Expected},
     endpoint::{Availability, Endpoint, Feature, Support},
+    endpoint_id::EndpointId,
     error::RequestError,
     kind::{Action, ErrorKind},
     limiter::{Permit, RateLimits},
     request::{Call, CallParams, Request},
     sender::Sender,
-    transport::EndpointId,
+    transport::{HttpTransport, Transport},
 };
 use crate::{
     profile::Profile,
@@ -73,22 +74,31 @@ impl Client {
         profile: &Profile,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
-        // Fails only where a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .timeout(settings.timeout)
-            .user_agent(concat!("ethtally/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .context("the HTTP client cannot be set up; are CA certificates installed?")?;
-        let endpoint = |(index, url)| Endpoint::new(http.clone(), index, url);
-        Ok(Self {
-            endpoints: settings.urls.into_iter().enumerate().map(endpoint).collect(),
+        let transports = HttpTransport::of_each(&settings.urls)?.into_iter();
+        let transports = transports.map(|http| Arc::new(http) as _).collect();
+        Ok(Self::through(transports, rand::random(), settings, profile, shutdown))
+    }
+
+    /// The same through these transports, one for each URL. All that is random follows from `seed`.
+    pub fn through(
+        transports: Vec<Arc<dyn Transport>>,
+        seed: u64,
+        settings: ClientSettings,
+        profile: &Profile,
+        shutdown: Shutdown,
+    ) -> Self {
+        let endpoints = settings.urls.iter().zip(transports).enumerate();
+        let endpoint = |(index, (url, transport))| {
+            Endpoint::new(EndpointId::new(index, url), transport, settings.timeout, seed)
+        };
+        Self {
+            endpoints: endpoints.map(endpoint).collect(),
             sender: Sender::new(settings.rates, settings.concurrency, shutdown.clone()),
             expected: Expected::of(profile, settings.contracts, settings.block),
             retries: settings.retries,
             retried: AtomicU64::new(0),
             shutdown,
-        })
+        }
     }
 
     /// Retries per request.
@@ -177,7 +187,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn request<P: RpcSend, R: RpcRecv, T>(
+    pub async fn request<P: Serialize, R: DeserializeOwned, T>(
         &self,
         method: &'static str,
         params: P,
@@ -190,7 +200,7 @@ impl Client {
     ///
     /// # Errors
     /// [`RequestError::Node`] with [`Action::Split`] at once, with any other action when every retry is spent.
-    pub async fn send<P: RpcSend, R: RpcRecv, T>(
+    pub async fn send<P: Serialize, R: DeserializeOwned, T>(
         &self,
         request: Request<P>,
         read: impl Fn(R) -> Result<T, String>,
@@ -202,16 +212,16 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn send_and_tell<P: RpcSend, R: RpcRecv, T>(
+    pub async fn send_and_tell<P: Serialize, R: DeserializeOwned, T>(
         &self,
         Request { method, params, once, freshness }: Request<P>,
         read: impl Fn(R) -> Result<T, String>,
     ) -> Result<(T, &Endpoint), RequestError> {
         let request = Request { method, params: (), once, freshness };
-        self.send_to_any(request, |_| params.clone(), &read, None).await
+        self.send_to_any(request, |_| &params, &read, None).await
     }
 
-    async fn send_to_any<P: RpcSend, R: RpcRecv, T>(
+    async fn send_to_any<P: Serialize, R: DeserializeOwned, T>(
         &self,
         request: Request<()>,
         params: impl Fn(&Endpoint) -> P,

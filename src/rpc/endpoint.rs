@@ -3,22 +3,26 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use alloy::rpc::client::RpcClient;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use tokio::{sync::OnceCell, time::Instant};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout},
+};
 use tracing::warn;
-use url::Url;
 
 use super::{
-    error::NodeError,
+    endpoint_id::EndpointId,
+    error::{NodeError, excerpt},
+    json::{self, Answer},
     kind::Action,
-    transport::{EndpointId, HttpPost},
+    transport::{HttpError, Transport},
 };
 use crate::limit::{LimitSearch, Size};
 
@@ -27,11 +31,12 @@ const LONGEST_ASKED_WAIT: Duration = Duration::from_secs(120);
 
 /// How long an endpoint cools down after each failure of a request in a row: 125 to 250 ms at first, twice as long each
 /// time, up to 15 to 30 s.
-fn cool_down() -> ExponentialBuilder {
+fn cool_down(seed: u64) -> ExponentialBuilder {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(125))
         .with_max_delay(Duration::from_secs(15))
         .with_jitter()
+        .with_jitter_seed(seed)
         .without_max_times()
 }
 
@@ -39,7 +44,13 @@ fn cool_down() -> ExponentialBuilder {
 pub struct Endpoint {
     /// Which one it is.
     pub id: EndpointId,
-    pub(super) rpc: RpcClient,
+    transport: Arc<dyn Transport>,
+    /// How long to wait for a response.
+    timeout: Duration,
+    /// The id of the next request.
+    next_id: AtomicU64,
+    /// The seed of the next random pause.
+    next_seed: AtomicU64,
     availability: Mutex<Availability>,
     learnt: Learnt,
 }
@@ -100,12 +111,50 @@ pub enum Support {
 }
 
 impl Endpoint {
-    pub(super) fn new(http: reqwest::Client, index: usize, url: Url) -> Self {
+    pub(super) fn new(
+        id: EndpointId,
+        transport: Arc<dyn Transport>,
+        timeout: Duration,
+        seed: u64,
+    ) -> Self {
         Self {
-            id: EndpointId::new(index, &url),
-            rpc: RpcClient::new(HttpPost::new(http, url), false),
+            id,
+            transport,
+            timeout,
+            // Two processes behind one gateway do not share their ids. Some nodes read 32 bits, with a sign.
+            next_id: AtomicU64::new(seed % (1 << 30)),
+            next_seed: AtomicU64::new(seed),
             availability: Mutex::new(Availability::From(Instant::now())),
             learnt: Learnt::default(),
+        }
+    }
+
+    /// Sends a request, once; the response may have `limit` bytes.
+    pub(super) async fn request<P: Serialize, R: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &P,
+        limit: usize,
+    ) -> Result<R, NodeError> {
+        let id = self.next_id.fetch_add(1, Relaxed);
+        let posted = self.transport.post(json::request(id, method, params), limit);
+        let posted = timeout(self.timeout, posted).await.unwrap_or(Err(HttpError::TimedOut));
+        let response = posted.map_err(|error| NodeError::of_http(&self.id, error))?;
+        if !(200..300).contains(&response.status) {
+            return Err(NodeError::of_response(&self.id, &response));
+        }
+        match json::answer(id, &response.body) {
+            Answer::Result(result) => Ok(result),
+            Answer::Error(error) => Err(NodeError::of_error_object(
+                &self.id,
+                response.status,
+                &response.headers,
+                &error,
+            )),
+            Answer::Malformed(why) => Err(NodeError::malformed(
+                &self.id,
+                format!("{why}{}", excerpt(&String::from_utf8_lossy(&response.body))),
+            )),
         }
     }
 
@@ -137,7 +186,8 @@ impl Endpoint {
             *lock(&self.availability) = Availability::GivenUp(failure.to_string());
             return;
         }
-        let wait = cool_down().build().nth(attempt).unwrap_or_default().max(asked);
+        let seed = self.next_seed.fetch_add(1, Relaxed);
+        let wait = cool_down(seed).build().nth(attempt).unwrap_or_default().max(asked);
         if let Availability::From(then) = &mut *lock(&self.availability) {
             *then = (*then).max(Instant::now() + wait);
         }
@@ -245,10 +295,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::HttpResponse;
+
+    struct Nowhere;
+
+    #[async_trait::async_trait]
+    impl Transport for Nowhere {
+        async fn post(&self, _: Vec<u8>, _: usize) -> Result<HttpResponse, HttpError> {
+            Err(HttpError::TimedOut)
+        }
+    }
 
     fn endpoint() -> Endpoint {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        Endpoint::new(reqwest::Client::new(), 0, "http://127.0.0.1:1".parse().unwrap())
+        Endpoint::new(EndpointId::labelled("http://host"), Arc::new(Nowhere), Duration::MAX, 0)
     }
 
     #[tokio::test]

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use alloy::{
-    rpc::json_rpc::{ErrorPayload, RpcError},
-    transports::{TransportError, TransportErrorKind},
-};
 use thiserror::Error;
 
 use super::{
+    endpoint_id::EndpointId,
+    json::ErrorObject,
     kind::ErrorKind,
     rules::ErrorSignature,
-    transport::{EndpointId, HttpError},
+    transport::{HeaderMap, HttpError, HttpResponse},
 };
 use crate::{redact, tally::RunError};
 
@@ -83,79 +81,74 @@ impl NodeError {
         Self { kind, endpoint: endpoint.clone(), message, wait: None, cause: None }
     }
 
-    /// Classifies what alloy reports of a request to `endpoint`.
-    pub(crate) fn of(endpoint: &EndpointId, error: TransportError) -> Self {
-        match error {
-            RpcError::ErrorResp(payload) => Self::of_error_object(endpoint, None, &payload),
-            RpcError::Transport(TransportErrorKind::Custom(error)) => {
-                match error.downcast::<HttpError>() {
-                    Ok(failure) => Self::of_http(endpoint, *failure),
-                    Err(error) => Self::malformed(endpoint, error.to_string()),
-                }
-            }
-            RpcError::DeserError { err, .. } => {
-                Self::malformed(endpoint, format!("the answer is not of the expected form: {err}"))
-            }
-            RpcError::NullResp => Self::malformed(endpoint, "the answer is null".into()),
-            error => Self::malformed(endpoint, error.to_string()),
-        }
+    /// No whole response came from `endpoint`.
+    pub(super) fn of_http(endpoint: &EndpointId, error: HttpError) -> Self {
+        let kind = match error {
+            HttpError::NoConnection { .. } => ErrorKind::Unreachable,
+            HttpError::Broken { .. } | HttpError::TimedOut => ErrorKind::TimedOut,
+            HttpError::TooLong(_) => ErrorKind::TooLarge,
+        };
+        let message = error.to_string();
+        let cause = match error {
+            HttpError::NoConnection { cause } | HttpError::Broken { cause } => Some(cause.into()),
+            HttpError::TimedOut | HttpError::TooLong(_) => None,
+        };
+        Self { cause, ..Self::new(endpoint, kind, message) }
     }
 
-    fn of_http(endpoint: &EndpointId, failure: HttpError) -> Self {
-        let message = failure.to_string();
-        match failure {
-            HttpError::Status { status, retry_after, body } => {
-                let mut failure = match error_object(&body) {
-                    Some(payload) => {
-                        Self::of_error_object(endpoint, Some(status.as_u16()), &payload)
-                    }
-                    None => {
-                        let signature = ErrorSignature {
-                            status: Some(status.as_u16()),
-                            code: None,
-                            text: &body,
-                        };
-                        Self::new(endpoint, signature.kind(), message)
-                    }
-                };
-                failure.wait = retry_after.or(failure.wait);
-                failure
-            }
-            HttpError::NoAnswer { source, .. } => {
-                let kind =
-                    if source.is_connect() { ErrorKind::Unreachable } else { ErrorKind::TimedOut };
-                Self {
-                    // The errors in between only say "client error".
-                    cause: Some(anyhow::Error::from(source).root_cause().to_string().into()),
-                    ..Self::new(endpoint, kind, message)
-                }
-            }
-            HttpError::Garbled { .. } => Self::malformed(endpoint, message),
+    /// `endpoint` answered with an HTTP error, and perhaps with an error of its own in the body.
+    pub(super) fn of_response(endpoint: &EndpointId, response: &HttpResponse) -> Self {
+        let HttpResponse { status, headers, body } = response;
+        if let Some(error) = ErrorObject::in_body(body) {
+            return Self::of_error_object(endpoint, *status, headers, &error);
         }
-    }
-
-    fn of_error_object(endpoint: &EndpointId, status: Option<u16>, payload: &ErrorPayload) -> Self {
-        let data = payload.data.as_ref().map_or("", |data| data.get());
-        let text = format!("{} {data}", payload.message);
-        let signature = ErrorSignature { status, code: Some(payload.code), text: &text };
+        let text = String::from_utf8_lossy(body);
+        let signature = ErrorSignature { status: Some(*status), code: None, text: &text };
         Self {
-            wait: asked_wait(&payload.message),
-            ..Self::new(
-                endpoint,
-                signature.kind(),
-                format!("error {}: {}", payload.code, payload.message),
-            )
+            wait: retry_after(headers),
+            ..Self::new(endpoint, signature.kind(), format!("HTTP {status}{}", excerpt(&text)))
+        }
+    }
+
+    /// `endpoint` answered with an error.
+    pub(super) fn of_error_object(
+        endpoint: &EndpointId,
+        status: u16,
+        headers: &HeaderMap,
+        error: &ErrorObject,
+    ) -> Self {
+        let ErrorObject { code, message, data } = error;
+        let data = data.as_ref().map(ToString::to_string).unwrap_or_default();
+        let text = format!("{message} {data}");
+        let status = Some(status).filter(|status| !(200..300).contains(status));
+        let signature = ErrorSignature { status, code: *code, text: &text };
+        let shown = match code {
+            Some(code) => format!("error {code}: {message}"),
+            None => format!("error: {message}"),
+        };
+        Self {
+            wait: retry_after(headers).or_else(|| asked_wait(message)),
+            ..Self::new(endpoint, signature.kind(), shown)
         }
     }
 }
 
-/// The JSON-RPC error in the body of an HTTP error, if there is one.
-fn error_object(body: &str) -> Option<ErrorPayload> {
-    #[derive(serde::Deserialize)]
-    struct Envelope {
-        error: ErrorPayload,
+/// The beginning of a body, for an error of one line.
+pub(super) fn excerpt(body: &str) -> String {
+    const LENGTH: usize = 160;
+    // First of all: of a secret that is cut in two nobody would know.
+    let words = redact::clean(body);
+    match words.char_indices().nth(LENGTH) {
+        _ if words.is_empty() => String::new(),
+        Some((end, _)) => format!(": {}…", &words[..end]),
+        None => format!(": {words}"),
     }
-    serde_json::from_str::<Envelope>(body).ok().map(|envelope| envelope.error)
+}
+
+/// The seconds that `Retry-After` asks for.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("retry-after")?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// The wait in a message such as "rate limited, try again in 4ms".
@@ -175,8 +168,6 @@ fn asked_wait(message: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::StatusCode;
-
     use super::*;
 
     #[test]
@@ -194,16 +185,14 @@ mod tests {
 
     #[test]
     fn an_error_object_in_an_http_error_is_read_with_its_status() {
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        let body =
-            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"busy"}}"#.to_owned();
-        let retry_after = Some(Duration::from_secs(7));
-        let failure = NodeError::of_http(
+        let body = br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"busy"}}"#.to_vec();
+        let headers = HeaderMap::from_iter([("retry-after".parse().unwrap(), 7.into())]);
+        let failure = NodeError::of_response(
             &EndpointId::labelled("https://host"),
-            HttpError::Status { status, retry_after, body },
+            &HttpResponse { status: 429, headers, body },
         );
         assert_eq!(failure.kind, ErrorKind::RateLimited);
-        assert_eq!(failure.wait, retry_after);
+        assert_eq!(failure.wait, Some(Duration::from_secs(7)));
         assert_eq!(failure.message, "error -32000: busy");
     }
 }

@@ -1,15 +1,17 @@
 //! One chain over several endpoints; knows no wallet.
 //!
 //! A request passes through [`Client`], which retries it and picks the endpoint, and `sender`, which makes one attempt
-//! within the limits, down to one HTTP POST in `transport`. A failure comes back as a [`NodeError`], and its
+//! within the limits: JSON-RPC in `json`, down to one HTTP POST of a [`Transport`]. A failure comes back as a [`NodeError`], and its
 //! [`ErrorKind`] decides what each layer does. What was learnt of an endpoint is kept in [`Endpoint`].
 
 mod block;
 mod checks;
 mod client;
 mod endpoint;
+mod endpoint_id;
 mod error;
 mod headers;
+mod json;
 mod kind;
 mod limiter;
 mod request;
@@ -21,9 +23,10 @@ pub use block::{BlockChoice, BlockChoiceError, BlockRef, Header};
 pub use checks::{Contracts, MULTICALL3};
 pub use client::{Client, ClientSettings};
 pub use endpoint::{Endpoint, Feature, Limit, SizeInUse, Support};
+pub use endpoint_id::EndpointId;
 pub use error::{NodeError, RequestError};
 pub use kind::{Action, ErrorKind};
 pub use limiter::{Permit, RateLimits, UNITS_PER_CALL};
 pub use request::{Call, Freshness, Override, Overrides, Request};
 pub(crate) use rules::allowed_blocks;
-pub use transport::EndpointId;
+pub use transport::{HeaderMap, HttpError, HttpResponse, Transport};

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use alloy::rpc::json_rpc::{RpcRecv, RpcSend};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -13,6 +13,9 @@ use super::{
     limiter::{ConcurrencyLimiter, Permit, RateLimiter, RateLimits},
 };
 use crate::tally::{RequestCounts, Shutdown};
+
+/// Bytes of a response, at most.
+const LONGEST_RESPONSE: usize = 64 << 20;
 
 /// Sends requests, each once.
 pub(super) struct Sender {
@@ -58,7 +61,7 @@ impl Sender {
     }
 
     /// Sends a request to an endpoint, once.
-    pub(super) async fn ask<P: RpcSend, R: RpcRecv, T>(
+    pub(super) async fn ask<P: Serialize, R: DeserializeOwned, T>(
         &self,
         endpoint: &Endpoint,
         method: &'static str,
@@ -74,10 +77,9 @@ impl Sender {
         self.requests.fetch_add(1, Relaxed);
         let sent = Instant::now();
         let answer = tokio::select! {
-            answer = endpoint.rpc.request::<P, R>(method, params) => answer,
+            answer = endpoint.request::<P, R>(method, &params, LONGEST_RESPONSE) => answer,
             () = self.shutdown.overdue() => return Err(no_answer(endpoint)),
         };
-        let answer = answer.map_err(|error| NodeError::of(&endpoint.id, error));
         match &answer {
             Ok(_) => self.concurrency.succeeded(),
             Err(failure) if failure.kind == ErrorKind::RateLimited => {

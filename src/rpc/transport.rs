@@ -1,168 +1,121 @@
-//! One HTTP POST to one endpoint, as alloy's transport.
-//!
-//! alloy's own HTTP transport drops the status and `Retry-After` of an error whose body
-//! is JSON-RPC; this one keeps everything that a failure is classified by.
+//! One HTTP POST to one endpoint: bytes out, bytes in. Knows no JSON-RPC.
 
-use std::{
-    fmt,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::fmt;
 
-use alloy::{
-    rpc::json_rpc::{RequestPacket, ResponsePacket},
-    transports::{TransportError, TransportErrorKind, TransportFut},
-};
-use reqwest::{Client, StatusCode, header};
+use anyhow::Context;
+use async_trait::async_trait;
+use reqwest::{Client, header, redirect};
 use thiserror::Error;
 use tokio_util::task::AbortOnDropHandle;
-use tower_service::Service;
 use url::Url;
 
-use crate::redact;
+pub use reqwest::header::HeaderMap;
 
-/// Which endpoint: its place in the list, and all of its URL that may be shown.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EndpointId {
-    index: usize,
-    label: Arc<str>,
+/// What requests to one endpoint go through.
+#[async_trait]
+pub trait Transport: Send + Sync {
+    /// Posts a JSON body, and returns the response whatever its status. The caller ends a wait that is too long.
+    ///
+    /// # Errors
+    /// If no whole response comes, or one of more than `limit` bytes.
+    async fn post(&self, body: Vec<u8>, limit: usize) -> Result<HttpResponse, HttpError>;
 }
 
-/// Scheme, host and port.
-impl fmt::Display for EndpointId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.label)
-    }
+/// An HTTP response.
+#[derive(Clone, Debug)]
+pub struct HttpResponse {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Vec<u8>,
 }
 
-impl EndpointId {
-    pub(super) fn new(index: usize, url: &Url) -> Self {
-        Self { index, label: url.origin().ascii_serialization().into() }
-    }
-
-    #[cfg(test)]
-    pub(super) fn labelled(label: &str) -> Self {
-        Self { index: 0, label: label.into() }
-    }
-
-    /// Its place in the list of endpoints.
-    pub(super) const fn index(&self) -> usize {
-        self.index
-    }
+/// Why there is no whole response. Never holds the URL, which may hold a key.
+#[derive(Clone, Debug, Error)]
+pub enum HttpError {
+    /// No connection could be made.
+    #[error("no connection")]
+    NoConnection {
+        /// What the connection said.
+        cause: String,
+    },
+    /// The connection ended before the response did.
+    #[error("the connection broke")]
+    Broken {
+        /// What the connection said.
+        cause: String,
+    },
+    /// Nothing came in time.
+    #[error("no answer within --timeout")]
+    TimedOut,
+    /// The response is longer than the limit in bytes.
+    #[error("the response is longer than {0} bytes")]
+    TooLong(usize),
 }
 
-/// Posts JSON-RPC requests to one URL.
+/// Posts to a URL over HTTP.
 #[derive(Clone)]
-pub(super) struct HttpPost {
+pub(super) struct HttpTransport {
     client: Client,
     url: Url,
 }
 
-/// Why a POST failed. Never holds the URL, which may hold a key.
-#[derive(Debug, Error)]
-pub(super) enum HttpError {
-    /// The server answered with an error status.
-    #[error("HTTP {status}{}", excerpt(.body))]
-    Status {
-        /// The status.
-        status: StatusCode,
-        /// The seconds that `Retry-After` asks for.
-        retry_after: Option<Duration>,
-        /// The body.
-        body: String,
-    },
-    /// No whole answer came.
-    #[error("{what}")]
-    NoAnswer {
-        /// What happened, one phrase.
-        what: &'static str,
-        /// The HTTP client's error, without the URL.
-        source: reqwest::Error,
-    },
-    /// The answer is not JSON-RPC.
-    #[error("the answer is not JSON-RPC: {error}{}", excerpt(.body))]
-    Garbled {
-        /// What does not fit.
-        error: serde_json::Error,
-        /// The body.
-        body: String,
-    },
-}
-
-/// The beginning of a body, for an error of one line.
-fn excerpt(body: &str) -> String {
-    const LENGTH: usize = 160;
-    // First of all: of a secret that is cut in two nobody would know.
-    let words = redact::clean(body);
-    match words.char_indices().nth(LENGTH) {
-        _ if words.is_empty() => String::new(),
-        Some((end, _)) => format!(": {}…", &words[..end]),
-        None => format!(": {words}"),
-    }
-}
-
-impl HttpPost {
-    pub(super) const fn new(client: Client, url: Url) -> Self {
-        Self { client, url }
+impl HttpTransport {
+    /// One for each URL; they share their connections.
+    ///
+    /// # Errors
+    /// If the HTTP client cannot be made.
+    pub(super) fn of_each(urls: &[Url]) -> anyhow::Result<Vec<Self>> {
+        // Fails only where a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            // A redirect would send the key, and take totals, elsewhere.
+            .redirect(redirect::Policy::none())
+            .user_agent(concat!("ethtally/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .context("the HTTP client cannot be set up; are CA certificates installed?")?;
+        Ok(urls.iter().map(|url| Self { client: client.clone(), url: url.clone() }).collect())
     }
 
-    async fn post(self, request: RequestPacket) -> Result<ResponsePacket, HttpError> {
-        let body = serde_json::to_vec(&request)
-            .map_err(|error| HttpError::Garbled { error, body: String::new() })?;
-        let sent = self.client.post(self.url).header(header::CONTENT_TYPE, "application/json");
-        let response = sent.body(body).send().await.map_err(HttpError::no_answer)?;
-        let status = response.status();
-        let retry_after = (response.headers().get(header::RETRY_AFTER))
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(Duration::from_secs);
-        let body = response.bytes().await.map_err(HttpError::no_answer)?;
-        if !status.is_success() {
-            let body = String::from_utf8_lossy(&body).into_owned();
-            return Err(HttpError::Status { status, retry_after, body });
+    async fn send(self, body: Vec<u8>, limit: usize) -> Result<HttpResponse, HttpError> {
+        let request = self.client.post(self.url).header(header::CONTENT_TYPE, "application/json");
+        let mut response = request.body(body).send().await.map_err(HttpError::of)?;
+        let status = response.status().as_u16();
+        let headers = std::mem::take(response.headers_mut());
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(HttpError::of)? {
+            if body.len() + piece.len() > limit {
+                return Err(HttpError::TooLong(limit));
+            }
+            body.extend_from_slice(&piece);
         }
-        serde_json::from_slice(&body).map_err(|error| HttpError::Garbled {
-            error,
-            body: String::from_utf8_lossy(&body).into_owned(),
-        })
+        Ok(HttpResponse { status, headers, body })
+    }
+}
+
+#[async_trait]
+impl Transport for HttpTransport {
+    async fn post(&self, body: Vec<u8>, limit: usize) -> Result<HttpResponse, HttpError> {
+        // A task of its own: whoever waits for it may be held up meanwhile, by a database for one, and a response
+        // that has come is not to be taken for a late one.
+        let sent = AbortOnDropHandle::new(tokio::spawn(self.clone().send(body, limit)));
+        sent.await.unwrap_or_else(|error| Err(HttpError::Broken { cause: error.to_string() }))
     }
 }
 
 impl HttpError {
-    fn no_answer(error: reqwest::Error) -> Self {
-        let what = if error.is_timeout() {
-            "no answer within --timeout"
-        } else if error.is_connect() {
-            "no connection"
-        } else {
-            "the connection broke"
-        };
-        Self::NoAnswer { what, source: error.without_url() }
+    fn of(error: reqwest::Error) -> Self {
+        let is_connect = error.is_connect();
+        // The errors in between only say "client error".
+        let cause = anyhow::Error::from(error.without_url()).root_cause().to_string();
+        if is_connect { Self::NoConnection { cause } } else { Self::Broken { cause } }
     }
 }
 
-impl fmt::Debug for HttpPost {
+impl fmt::Debug for HttpTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpPost").field("host", &self.url.host_str()).finish_non_exhaustive()
-    }
-}
-
-impl Service<RequestPacket> for HttpPost {
-    type Response = ResponsePacket;
-    type Error = TransportError;
-    type Future = TransportFut<'static>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: RequestPacket) -> Self::Future {
-        // A task of its own: whoever waits for it may be held up meanwhile, by a database for one, and
-        // an answer that has come is not to be taken for a late one.
-        let post = AbortOnDropHandle::new(tokio::spawn(self.clone().post(request)));
-        Box::pin(async {
-            let posted = post.await.map_err(TransportErrorKind::custom)?;
-            posted.map_err(TransportErrorKind::custom)
-        })
+        f.debug_struct("HttpTransport").field("host", &self.url.host_str()).finish_non_exhaustive()
     }
 }
