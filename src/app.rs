@@ -10,7 +10,7 @@ use alloy::primitives::U256;
 use url::Url;
 
 use crate::{
-    cli::Settings,
+    cli::{HeadAge, Settings},
     profile::Profile,
     read::{NodeReader, ReaderSettings},
     redact,
@@ -113,6 +113,11 @@ impl App {
             timeout: Duration::from_secs(node.timeout),
             block: node.block,
             contracts,
+            max_head_age: match node.max_head_age {
+                Some(HeadAge::Off) => None,
+                Some(HeadAge::AtMost(age)) => Some(age),
+                None => self.profile.max_head_age,
+            },
         };
         Ok(Arc::new(Client::new(settings, &self.profile, self.shutdown.clone())?))
     }

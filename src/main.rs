@@ -76,7 +76,7 @@ fn run(cli: Cli, report: &Report, shutdown: &Shutdown) -> Result<Verdict, RunErr
     ended
 }
 
-/// Waits until everything is printed. 0, 1 or 2, or 128 and the signal that interrupted the command.
+/// Waits until everything is printed. 0 to 4, or 128 and the signal that interrupted the command.
 fn exit_status(ended: Result<Verdict, RunError>, report: &Report, shutdown: &Shutdown) -> ExitCode {
     let printed = report.flush(|| shutdown.signal().is_some());
     let ended = ended.and_then(|verdict| printed.map(|()| verdict));
@@ -94,6 +94,11 @@ fn exit_status(ended: Result<Verdict, RunError>, report: &Report, shutdown: &Shu
         (Some(signal), _) => ExitCode::from(128 + u8::try_from(signal).unwrap_or(0)),
         (None, Ok(Verdict::Pass)) => ExitCode::SUCCESS,
         (None, Ok(Verdict::Fail)) => ExitCode::from(1),
-        (None, Err(_)) => ExitCode::from(2),
+        (None, Err(error)) => ExitCode::from(match error {
+            RunError::Settings(_) => 2,
+            // What a run waited for when its time was over was the node, mostly.
+            RunError::Node(_) | RunError::Unreadable(_) | RunError::Stopped(_) => 3,
+            RunError::Database(_) => 4,
+        }),
     }
 }

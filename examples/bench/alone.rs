@@ -42,6 +42,8 @@ fn reader(url: &str, method: Method, arguments: &Arguments) -> anyhow::Result<No
         timeout: std::time::Duration::from_secs(30),
         block: BlockChoice::Latest,
         contracts: Contracts::OfTotals,
+        // A chain made for the benchmark may stand still.
+        max_head_age: None,
     };
     let client = Arc::new(Client::new(settings, &profile, shutdown.clone())?);
     let chunk = match arguments.chunk {

@@ -14,7 +14,7 @@ use alloy::{
     transports::http::{Http, reqwest},
 };
 use anyhow::{Context, ensure};
-use ethtally::{profile::Profile, rpc::MULTICALL3};
+use ethtally::profile::{MULTICALL3, Profile};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, SqliteConnection};
 

@@ -9,8 +9,9 @@ const EXIT_STATUS: &str = r"
   0    Success.
   1    The command ran and the answer is no: verify found a row that differs, status
        found a row past --max-age, or with --strict a wallet could not be read.
-  2    The command failed: usage, settings, node or database, or none of the wallets
-       could be read.
+  2    The settings are wrong: usage, profile, chain, contracts or tables.
+  3    The node failed, or none of the wallets could be read.
+  4    The database failed.
   130  Stopped by SIGINT, or 143 by SIGTERM, after storing what was read.
 ";
 

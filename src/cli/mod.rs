@@ -20,3 +20,4 @@ pub use commands::{Cli, Command};
 pub use man::manual_page;
 pub use parse::parse;
 pub use settings::{DatabaseArgs, NodeArgs, OutputArgs, Settings};
+pub use values::HeadAge;

@@ -7,7 +7,7 @@ use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::{ArgAction, Args};
 
-use super::values::whole_number;
+use super::values::{HeadAge, head_age, whole_number};
 use crate::{
     read::{ChunkLimit, MethodChoice},
     report::ColorChoice,
@@ -55,6 +55,13 @@ pub struct NodeArgs {
     /// Block to read at: latest, safe, finalized or a number
     #[arg(long, value_name = "BLOCK", default_value = "latest", global = true)]
     pub block: BlockChoice,
+    /// Oldest newest block to accept, such as 10m, or `off` [default: the profile's]
+    ///
+    /// An endpoint whose newest block is older is passed over for the next one. Use `off` for a chain that
+    /// stands still.
+    #[arg(long, env = "ETHTALLY_MAX_HEAD_AGE", value_name = "AGE", value_parser = head_age)]
+    #[arg(global = true, hide_env_values = true)]
+    pub max_head_age: Option<HeadAge>,
     /// How totals are read
     #[arg(long, env = "ETHTALLY_READER", value_enum, value_name = "READER", default_value_t)]
     #[arg(global = true, hide_env_values = true)]

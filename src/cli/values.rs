@@ -52,6 +52,25 @@ where
     }
 }
 
+/// How old the newest block may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadAge {
+    /// Of any age, as the chain stands still.
+    Off,
+    /// At most this old.
+    AtMost(Duration),
+}
+
+/// An age, or `off`.
+pub(super) fn head_age(text: &str) -> Result<HeadAge, String> {
+    match text {
+        "off" => Ok(HeadAge::Off),
+        text => humantime::parse_duration(text)
+            .map(HeadAge::AtMost)
+            .map_err(|_| "write off, or a time such as 90s, 10m or 2h".to_owned()),
+    }
+}
+
 /// A time with its unit.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)

@@ -36,6 +36,9 @@ impl<'a> Story<'a> {
     ) -> Result<Self, RunError> {
         let started = Instant::now();
         let store = app.store(Access::Write).await?;
+        if let Some(reader) = &reader {
+            reader.has_stored(store.newest_read_block().await?);
+        }
         Ok(Self { app, command, started, reader, store })
     }
 

@@ -99,7 +99,7 @@ impl LogReader {
         to: u64,
     ) -> Result<Option<(LogMatches, u64)>, RequestError> {
         if self.shutdown.is_requested() {
-            return Err(RequestError::Stopped("stopped before it was done".to_owned()));
+            return Err(RequestError::stopped());
         }
         let size = self.client.preferred().next_size(RANGE);
         let end = end_of(from, to, size.get());

@@ -1,6 +1,6 @@
 //! The TOML text of a profile: its keys, and the checks of their values.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use alloy::{
     json_abi::{Event as AbiEvent, Function},
@@ -9,7 +9,7 @@ use alloy::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::model::{Event, Members, Profile, View};
+use super::model::{Event, MAX_HEAD_AGE, MULTICALL3, Members, Profile, View};
 
 /// The file as it is written; a [`Spanned`] value is one whose mistakes are found after parsing.
 #[derive(Deserialize)]
@@ -20,6 +20,8 @@ pub(super) struct Document {
     symbol: String,
     decimals: Spanned<u8>,
     checkpoint: String,
+    multicall3: Option<OrNone<Contract>>,
+    max_head_age: Option<OrNone<Age>>,
     read: Spanned<Vec<Spanned<ReadTable>>>,
     #[serde(default)]
     event: Vec<EventTable>,
@@ -49,6 +51,15 @@ struct MembersTable {
     of: Spanned<String>,
 }
 
+/// A value, or the word that says that there is none.
+enum OrNone<T> {
+    Value(T),
+    None,
+}
+
+/// A time with its unit.
+struct Age(Duration);
+
 /// A contract's address: with a correct EIP-55 checksum, or in lower case.
 struct Contract(Address);
 
@@ -60,10 +71,43 @@ struct Signature(AbiEvent);
 
 impl<'de> Deserialize<'de> for Contract {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        contract(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+fn contract(text: &str) -> Result<Contract, String> {
+    let wallet: Result<crate::tally::Wallet, _> = text.parse();
+    match wallet {
+        Ok(wallet) => Ok(Contract(wallet.address())),
+        Err(error) => Err(format!("contract {text:?} {error}")),
+    }
+}
+
+impl<'de> Deserialize<'de> for OrNone<Contract> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let wallet: crate::tally::Wallet =
-            text.parse().map_err(|error| D::Error::custom(format!("contract {text:?} {error}")))?;
-        Ok(Self(wallet.address()))
+        match text.as_str() {
+            "none" => Ok(Self::None),
+            text => contract(text).map(Self::Value).map_err(|error| {
+                D::Error::custom(format!("{error}; write an address, or \"none\""))
+            }),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for OrNone<Age> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "off" => Ok(Self::None),
+            text => {
+                humantime::parse_duration(text).map(|age| Self::Value(Age(age))).map_err(|_| {
+                    D::Error::custom(format!(
+                        "max_head_age {text:?} is not a time; write one such as 10m, or \"off\""
+                    ))
+                })
+            }
+        }
     }
 }
 
@@ -152,6 +196,16 @@ impl Document {
                 .map(|table| view(table.contract, table.function))
                 .collect(),
             events: self.event.into_iter().map(event).collect(),
+            multicall3: match self.multicall3 {
+                Some(OrNone::Value(contract)) => Some(contract.0),
+                Some(OrNone::None) => None,
+                None => Some(MULTICALL3),
+            },
+            max_head_age: match self.max_head_age {
+                Some(OrNone::Value(age)) => Some(age.0),
+                Some(OrNone::None) => None,
+                None => Some(MAX_HEAD_AGE),
+            },
             source: source.to_owned(),
         }
     }

@@ -72,9 +72,12 @@ impl Profile {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::hex;
+    use std::time::Duration;
+
+    use alloy::primitives::{Address, hex};
 
     use super::*;
+    use crate::profile::MULTICALL3;
 
     #[test]
     fn the_built_in_profile_holds_the_selectors_and_events_of_audius() {
@@ -106,6 +109,12 @@ mod tests {
                 "profile p.toml, line 11: contract \"0x18aaA7115705e8be94bfFEBDE57Af9BFc265B998\" has a wrong EIP-55 checksum",
             ),
             ("chain_id = 1", "chain_id = one", "profile p.toml, line 3: "),
+            (
+                "decimals = 18",
+                "decimals = 18\nmax_head_age = \"ten\"",
+                "line 6: max_head_age \"ten\" is not a time; write one such as 10m, or \"off\"",
+            ),
+            ("decimals = 18", "decimals = 18\nmulticall3 = \"0x1\"", "line 6: contract \"0x1\" "),
             ("symbol", "smybol", "profile p.toml, line 4: unknown field `smybol`"),
             (
                 "decimals = 18",
@@ -162,6 +171,23 @@ mod tests {
             error.starts_with(&format!("profile p, line {}", text.lines().count() + 2)),
             "{error}"
         );
+    }
+
+    #[test]
+    fn keys_that_may_be_left_out_have_a_default_and_a_word_for_none() {
+        let profile = |keys: &str| {
+            let text =
+                include_str!("audius.toml").replacen("decimals", &format!("{keys}\ndecimals"), 1);
+            Profile::parse("p", &text).unwrap()
+        };
+        let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+        let usual = profile("");
+        assert_eq!((usual.multicall3, usual.max_head_age), (Some(MULTICALL3), minutes(10)));
+        let none = profile("multicall3 = 'none'\nmax_head_age = 'off'");
+        assert_eq!((none.multicall3, none.max_head_age), (None, None));
+        let own = profile(&format!("multicall3 = '0x{}'\nmax_head_age = '2h'", "ab".repeat(20)));
+        let address = Address::repeat_byte(0xab);
+        assert_eq!((own.multicall3, own.max_head_age), (Some(address), minutes(120)));
     }
 
     #[test]

@@ -7,4 +7,4 @@ mod load;
 mod model;
 
 pub use load::ProfileError;
-pub use model::{Event, Members, Profile, View};
+pub use model::{Event, MULTICALL3, Members, Profile, View};

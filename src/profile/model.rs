@@ -1,9 +1,19 @@
 //! What a profile says, once it is parsed.
 
+use std::time::Duration;
+
 use alloy::{
     json_abi::{Event as AbiEvent, Function},
-    primitives::Address,
+    primitives::{Address, address},
 };
+
+/// Multicall3, at the same address on most chains.
+///
+/// Source: <https://www.multicall3.com>
+pub const MULTICALL3: Address = address!("cA11bde05977b3631167028862bE2a173976CA11");
+
+/// How old the newest block may be where a profile does not say.
+pub(super) const MAX_HEAD_AGE: Duration = Duration::from_secs(600);
 
 /// What a total is made of, and how it is printed.
 #[derive(Clone, Debug)]
@@ -22,6 +32,10 @@ pub struct Profile {
     pub reads: Vec<View>,
     /// The events that change a total.
     pub events: Vec<Event>,
+    /// Multicall3's address on the chain; `None` if it is not there, so that only the packed reader works.
+    pub multicall3: Option<Address>,
+    /// How old the newest block may be, unless `--max-head-age` says otherwise; `None` for a chain that stands still.
+    pub max_head_age: Option<Duration>,
     /// The TOML text of the profile.
     pub source: String,
 }

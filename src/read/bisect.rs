@@ -14,9 +14,10 @@ use tracing::info;
 
 use super::aggregate3::{Answers, Question, Totals, word};
 use crate::{
+    profile::MULTICALL3,
     rpc::{
-        Action, BlockRef, Call, Client, Endpoint, EndpointId, ErrorKind, Limit, MULTICALL3,
-        NodeError, Permit, RequestError,
+        Action, BlockRef, Call, Client, Endpoint, EndpointId, ErrorKind, Limit, NodeError, Permit,
+        RequestError,
     },
     tally::{Reading, RunError, Shutdown, Wallet},
 };
@@ -130,7 +131,7 @@ impl<'a> Calls<'a> {
             if self.is_stopped() {
                 break;
             }
-            match self.aggregate(question, false, &wallets).await {
+            match self.aggregate(question, &wallets).await {
                 Ok(mut answers) => {
                     let first_failed = answers.iter().position(|(_, answer)| answer.is_err());
                     let mut behind = answers.split_off(first_failed.unwrap_or(answers.len()));
@@ -191,12 +192,16 @@ impl<'a> Calls<'a> {
     async fn aggregate<Q: Question>(
         &self,
         question: &Q,
-        once: bool,
         wallets: &[Wallet],
     ) -> Result<Answers<Q::Answer>, RequestError> {
-        let call = Call { to: MULTICALL3, data: question.encode(wallets), overrides: None };
+        let call = Call {
+            to: MULTICALL3,
+            data: question.encode(wallets),
+            overrides: None,
+            returned: None,
+        };
         let decode = |bytes: Bytes| question.decode(wallets, &bytes);
-        let (answers, endpoint) = self.call(once, call, decode).await?;
+        let (answers, endpoint) = self.call(wallets.len() > 1, call, decode).await?;
         if let Some(limit) = question.limit() {
             endpoint.limit(limit, |search| search.succeeded(wallets.len()));
         }
@@ -204,13 +209,13 @@ impl<'a> Calls<'a> {
     }
 
     /// One `eth_call`. Returns also which endpoint answered.
-    pub(super) async fn call<T>(
+    pub(super) async fn call<T: Send>(
         &self,
-        once: bool,
+        can_split: bool,
         call: Call,
-        read: impl Fn(Bytes) -> Result<T, String>,
+        read: impl Fn(Bytes) -> Result<T, String> + Sync,
     ) -> Result<(T, &'a Endpoint), RequestError> {
-        self.caller.client.eth_call(&self.permit, once, call, self.block, read).await
+        self.caller.client.eth_call(&self.permit, can_split, call, self.block, read).await
     }
 
     /// What the node said of a request that failed, where fewer wallets may succeed or one wallet is the cause;
@@ -243,10 +248,10 @@ impl<'a> Calls<'a> {
         Ok(failure.message)
     }
 
-    /// Reads a wallet that holds nothing, once: does the node work, and is the profile right?
+    /// Reads a wallet that holds nothing: does the node work, and is the profile right?
     async fn canary(&self) -> Result<Reading, RequestError> {
         let canary = [Wallet::from(MULTICALL3)];
-        let mut readings = self.aggregate(self.caller.totals.as_ref(), true, &canary).await?;
+        let mut readings = self.aggregate(self.caller.totals.as_ref(), &canary).await?;
         Ok(readings.pop().expect("one reading for one wallet"))
     }
 

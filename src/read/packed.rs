@@ -95,7 +95,12 @@ impl Packed {
         let mut data = Vec::with_capacity(self.table.len() + BYTES_SENT * wallets.len());
         data.extend_from_slice(&self.table);
         wallets.iter().for_each(|wallet| data.extend_from_slice(wallet.address().as_slice()));
-        Call { to: PROGRAM, data: data.into(), overrides: Some(Arc::clone(&self.overrides)) }
+        Call {
+            to: PROGRAM,
+            data: data.into(),
+            overrides: Some(Arc::clone(&self.overrides)),
+            returned: Some(BYTES_RETURNED * (wallets.len() + 2)),
+        }
     }
 
     /// The total of each wallet in wei, `None` for one that is marked.
@@ -152,7 +157,7 @@ impl Packed {
             if calls.is_stopped() {
                 break;
             }
-            match calls.call(false, self.call(&wallets), Ok).await {
+            match calls.call(wallets.len() > 1, self.call(&wallets), Ok).await {
                 Ok((returned, endpoint)) => {
                     let totals = match self.decode(&wallets, calls.block.number, &returned) {
                         Ok(totals) => totals,

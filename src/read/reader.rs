@@ -72,6 +72,11 @@ impl NodeReader {
         }
     }
 
+    /// The table holds a total that was read at this block: an endpoint far behind it is passed over.
+    pub fn has_stored(&self, block: Option<u64>) {
+        self.caller.client.has_stored(block.unwrap_or_default());
+    }
+
     /// `eth_call`s sent so far.
     pub fn calls(&self) -> u64 {
         self.caller.client.counts().eth_calls
@@ -127,7 +132,7 @@ impl NodeReader {
         let parts = self.methods.multicall3.parts();
         let mut read = Vec::with_capacity(parts.names().len());
         for (name, (contract, data)) in parts.names().iter().zip(parts.calls(wallet)) {
-            let call = Call { to: contract, data, overrides: None };
+            let call = Call { to: contract, data, overrides: None, returned: None };
             match calls.read_part(name, call, wallet).await? {
                 Ok(part) => read.push((name.clone(), part)),
                 Err(reason) => return Ok(Err(reason)),

@@ -1,30 +1,38 @@
-//! What is checked of an endpoint: its chain and contracts before it is used, and of some answers that they are fresh.
+//! What is checked of an endpoint before it is used: its chain, how old its newest block is, and its contracts.
+//!
+//! Each request has its own retries, and what was checked once is not asked again.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use alloy::primitives::{Address, B256, Bytes, U64, address, keccak256};
-use futures_util::future::try_join_all;
-use serde::de::IgnoredAny;
-use serde_json::json;
+use alloy::primitives::{Address, Bytes, U64};
+use futures_util::future::join_all;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::sleep_until;
 use tracing::info;
 
 use super::{
-    block::BlockChoice,
-    endpoint::Endpoint,
-    error::{NodeError, RequestError},
-    kind::ErrorKind,
-    request::Freshness,
+    attempts::{Attempts, Next},
+    block::{BlockChoice, Header},
+    endpoint::{Availability, Endpoint, Unfit},
+    error::RequestError,
     sender::Sender,
 };
-use crate::profile::Profile;
+use crate::{profile::Profile, tally::Shutdown};
 
-/// Multicall3, at the same address on every chain.
-///
-/// Source: <https://www.multicall3.com>
-pub const MULTICALL3: Address = address!("cA11bde05977b3631167028862bE2a173976CA11");
+/// How long an endpoint that is behind is passed over.
+const BEHIND: Duration = Duration::from_secs(30);
+/// How long one that does not fit the settings is passed over.
+const MISTAKEN: Duration = Duration::from_secs(600);
+/// Blocks over which the time between two blocks is measured.
+const SPAN: u64 = 100;
 
-/// An endpoint with a block this far above another is assumed to have that one too.
-const SURELY_HAS: u64 = 256;
+/// Tells the time; a simulation has its own.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// The contracts of a profile that every endpoint must have, beside Multicall3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,127 +50,264 @@ pub(super) struct Expected {
     /// Address, and what it is called in errors.
     contracts: BTreeMap<Address, String>,
     block: BlockChoice,
+    /// How old the newest block may be; `None` for a chain that stands still.
+    max_head_age: Option<Duration>,
+    clock: Clock,
+}
+
+/// Why an endpoint has not passed.
+pub(super) enum CheckFailure {
+    /// A request failed.
+    Request(RequestError),
+    /// It cannot be used, and is not to be asked for this time.
+    Unfit(Unfit, Duration),
+}
+
+impl From<RequestError> for CheckFailure {
+    fn from(error: RequestError) -> Self {
+        Self::Request(error)
+    }
 }
 
 impl Expected {
     /// What `profile` needs; code is looked for at `block`.
-    pub(super) fn of(profile: &Profile, which: Contracts, block: BlockChoice) -> Self {
-        let mut contracts: BTreeMap<Address, String> =
-            [(MULTICALL3, "Multicall3".to_owned())].into();
-        let mut expect = |address: Address, name: &str| {
-            contracts.entry(address).or_insert_with(|| format!("the contract of {name}"));
+    pub(super) fn of(
+        profile: &Profile,
+        which: Contracts,
+        block: BlockChoice,
+        max_head_age: Option<Duration>,
+        clock: Clock,
+    ) -> Self {
+        let mut contracts = BTreeMap::new();
+        let mut expect = |address: Address, name: String| {
+            contracts.entry(address).or_insert(name);
         };
+        if let Some(multicall3) = profile.multicall3 {
+            expect(multicall3, "Multicall3".to_owned());
+        }
+        let named = |name: &str| format!("the contract of {name}");
         for read in &profile.reads {
-            expect(read.contract, &read.function.name);
+            expect(read.contract, named(&read.function.name));
         }
         let events = profile.events.iter();
         for event in events.filter(|_| which == Contracts::OfEvents) {
-            expect(event.contract, &event.event.name);
+            expect(event.contract, named(&event.event.name));
             if let Some(members) = &event.members {
-                expect(members.view.contract, &members.view.function.name);
+                expect(members.view.contract, named(&members.view.function.name));
             }
         }
-        Self { chain_id: profile.chain_id, profile: profile.name.clone(), contracts, block }
+        let (chain_id, profile) = (profile.chain_id, profile.name.clone());
+        Self { chain_id, profile, contracts, block, max_head_age, clock }
     }
 }
 
-impl Sender {
-    /// Checks that the endpoint is of the right chain and has every contract.
-    pub(super) async fn check(
-        &self,
-        endpoint: &Endpoint,
-        expected: &Expected,
-    ) -> Result<(), RequestError> {
-        let label = &endpoint.id;
-        let chain_id = self.ask(endpoint, "eth_chainId", (), |id: U64| Ok(id.to::<u64>())).await?;
-        let Expected { chain_id: expected, profile, contracts, block } = expected;
-        if chain_id != *expected {
-            return Err(RequestError::settings(format!(
-                "{label} is a node of chain {chain_id}, but profile {profile} is for chain {expected}; \
-                 give --rpc-url a node of chain {expected}, or another --profile"
-            )));
-        }
-        try_join_all(contracts.iter().map(async |(address, what)| {
-            let params = (*address, block.to_string());
-            let code = self.ask(endpoint, "eth_getCode", params, |code: Bytes| Ok(code)).await?;
-            if code.is_empty() {
-                return Err(RequestError::settings(format!(
-                    "{label} has no code at {address} ({what}) on chain {chain_id} at block {block}; \
-                     check the profile and --block"
-                )));
-            }
-            Ok(())
-        }))
-        .await?;
-        info!("{label}: chain {chain_id}, every contract has code");
-        Ok(())
-    }
+/// Checks one endpoint.
+pub(super) struct Checker<'a> {
+    pub(super) sender: &'a Sender,
+    pub(super) expected: &'a Expected,
+    pub(super) endpoint: &'a Endpoint,
+    /// Retries per request.
+    pub(super) retries: u32,
+    pub(super) is_only_one: bool,
+    /// The newest block of a total in the table.
+    pub(super) newest_stored: u64,
+    pub(super) shutdown: &'a Shutdown,
+}
 
-    /// Checks that what the endpoint answered counts.
-    pub(super) async fn require_fresh(
-        &self,
-        endpoint: &Endpoint,
-        freshness: Freshness,
-    ) -> Result<(), RequestError> {
-        match freshness {
-            Freshness::Any => Ok(()),
-            Freshness::HasBlock(block) => self.require_block(endpoint, block).await,
-            Freshness::HasHash(hash) => {
-                let refuses = endpoint.refuses_unknown_blocks();
-                match refuses.get_or_try_init(|| self.try_unknown_block(endpoint)).await? {
-                    true => Ok(()),
-                    false => self.require_hash(endpoint, hash).await,
-                }
-            }
-        }
-    }
-
-    /// Asks for the logs of a block that no node has.
-    async fn try_unknown_block(&self, endpoint: &Endpoint) -> Result<bool, RequestError> {
-        let filter = json!({ "blockHash": keccak256("a block that nobody has") });
-        let asked = self.ask(endpoint, "eth_getLogs", (filter,), |_: IgnoredAny| Ok(()));
-        match asked.await {
-            Ok(()) => {
-                info!("{}: answers for unknown blocks with an empty list", endpoint.id);
-                Ok(false)
-            }
-            Err(RequestError::Node(failure)) => match failure.kind {
-                ErrorKind::BlockUnavailable => Ok(true),
-                // Whatever it means, it does not mean that the block is unknown.
-                ErrorKind::Unknown => Ok(false),
-                _ => Err(failure.into()),
-            },
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn require_block(&self, endpoint: &Endpoint, block: u64) -> Result<(), RequestError> {
-        if endpoint.head().is_some_and(|head| head.number >= block.saturating_add(SURELY_HAS)) {
+impl Checker<'_> {
+    /// Checks what is not known yet.
+    pub(super) async fn check(&self) -> Result<(), CheckFailure> {
+        let endpoint = self.endpoint;
+        let mut checks = endpoint.checks().await;
+        if endpoint.is_checked() {
             return Ok(());
         }
-        let params = (U64::from(block), false);
-        let header: Option<IgnoredAny> =
-            self.ask(endpoint, "eth_getBlockByNumber", params, Ok).await?;
-        if header.is_none() {
-            return Err(lacks_block(endpoint, block.to_string()));
+        if !checks.is_of_chain {
+            self.check_chain().await?;
+            checks.is_of_chain = true;
         }
-        endpoint.has_block(block);
+        let block = match checks.block.clone() {
+            Some(block) => block,
+            None => checks.block.insert(self.check_newest().await?).clone(),
+        };
+        let Expected { contracts, .. } = self.expected;
+        let missing = contracts.iter().filter(|(address, _)| !checks.contracts.contains(*address));
+        let looked = join_all(missing.map(async |(address, what)| {
+            (*address, self.check_code(*address, what, &block).await)
+        }));
+        let mut first_failure = Ok(());
+        for (address, result) in looked.await {
+            match result {
+                Ok(()) => drop(checks.contracts.insert(address)),
+                Err(failure) => first_failure = first_failure.and(Err(failure)),
+            }
+        }
+        first_failure?;
+        info!("{}: chain {}, every contract has code", endpoint.id, self.expected.chain_id);
+        endpoint.passed_checks();
         Ok(())
     }
 
-    async fn require_hash(&self, endpoint: &Endpoint, hash: B256) -> Result<(), RequestError> {
-        let params = (hash, false);
-        let header: Option<IgnoredAny> =
-            self.ask(endpoint, "eth_getBlockByHash", params, Ok).await?;
-        header.map(drop).ok_or_else(|| lacks_block(endpoint, hash.to_string()))
+    async fn check_chain(&self) -> Result<(), CheckFailure> {
+        let Expected { chain_id: expected, profile, .. } = self.expected;
+        let ask = async || self.ask("eth_chainId", (), |id: U64| Ok(id.to::<u64>())).await;
+        // A gateway may mistake one request.
+        if ask().await? == *expected {
+            return Ok(());
+        }
+        let chain_id = ask().await?;
+        if chain_id == *expected {
+            return Ok(());
+        }
+        Err(self.mistake(format_args!(
+            "{} is a node of chain {chain_id}, but profile {profile} is for chain {expected}; \
+             give --rpc-url a node of chain {expected}, or another --profile",
+            self.endpoint.id
+        )))
+    }
+
+    /// Checks how old the newest block is; returns the block at which contracts are looked for.
+    async fn check_newest(&self) -> Result<String, CheckFailure> {
+        if matches!(self.expected.block, BlockChoice::Number(_)) {
+            return Ok(self.expected.block.to_string());
+        }
+        let present = |header: Option<Header>| header.ok_or_else(|| "it has no block".to_owned());
+        let newest = self.ask("eth_getBlockByNumber", ("latest", false), present).await?;
+        self.check_age(&newest).await?;
+        Ok(match self.expected.block {
+            BlockChoice::Latest => BlockChoice::Number(newest.number.to()),
+            tag => tag,
+        }
+        .to_string())
+    }
+
+    /// Fails if the newest block is too old, or too far behind the table.
+    pub(super) async fn check_age(&self, newest: &Header) -> Result<(), CheckFailure> {
+        let number: u64 = newest.number.to();
+        self.endpoint.has_block(number);
+        let Some(longest) = self.expected.max_head_age else { return Ok(()) };
+        let longest_text = humantime::format_duration(longest);
+        let label = &self.endpoint.id;
+        let made = UNIX_EPOCH + Duration::from_secs(newest.timestamp.to());
+        let age = (self.expected.clock)().duration_since(made).unwrap_or_default();
+        if age > longest {
+            let what = match number {
+                0 => "has only block 0; it has not synced yet".to_owned(),
+                _ => format!(
+                    "the newest block, {number}, is {} old, and --max-head-age is {longest_text}; \
+                     it may have stopped syncing",
+                    Age(age)
+                ),
+            };
+            return Err(self.behind(format_args!("{label}: {what}")));
+        }
+        let missing = self.newest_stored.saturating_sub(number);
+        if missing == 0 || number == 0 {
+            return Ok(());
+        }
+        let before = number - number.min(SPAN);
+        let present = |header: Option<Header>| header.ok_or_else(|| "it has no block".to_owned());
+        let older = self.ask("eth_getBlockByNumber", (U64::from(before), false), present).await?;
+        let span = newest.timestamp.saturating_sub(older.timestamp).to::<u64>();
+        let seconds = u128::from(missing) * u128::from(span) / u128::from(number - before);
+        let lag = Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX));
+        if lag <= longest {
+            return Ok(());
+        }
+        Err(self.behind(format_args!(
+            "{label}: the newest block, {number}, is {missing} blocks, about {}, behind the newest block \
+             that the table was read at, {}, and --max-head-age is {longest_text}",
+            Age(lag),
+            self.newest_stored
+        )))
+    }
+
+    async fn check_code(
+        &self,
+        address: Address,
+        what: &str,
+        block: &str,
+    ) -> Result<(), CheckFailure> {
+        let ask = async || self.ask("eth_getCode", (address, block), |code: Bytes| Ok(code)).await;
+        if !ask().await?.is_empty() || !ask().await?.is_empty() {
+            return Ok(());
+        }
+        Err(self.mistake(format_args!(
+            "{} has no code at {address} ({what}) on chain {} at block {}; check the profile and --block",
+            self.endpoint.id, self.expected.chain_id, self.expected.block
+        )))
+    }
+
+    /// Sends a request with retries of its own.
+    async fn ask<P: Serialize, R: DeserializeOwned, T>(
+        &self,
+        method: &'static str,
+        params: P,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> Result<T, RequestError> {
+        let mut attempts = Attempts::at(self.endpoint.id.index(), self.retries);
+        loop {
+            let failure = match self.sender.ask(self.endpoint, method, &params, &read).await {
+                Err(RequestError::Node(failure)) => failure,
+                answer => return answer,
+            };
+            info!(method, "{failure}");
+            self.endpoint.let_cool_down(&failure, attempts.failures(), self.is_only_one);
+            let next = attempts.failed(failure, None);
+            let Availability::From(then) = self.endpoint.availability() else { break };
+            if next == Next::Return || self.shutdown.is_requested() {
+                break;
+            }
+            tokio::select! {
+                () = sleep_until(then) => {}
+                () = self.shutdown.requested() => break,
+            }
+        }
+        let (failure, _) = attempts.into_failures().expect("the loop ends after a failure");
+        Err(failure.into())
+    }
+
+    fn mistake(&self, reason: fmt::Arguments<'_>) -> CheckFailure {
+        CheckFailure::Unfit(Unfit { reason: reason.to_string(), is_mistake: true }, MISTAKEN)
+    }
+
+    fn behind(&self, reason: fmt::Arguments<'_>) -> CheckFailure {
+        CheckFailure::Unfit(Unfit { reason: reason.to_string(), is_mistake: false }, BEHIND)
     }
 }
 
-fn lacks_block(endpoint: &Endpoint, block: String) -> RequestError {
-    let known = endpoint.head().map_or_else(String::new, |head| {
-        let age = head.seen.elapsed().as_secs();
-        format!("; the newest block it was seen to have is {}, {age} s ago", head.number)
-    });
-    let message = format!("header not found: it does not have block {block} yet{known}");
-    NodeError::new(&endpoint.id, ErrorKind::BlockUnavailable, message).into()
+/// A time in its two largest units.
+struct Age(Duration);
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let unit = [86_400, 3_600, 60].into_iter().find(|unit| seconds >= *unit).unwrap_or(1);
+        // Days with hours, hours with minutes, minutes with seconds.
+        let next = match unit {
+            86_400 => 3_600,
+            3_600 => 60,
+            _ => 1,
+        };
+        humantime::format_duration(Duration::from_secs(seconds - seconds % next)).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_told_in_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (61, "1m 1s"),
+            (3_661, "1h 1m"),
+            (3 * 86_400 + 5, "3days"),
+            (86_400 + 7_261, "1day 2h"),
+        ] {
+            assert_eq!(Age(Duration::from_secs(seconds)).to_string(), text);
+        }
+    }
 }

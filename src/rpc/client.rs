@@ -4,29 +4,30 @@
 //! meanwhile, and the first again as soon as it may have recovered.
 
 use std::{
+    marker::PhantomData,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use alloy::primitives::Bytes;
+use async_trait::async_trait;
 use itertools::Itertools;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::Instant;
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
 use url::Url;
 
 use super::{
-    block::{BlockChoice, BlockRef},
-    checks::{Contracts, Expected},
-    endpoint::{Availability, Endpoint, Feature, Support},
+    attempts::{Attempts, Next},
+    block::BlockChoice,
+    checks::{CheckFailure, Checker, Clock, Contracts, Expected},
+    endpoint::{Availability, Endpoint, Unfit},
     endpoint_id::EndpointId,
-    error::RequestError,
-    kind::{Action, ErrorKind},
+    error::{NodeError, RequestError},
     limiter::{Permit, RateLimits},
-    request::{Call, CallParams, Request},
+    request::{Freshness, Request},
     sender::Sender,
     transport::{HttpTransport, Transport},
 };
@@ -34,6 +35,9 @@ use crate::{
     profile::Profile,
     tally::{RequestCounts, Shutdown},
 };
+
+/// How long an endpoint is asked for a block that it had, or that is named by its hash: another backend may be behind.
+pub(super) const LAG: Duration = Duration::from_secs(2);
 
 /// How to reach the chain.
 #[derive(Clone, Debug)]
@@ -52,15 +56,29 @@ pub struct ClientSettings {
     pub block: BlockChoice,
     /// Which contracts must exist.
     pub contracts: Contracts,
+    /// How old the newest block may be; `None` for a chain that stands still.
+    pub max_head_age: Option<Duration>,
+}
+
+/// What a client takes from its surroundings; a simulation has its own.
+pub struct Ambient {
+    /// What requests go through, one for each URL.
+    pub transports: Vec<Arc<dyn Transport>>,
+    /// All that is random follows from it.
+    pub seed: u64,
+    /// Tells the time.
+    pub clock: Clock,
 }
 
 /// JSON-RPC over HTTP to one chain.
 pub struct Client {
     endpoints: Vec<Endpoint>,
-    sender: Sender,
+    pub(super) sender: Sender,
     expected: Expected,
     retries: u32,
     retried: AtomicU64,
+    /// The newest block of a total in the table.
+    newest_stored: AtomicU64,
     shutdown: Shutdown,
 }
 
@@ -75,30 +93,41 @@ impl Client {
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         let transports = HttpTransport::of_each(&settings.urls)?.into_iter();
-        let transports = transports.map(|http| Arc::new(http) as _).collect();
-        Ok(Self::through(transports, rand::random(), settings, profile, shutdown))
+        let ambient = Ambient {
+            transports: transports.map(|http| Arc::new(http) as _).collect(),
+            seed: rand::random(),
+            clock: Arc::new(SystemTime::now),
+        };
+        Ok(Self::within(ambient, settings, profile, shutdown))
     }
 
-    /// The same through these transports, one for each URL. All that is random follows from `seed`.
-    pub fn through(
-        transports: Vec<Arc<dyn Transport>>,
-        seed: u64,
+    /// The same within these surroundings.
+    pub fn within(
+        Ambient { transports, seed, clock }: Ambient,
         settings: ClientSettings,
         profile: &Profile,
         shutdown: Shutdown,
     ) -> Self {
         let endpoints = settings.urls.iter().zip(transports).enumerate();
         let endpoint = |(index, (url, transport))| {
+            let seed = seed.wrapping_add(index as u64);
             Endpoint::new(EndpointId::new(index, url), transport, settings.timeout, seed)
         };
+        let ClientSettings { contracts, block, max_head_age, .. } = settings;
         Self {
             endpoints: endpoints.map(endpoint).collect(),
             sender: Sender::new(settings.rates, settings.concurrency, shutdown.clone()),
-            expected: Expected::of(profile, settings.contracts, settings.block),
+            expected: Expected::of(profile, contracts, block, max_head_age, clock),
             retries: settings.retries,
             retried: AtomicU64::new(0),
+            newest_stored: AtomicU64::new(0),
             shutdown,
         }
+    }
+
+    /// The table holds a total that was read at this block: an endpoint far behind it is passed over.
+    pub fn has_stored(&self, block: u64) {
+        self.newest_stored.fetch_max(block, Relaxed);
     }
 
     /// Retries per request.
@@ -142,69 +171,38 @@ impl Client {
         self.endpoints.iter().for_each(Endpoint::revive);
     }
 
-    /// An `eth_call` at this block, by its hash where that is known and understood; `read` decodes the returned
-    /// bytes. Returns also which endpoint answered. `once` is as in [`Request`].
-    ///
-    /// # Errors
-    /// As [`Client::send`].
-    pub async fn eth_call<T>(
-        &self,
-        permit: &Permit<'_>,
-        once: bool,
-        call: Call,
-        block: BlockRef,
-        read: impl Fn(Bytes) -> Result<T, String>,
-    ) -> Result<(T, &Endpoint), RequestError> {
-        let send = async |block: BlockRef| {
-            let request = Request { once, ..Request::new("eth_call", ()) };
-            let params = |endpoint: &Endpoint| {
-                let takes_hash = endpoint.support(Feature::BlockHash) != Support::Missing;
-                let hash = block.hash.filter(|_| takes_hash);
-                CallParams(call.clone(), BlockRef { hash, ..block })
-            };
-            self.send_to_any(request, params, &read, Some((permit, block.number))).await
-        };
-        match send(block).await {
-            Err(RequestError::Node(failure))
-                if block.hash.is_some() && failure.kind == ErrorKind::Unknown =>
-            {
-                let (answer, endpoint) = send(block.number.into()).await?;
-                if failure.endpoint == endpoint.id
-                    && endpoint.learn(Feature::BlockHash, Support::Missing) != Support::Missing
-                {
-                    warn!(
-                        "totals are read by block number, as {} does not take hashes: {}",
-                        endpoint.id, failure.message
-                    );
-                }
-                Ok((answer, endpoint))
-            }
-            called => called,
-        }
-    }
-
     /// Sends a request with the usual retries.
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn request<P: Serialize, R: DeserializeOwned, T>(
+    pub async fn request<P, R, T>(
         &self,
         method: &'static str,
         params: P,
-        read: impl Fn(R) -> Result<T, String>,
-    ) -> Result<T, RequestError> {
+        read: impl Fn(R) -> Result<T, String> + Sync,
+    ) -> Result<T, RequestError>
+    where
+        P: Serialize + Send + Sync,
+        R: DeserializeOwned + Send,
+        T: Send,
+    {
         self.send(Request::new(method, params), read).await
     }
 
     /// Sends a request until it is answered; `read` decodes the answer.
     ///
     /// # Errors
-    /// [`RequestError::Node`] with [`Action::Split`] at once, with any other action when every retry is spent.
-    pub async fn send<P: Serialize, R: DeserializeOwned, T>(
+    /// [`RequestError::Node`] when every retry is spent; of a request that can be split, as soon as that may help.
+    pub async fn send<P, R, T>(
         &self,
         request: Request<P>,
-        read: impl Fn(R) -> Result<T, String>,
-    ) -> Result<T, RequestError> {
+        read: impl Fn(R) -> Result<T, String> + Sync,
+    ) -> Result<T, RequestError>
+    where
+        P: Serialize + Send + Sync,
+        R: DeserializeOwned + Send,
+        T: Send,
+    {
         Ok(self.send_and_tell(request, read).await?.0)
     }
 
@@ -212,112 +210,216 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn send_and_tell<P: Serialize, R: DeserializeOwned, T>(
+    pub async fn send_and_tell<P, R, T>(
         &self,
-        Request { method, params, once, freshness }: Request<P>,
-        read: impl Fn(R) -> Result<T, String>,
-    ) -> Result<(T, &Endpoint), RequestError> {
-        let request = Request { method, params: (), once, freshness };
-        self.send_to_any(request, |_| &params, &read, None).await
+        request: Request<P>,
+        read: impl Fn(R) -> Result<T, String> + Sync,
+    ) -> Result<(T, &Endpoint), RequestError>
+    where
+        P: Serialize + Send + Sync,
+        R: DeserializeOwned + Send,
+        T: Send,
+    {
+        self.attempt(&AnyRequest { sender: &self.sender, request, read, form: PhantomData }).await
     }
 
-    async fn send_to_any<P: Serialize, R: DeserializeOwned, T>(
+    /// Makes attempts at one endpoint after another, until one succeeds or no further one helps.
+    pub(super) async fn attempt<A: Attempt>(
         &self,
-        request: Request<()>,
-        params: impl Fn(&Endpoint) -> P,
-        read: &impl Fn(R) -> Result<T, String>,
-        call: Option<(&Permit<'_>, u64)>,
-    ) -> Result<(T, &Endpoint), RequestError> {
-        let Request { method, once, freshness, .. } = request;
-        let retries = if once { 0 } else { self.retries as usize };
-        let mut attempts_left = retries + self.endpoints.len();
-        let mut last = None;
-        for attempt in 0.. {
-            let endpoint = match self.available_endpoint(call.map(|(_, block)| block)).await {
+        attempt: &A,
+    ) -> Result<(A::Answer, &Endpoint), RequestError> {
+        let (can_split, state_of) = (attempt.can_split(), attempt.state_of());
+        let mut attempts = Attempts::new(self.endpoints.len(), self.retries, can_split);
+        loop {
+            let endpoint = match self.next_endpoint(&attempts, state_of).await {
                 Ok(endpoint) => endpoint,
-                Err(error) => return Err(last.map_or(error, RequestError::Node)),
+                Err(error) => return Err(self.failed(attempts, error)),
             };
-            let sent = async {
-                endpoint
-                    .checked()
-                    .get_or_try_init(|| self.sender.check(endpoint, &self.expected))
-                    .await?;
-                if let Some((permit, _)) = call {
-                    self.sender.unless_stopped(endpoint, permit.renew()).await?;
+            if !endpoint.is_checked() {
+                match self.checker(endpoint).check().await {
+                    Ok(()) => {}
+                    Err(CheckFailure::Unfit(unfit, time)) => {
+                        self.pass_over(endpoint, unfit, time).await;
+                        continue;
+                    }
+                    Err(CheckFailure::Request(RequestError::Node(failure))) => {
+                        // It had retries of its own.
+                        if attempts.failed(failure, None) == Next::Return {
+                            return Err(self.failed(attempts, RequestError::stopped()));
+                        }
+                        continue;
+                    }
+                    Err(CheckFailure::Request(error)) => return Err(self.failed(attempts, error)),
                 }
-                let answer = self.sender.ask(endpoint, method, params(endpoint), read).await?;
-                self.sender.require_fresh(endpoint, freshness).await?;
-                Ok(answer)
-            };
-            let failure = match sent.await {
+            }
+            let failure = match attempt.at(endpoint).await {
                 Ok(answer) => return Ok((answer, endpoint)),
                 Err(RequestError::Node(failure)) => failure,
-                // That a request failed says more than that nothing was sent any more.
-                Err(RequestError::Stopped(_)) if last.is_some() => break,
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.failed(attempts, error)),
             };
-            if let (Some((_, block)), ErrorKind::BlockUnavailable) = (call, failure.kind) {
+            info!(method = attempt.method(), kind = ?failure.kind, "{failure}");
+            let patience = attempt.patience(endpoint);
+            if !failure.kind.is_of_request() {
+                let is_only_one = self.endpoints.len() == 1;
+                endpoint.let_cool_down(&failure, attempts.failures(), is_only_one);
+            }
+            let next = attempts.failed(failure, patience);
+            if let Some(block) = state_of.filter(|_| !attempts.may_ask(endpoint.id.index())) {
                 endpoint.refused_block(block);
             }
-            attempts_left -= 1;
-            if failure.kind == ErrorKind::Unknown {
-                // It is an answer, and the next one will hardly be another.
-                attempts_left = attempts_left.min(usize::from(attempt == 0));
-            }
-            let action = failure.kind.action();
-            info!(method, ?action, "{failure}");
-            if action == Action::Split {
-                return Err(failure.into());
-            }
-            endpoint.let_cool_down(&failure, attempt, self.endpoints.len() == 1);
-            last = Some(failure);
-            if attempts_left == 0 || self.shutdown.is_requested() {
-                break;
+            if next == Next::Return || self.shutdown.is_requested() {
+                return Err(self.failed(attempts, RequestError::stopped()));
             }
             self.retried.fetch_add(1, Relaxed);
         }
-        Err(last.expect("the loop ends after a failure").into())
+    }
+
+    pub(super) fn checker<'a>(&'a self, endpoint: &'a Endpoint) -> Checker<'a> {
+        let is_only_one = self.endpoints.iter().filter(|other| other.is_available()).count() <= 1;
+        Checker {
+            sender: &self.sender,
+            expected: &self.expected,
+            endpoint,
+            // With another endpoint at hand it is quicker to ask that.
+            retries: if is_only_one { self.retries } else { self.retries.min(1) },
+            is_only_one: self.endpoints.len() == 1,
+            newest_stored: self.newest_stored.load(Relaxed),
+            shutdown: &self.shutdown,
+        }
+    }
+
+    /// Passes an endpoint over for this time, and then checks it again.
+    pub(super) async fn pass_over(&self, endpoint: &Endpoint, unfit: Unfit, time: Duration) {
+        endpoint.check_again().await;
+        endpoint.pass_over(unfit, time, self.endpoints.len() == 1);
     }
 
     /// The first endpoint that may be asked, as soon as there is one; if possible, one that is not known to lack the
     /// state of `block`.
-    async fn available_endpoint(&self, block: Option<u64>) -> Result<&Endpoint, RequestError> {
+    async fn next_endpoint(
+        &self,
+        attempts: &Attempts,
+        block: Option<u64>,
+    ) -> Result<&Endpoint, RequestError> {
         loop {
             let now = Instant::now();
             let mut earliest: Option<Instant> = None;
             let mut available = None;
-            for endpoint in &self.endpoints {
-                match endpoint.availability() {
-                    Availability::From(then) if then <= now => {
-                        if block.is_none_or(|block| endpoint.may_have_state(block)) {
-                            return Ok(endpoint);
-                        }
-                        available = available.or(Some(endpoint));
-                    }
-                    Availability::From(then) => {
-                        earliest = Some(earliest.map_or(then, |earliest| earliest.min(then)));
-                    }
-                    Availability::GivenUp(_) => {}
+            let asked = |endpoint: &&Endpoint| attempts.may_ask(endpoint.id.index());
+            for endpoint in self.endpoints.iter().filter(asked) {
+                let Availability::From(then) = endpoint.availability() else { continue };
+                if then > now {
+                    earliest = Some(earliest.map_or(then, |earliest| earliest.min(then)));
+                    continue;
                 }
+                if block.is_none_or(|block| endpoint.may_have_state(block)) {
+                    return Ok(endpoint);
+                }
+                available = available.or(Some(endpoint));
             }
             if let Some(endpoint) = available {
                 return Ok(endpoint);
             }
+            let earliest = earliest.filter(|_| attempts.may_wait());
             let Some(earliest) = earliest else { return Err(self.no_endpoint()) };
             tokio::select! {
-                () = tokio::time::sleep_until(earliest) => {}
-                () = self.shutdown.requested() => {
-                    return Err(RequestError::Stopped("stopped before it was done".to_owned()));
-                }
+                () = sleep_until(earliest) => {}
+                () = self.shutdown.requested() => return Err(RequestError::stopped()),
             }
         }
     }
 
+    /// The error of a request: what its attempts say, or `otherwise` if there were none.
+    fn failed(&self, attempts: Attempts, otherwise: RequestError) -> RequestError {
+        let Some((mut failure, others)) = attempts.into_failures() else { return otherwise };
+        let mut seen: Vec<_> = others.iter().map(|other| other.endpoint.index()).collect();
+        seen.push(failure.endpoint.index());
+        failure.elsewhere = others.iter().map(NodeError::to_string).collect();
+        let unseen = self.endpoints.iter().filter(|other| !seen.contains(&other.id.index()));
+        failure.elsewhere.extend(unseen.filter_map(unfit).map(|unfit| unfit.reason));
+        failure.into()
+    }
+
     fn no_endpoint(&self) -> RequestError {
-        let reasons = self.endpoints.iter().filter_map(|endpoint| match endpoint.availability() {
-            Availability::GivenUp(reason) => Some(reason),
-            Availability::From(_) => None,
-        });
-        RequestError::NoEndpoint(reasons.collect::<Vec<_>>().join("; "))
+        let unfit: Vec<_> = self.endpoints.iter().filter_map(unfit).collect();
+        let reasons = unfit.iter().map(|unfit| &unfit.reason).join("; ");
+        match unfit.iter().all(|unfit| unfit.is_mistake) {
+            true => RequestError::Settings(reasons),
+            false => RequestError::NoEndpoint(reasons),
+        }
+    }
+}
+
+/// What is sent to one endpoint after another until it is answered.
+#[async_trait]
+pub(super) trait Attempt: Sync {
+    /// What it is answered with.
+    type Answer;
+
+    /// One attempt at this endpoint.
+    async fn at(&self, endpoint: &Endpoint) -> Result<Self::Answer, RequestError>;
+
+    /// The method, for logs.
+    fn method(&self) -> &'static str;
+
+    /// As in [`Request`].
+    fn can_split(&self) -> bool;
+
+    /// How long it is worth asking this endpoint for a block that is unavailable; `None` while there are retries.
+    fn patience(&self, endpoint: &Endpoint) -> Option<Duration>;
+
+    /// The block whose state it needs.
+    fn state_of(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// A request that is the same for every endpoint.
+struct AnyRequest<'a, P, R, F> {
+    sender: &'a Sender,
+    request: Request<P>,
+    read: F,
+    form: PhantomData<fn(R)>,
+}
+
+#[async_trait]
+impl<P, R, T, F> Attempt for AnyRequest<'_, P, R, F>
+where
+    P: Serialize + Send + Sync,
+    R: DeserializeOwned + Send,
+    T: Send,
+    F: Fn(R) -> Result<T, String> + Sync,
+{
+    type Answer = T;
+
+    async fn at(&self, endpoint: &Endpoint) -> Result<T, RequestError> {
+        let Request { method, params, freshness, .. } = &self.request;
+        let answer = self.sender.ask(endpoint, method, params, &self.read).await?;
+        self.sender.require_fresh(endpoint, *freshness).await?;
+        Ok(answer)
+    }
+
+    fn method(&self) -> &'static str {
+        self.request.method
+    }
+
+    fn can_split(&self) -> bool {
+        self.request.can_split
+    }
+
+    fn patience(&self, endpoint: &Endpoint) -> Option<Duration> {
+        match self.request.freshness {
+            Freshness::HasHash(_) => Some(LAG),
+            Freshness::HasBlock(block) => endpoint.had_block(block).then_some(LAG),
+            Freshness::Any => None,
+        }
+    }
+}
+
+/// Why this endpoint cannot be used now.
+fn unfit(endpoint: &Endpoint) -> Option<Unfit> {
+    match endpoint.availability() {
+        Availability::GivenUp(unfit) | Availability::Unfit(unfit, _) => Some(unfit),
+        Availability::From(_) => None,
     }
 }

@@ -1,7 +1,6 @@
-//! One endpoint: whether it may be asked, and all that was learnt of it.
+//! One endpoint: sends it a request, and knows whether it may be asked.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -11,10 +10,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{
-    sync::OnceCell,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::{
@@ -22,9 +18,9 @@ use super::{
     error::{NodeError, excerpt},
     json::{self, Answer},
     kind::Action,
+    learnt::Learnt,
     transport::{HttpError, Transport},
 };
-use crate::limit::{LimitSearch, Size};
 
 /// The longest wait that a provider may ask for; with a longer one the endpoint is given up.
 const LONGEST_ASKED_WAIT: Duration = Duration::from_secs(120);
@@ -52,62 +48,27 @@ pub struct Endpoint {
     /// The seed of the next random pause.
     next_seed: AtomicU64,
     availability: Mutex<Availability>,
-    learnt: Learnt,
+    pub(super) learnt: Learnt,
 }
 
 /// Whether an endpoint may be asked.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) enum Availability {
     /// From then on.
     From(Instant),
-    /// No more, for this reason.
-    GivenUp(String),
+    /// Not until it is revived.
+    GivenUp(Unfit),
+    /// Not until then, when it is to be checked again.
+    Unfit(Unfit, Instant),
 }
 
-/// What was learnt of an endpoint.
-#[derive(Default)]
-struct Learnt {
-    /// Set once it is known to be of the right chain with every contract.
-    checked: OnceCell<()>,
-    /// The highest block that it is known to have, and when it was seen to.
-    head: Mutex<Option<Head>>,
-    /// One more than the highest block that it has, or had, but whose state it lacked.
-    state_from: AtomicU64,
-    /// Whether it refuses to give the logs of a block that it does not have.
-    refuses_unknown_blocks: OnceCell<bool>,
-    /// Whether it takes the hash of a block in an `eth_call`, and state overrides.
-    features: Mutex<HashMap<Feature, Support>>,
-    /// How large requests may be, by kind.
-    limits: Mutex<HashMap<&'static str, LimitSearch>>,
-}
-
-/// A block that an endpoint is known to have.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Head {
-    pub(super) number: u64,
-    /// When it was last seen to have that block, or a higher one.
-    pub(super) seen: Instant,
-}
-
-/// A form of request that not every node understands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Feature {
-    /// The hash of a block in an `eth_call` (EIP-1898).
-    BlockHash,
-    /// State overrides in an `eth_call`.
-    Overrides,
-}
-
-/// Whether an endpoint has a [`Feature`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Support {
-    /// Not tried yet.
-    #[default]
-    Untried,
-    /// It was seen to work.
-    Works,
-    /// It was seen not to work.
-    Missing,
+/// Why an endpoint cannot be used.
+#[derive(Clone, Debug)]
+pub(super) struct Unfit {
+    /// What it lacks, with the endpoint's name.
+    pub(super) reason: String,
+    /// True if the settings do not fit it, so that it does not help to try again.
+    pub(super) is_mistake: bool,
 }
 
 impl Endpoint {
@@ -160,7 +121,13 @@ impl Endpoint {
 
     /// Whether it may be asked.
     pub(super) fn availability(&self) -> Availability {
-        lock(&self.availability).clone()
+        let mut availability = lock(&self.availability);
+        if let Availability::Unfit(_, until) = *availability
+            && until <= Instant::now()
+        {
+            *availability = Availability::From(until);
+        }
+        availability.clone()
     }
 
     /// True if it may be asked now.
@@ -171,159 +138,38 @@ impl Endpoint {
     /// Gives it another chance if it was given up.
     pub(super) fn revive(&self) {
         let mut availability = lock(&self.availability);
-        if let Availability::GivenUp(_) = *availability {
+        if !matches!(*availability, Availability::From(_)) {
             *availability = Availability::From(Instant::now());
         }
     }
 
     /// Keeps requests away after a failure, for a while or until it is revived. `attempt` counts from 0.
-    pub(super) fn let_cool_down(&self, failure: &NodeError, attempt: usize, is_only_one: bool) {
+    pub(super) fn let_cool_down(&self, failure: &NodeError, attempt: u32, is_only_one: bool) {
         let asked = failure.wait.unwrap_or_default();
         if failure.kind.action() == Action::GiveUp || asked > LONGEST_ASKED_WAIT {
             if !is_only_one {
                 warn!("{failure}; this endpoint is not used any more");
             }
-            *lock(&self.availability) = Availability::GivenUp(failure.to_string());
+            let unfit = Unfit { reason: failure.to_string(), is_mistake: false };
+            *lock(&self.availability) = Availability::GivenUp(unfit);
             return;
         }
         let seed = self.next_seed.fetch_add(1, Relaxed);
-        let wait = cool_down(seed).build().nth(attempt).unwrap_or_default().max(asked);
+        let wait = cool_down(seed).build().nth(attempt as usize).unwrap_or_default().max(asked);
         if let Availability::From(then) = &mut *lock(&self.availability) {
             *then = (*then).max(Instant::now() + wait);
         }
     }
 
-    /// Set once it is known to be of the right chain with every contract.
-    pub(super) const fn checked(&self) -> &OnceCell<()> {
-        &self.learnt.checked
-    }
-
-    /// Set once it is known whether it refuses to give the logs of a block that it does not have.
-    pub(super) const fn refuses_unknown_blocks(&self) -> &OnceCell<bool> {
-        &self.learnt.refuses_unknown_blocks
-    }
-
-    /// The highest block that it is known to have.
-    pub(super) fn head(&self) -> Option<Head> {
-        *lock(&self.learnt.head)
-    }
-
-    /// It has this block.
-    pub(super) fn has_block(&self, number: u64) {
-        let mut head = lock(&self.learnt.head);
-        if head.is_none_or(|head| head.number <= number) {
-            *head = Some(Head { number, seen: Instant::now() });
+    /// Passes it over for this time, as it cannot be used.
+    pub(super) fn pass_over(&self, unfit: Unfit, time: Duration, is_only_one: bool) {
+        if !is_only_one {
+            warn!("{}; passing it over", unfit.reason);
         }
-    }
-
-    /// It refused this block. If it has had it, it lacks that block's state, and so that of older ones.
-    pub(super) fn refused_block(&self, number: u64) {
-        if self.head().is_some_and(|head| head.number >= number) {
-            self.learnt.state_from.fetch_max(number.saturating_add(1), Relaxed);
-        }
-    }
-
-    /// False if it is known to lack the state of this block.
-    pub(super) fn may_have_state(&self, number: u64) -> bool {
-        number >= self.learnt.state_from.load(Relaxed)
-    }
-
-    /// Whether it has this feature, as far as is known.
-    pub fn support(&self, feature: Feature) -> Support {
-        lock(&self.learnt.features).get(&feature).copied().unwrap_or_default()
-    }
-
-    /// Remembers whether it has this feature; returns what was known before.
-    pub fn learn(&self, feature: Feature, support: Support) -> Support {
-        lock(&self.learnt.features).insert(feature, support).unwrap_or_default()
-    }
-
-    /// The search for the largest request of this kind.
-    pub fn limit<T>(&self, limit: Limit, work: impl FnOnce(&mut LimitSearch) -> T) -> T {
-        let mut limits = lock(&self.learnt.limits);
-        let new = || match limit.at_most {
-            Some(number) => LimitSearch::at_most(number),
-            None => LimitSearch::from(limit.first, limit.ceiling),
-        };
-        work(limits.entry(limit.kind).or_insert_with(new))
-    }
-
-    /// The size of the next request of this kind.
-    pub fn next_size(&self, limit: Limit) -> SizeInUse<'_> {
-        let size = self.limit(limit, LimitSearch::next_size);
-        SizeInUse { endpoint: self, limit, size }
-    }
-}
-
-/// A kind of request whose largest size is searched for.
-#[derive(Clone, Copy, Debug)]
-pub struct Limit {
-    /// Its name.
-    pub kind: &'static str,
-    /// Where the search begins; at least 1.
-    pub first: usize,
-    /// The largest size to try; at least 1.
-    pub ceiling: usize,
-    /// Where the user set an upper limit: the search begins with it.
-    pub at_most: Option<usize>,
-}
-
-/// A size that a request under way is trying.
-pub struct SizeInUse<'a> {
-    endpoint: &'a Endpoint,
-    limit: Limit,
-    size: Size,
-}
-
-impl SizeInUse<'_> {
-    /// The most that the request may ask for.
-    pub const fn get(&self) -> usize {
-        self.size.len
-    }
-}
-
-impl Drop for SizeInUse<'_> {
-    fn drop(&mut self) {
-        self.endpoint.limit(self.limit, |search| search.ended(self.size));
+        *lock(&self.availability) = Availability::Unfit(unfit, Instant::now() + time);
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rpc::HttpResponse;
-
-    struct Nowhere;
-
-    #[async_trait::async_trait]
-    impl Transport for Nowhere {
-        async fn post(&self, _: Vec<u8>, _: usize) -> Result<HttpResponse, HttpError> {
-            Err(HttpError::TimedOut)
-        }
-    }
-
-    fn endpoint() -> Endpoint {
-        Endpoint::new(EndpointId::labelled("http://host"), Arc::new(Nowhere), Duration::MAX, 0)
-    }
-
-    #[tokio::test]
-    async fn a_block_that_it_has_had_and_refuses_is_one_whose_state_it_lacks() {
-        let endpoint = endpoint();
-        endpoint.refused_block(100);
-        assert!(endpoint.may_have_state(100), "it may only be behind");
-        endpoint.has_block(120);
-        endpoint.has_block(110);
-        assert_eq!(endpoint.head().unwrap().number, 120);
-        endpoint.refused_block(100);
-        assert_eq!(
-            [99, 100, 101].map(|block| endpoint.may_have_state(block)),
-            [false, false, true]
-        );
-        endpoint.refused_block(121);
-        assert!(endpoint.may_have_state(101));
-    }
 }

@@ -15,7 +15,7 @@ use crate::{redact, tally::RunError};
 
 /// A request that failed at one endpoint.
 #[derive(Debug, Error)]
-#[error("{endpoint}: {message}{}", .kind.remedy())]
+#[error("{endpoint}: {message}{}{}", .kind.remedy(), also(.elsewhere))]
 pub struct NodeError {
     /// What kind of failure it is.
     pub kind: ErrorKind,
@@ -28,6 +28,8 @@ pub struct NodeError {
     /// What the connection said below that; `None` if the node answered.
     #[source]
     pub cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// What failed at other endpoints, each with its name.
+    pub elsewhere: Vec<String>,
 }
 
 /// Why a request has no answer.
@@ -48,8 +50,9 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    pub(super) const fn settings(message: String) -> Self {
-        Self::Settings(message)
+    /// A shutdown came before it was done.
+    pub(crate) fn stopped() -> Self {
+        Self::Stopped("stopped before it was done".to_owned())
     }
 
     /// True if the node failed in this way.
@@ -78,7 +81,14 @@ impl NodeError {
     pub(super) fn new(endpoint: &EndpointId, kind: ErrorKind, message: String) -> Self {
         // Some nodes repeat the key, and a message is also stored and printed as a reason.
         let message = redact::clean(&message);
-        Self { kind, endpoint: endpoint.clone(), message, wait: None, cause: None }
+        Self {
+            kind,
+            endpoint: endpoint.clone(),
+            message,
+            wait: None,
+            cause: None,
+            elsewhere: Vec::new(),
+        }
     }
 
     /// No whole response came from `endpoint`.
@@ -131,6 +141,11 @@ impl NodeError {
             ..Self::new(endpoint, signature.kind(), shown)
         }
     }
+}
+
+/// What failed at other endpoints, as the end of an error.
+fn also(elsewhere: &[String]) -> String {
+    elsewhere.iter().map(|other| format!("; and {other}")).collect()
 }
 
 /// The beginning of a body, for an error of one line.

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::{
     block::{BlockChoice, Header},
+    checks::CheckFailure,
     client::Client,
     error::RequestError,
     request::{Freshness, Request},
@@ -22,13 +23,7 @@ impl Client {
         }
         match choice {
             BlockChoice::Number(number) => Ok(number),
-            BlockChoice::Latest => {
-                let request = Request::new("eth_blockNumber", ());
-                let read = |number: U64| Ok(number.to());
-                let (number, endpoint) = self.send_and_tell(request, read).await?;
-                endpoint.has_block(number);
-                Ok(number)
-            }
+            BlockChoice::Latest => Ok(self.newest_header().await?.number.to()),
             tag @ (BlockChoice::Safe | BlockChoice::Finalized) => {
                 let number = |block: Option<Numbered>| match block {
                     Some(block) => Ok(block.number.to()),
@@ -39,16 +34,23 @@ impl Client {
         }
     }
 
-    /// The newest header.
+    /// The newest header, of an endpoint that is not behind.
     ///
     /// # Errors
-    /// As [`Client::request`].
+    /// As [`Client::send`]; if every endpoint is behind, [`RequestError::NoEndpoint`].
     pub async fn newest_header(&self) -> Result<Header, RequestError> {
         let present = |header: Option<Header>| header.ok_or_else(|| "it has no block".to_owned());
-        let request = Request::new("eth_getBlockByNumber", ("latest", false));
-        let (header, endpoint) = self.send_and_tell(request, present).await?;
-        endpoint.has_block(header.number.to());
-        Ok(header)
+        loop {
+            let request = Request::new("eth_getBlockByNumber", ("latest", false));
+            let (header, endpoint) = self.send_and_tell(request, present).await?;
+            match self.checker(endpoint).check_age(&header).await {
+                Ok(()) => return Ok(header),
+                Err(CheckFailure::Unfit(unfit, time)) => {
+                    self.pass_over(endpoint, unfit, time).await;
+                }
+                Err(CheckFailure::Request(error)) => return Err(error),
+            }
+        }
     }
 
     /// The header of the block with this number, if there is one, from an endpoint that has the block `seen` too.

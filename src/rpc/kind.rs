@@ -15,6 +15,8 @@ pub enum ErrorKind {
     Reverted,
     /// The node does not have the block or its state.
     BlockUnavailable,
+    /// The node has another block in the place of the one that was asked for.
+    BlockReplaced,
     /// No answer, or one that makes no sense.
     Unreachable,
     /// An answer was begun or waited for, and cut off.
@@ -41,12 +43,19 @@ impl ErrorKind {
     pub const fn action(self) -> Action {
         match self {
             Self::RateLimited => Action::Retry,
-            Self::BlockUnavailable | Self::Unreachable | Self::TimedOut | Self::Unknown => {
-                Action::NextEndpoint
-            }
+            Self::BlockUnavailable
+            | Self::BlockReplaced
+            | Self::Unreachable
+            | Self::TimedOut
+            | Self::Unknown => Action::NextEndpoint,
             Self::TooLarge | Self::Reverted => Action::Split,
             Self::QuotaExhausted | Self::Refused => Action::GiveUp,
         }
+    }
+
+    /// True if it is about what was asked for, so that the endpoint itself works.
+    pub const fn is_of_request(self) -> bool {
+        matches!(self, Self::TooLarge | Self::Reverted)
     }
 
     /// What an operator can do about it.
@@ -63,6 +72,7 @@ impl ErrorKind {
             Self::Unreachable => "; check that the node is up, or give a second --rpc-url",
             Self::TimedOut => "; lower --chunk, raise --timeout, or give a second --rpc-url",
             Self::TooLarge => "; the node refuses even the smallest request: use another --rpc-url",
+            Self::BlockReplaced => "; the block was replaced in a reorganisation",
             Self::Reverted | Self::Unknown => "",
         }
     }

@@ -4,15 +4,19 @@
 //! within the limits: JSON-RPC in `json`, down to one HTTP POST of a [`Transport`]. A failure comes back as a [`NodeError`], and its
 //! [`ErrorKind`] decides what each layer does. What was learnt of an endpoint is kept in [`Endpoint`].
 
+mod attempts;
 mod block;
+mod call;
 mod checks;
 mod client;
 mod endpoint;
 mod endpoint_id;
 mod error;
+mod freshness;
 mod headers;
 mod json;
 mod kind;
+mod learnt;
 mod limiter;
 mod request;
 mod rules;
@@ -20,12 +24,13 @@ mod sender;
 mod transport;
 
 pub use block::{BlockChoice, BlockChoiceError, BlockRef, Header};
-pub use checks::{Contracts, MULTICALL3};
-pub use client::{Client, ClientSettings};
-pub use endpoint::{Endpoint, Feature, Limit, SizeInUse, Support};
+pub use checks::{Clock, Contracts};
+pub use client::{Ambient, Client, ClientSettings};
+pub use endpoint::Endpoint;
 pub use endpoint_id::EndpointId;
 pub use error::{NodeError, RequestError};
 pub use kind::{Action, ErrorKind};
+pub use learnt::{Feature, Limit, SizeInUse, Support};
 pub use limiter::{Permit, RateLimits, UNITS_PER_CALL};
 pub use request::{Call, Freshness, Override, Overrides, Request};
 pub(crate) use rules::allowed_blocks;

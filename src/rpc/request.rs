@@ -14,8 +14,8 @@ pub struct Request<P> {
     pub method: &'static str,
     /// Its parameters.
     pub params: P,
-    /// True to try each endpoint once only, without retries.
-    pub once: bool,
+    /// True if less can be asked for in one request: where that may help, the failure comes back after few attempts.
+    pub can_split: bool,
     /// When the answer counts.
     pub freshness: Freshness,
 }
@@ -35,7 +35,7 @@ pub enum Freshness {
 impl<P> Request<P> {
     /// A request that is retried as usual, whose answer counts as it is.
     pub const fn new(method: &'static str, params: P) -> Self {
-        Self { method, params, once: false, freshness: Freshness::Any }
+        Self { method, params, can_split: false, freshness: Freshness::Any }
     }
 }
 
@@ -49,6 +49,9 @@ pub struct Call {
     /// Code that replaces an account's for the time of the call.
     #[serde(skip)]
     pub overrides: Option<Arc<Overrides>>,
+    /// Bytes that it returns at most; `None` if that is not known.
+    #[serde(skip)]
+    pub returned: Option<usize>,
 }
 
 /// The third parameter of `eth_call`: state overrides by account.
@@ -63,9 +66,9 @@ pub struct Override {
 
 /// The parameters of an `eth_call`: two, and a third with overrides.
 #[derive(Clone, Debug)]
-pub(super) struct CallParams(pub(super) Call, pub(super) BlockRef);
+pub(super) struct CallParams<'a>(pub(super) &'a Call, pub(super) BlockRef);
 
-impl Serialize for CallParams {
+impl Serialize for CallParams<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self(call, block) = self;
         match &call.overrides {

@@ -14,6 +14,8 @@ use super::{
 };
 use crate::tally::{RequestCounts, Shutdown};
 
+/// Bytes that a response may have beside the result: those of an error with the data of a call.
+const ROOM_FOR_ERROR: usize = 256 << 10;
 /// Bytes of a response, at most.
 const LONGEST_RESPONSE: usize = 64 << 20;
 
@@ -68,6 +70,20 @@ impl Sender {
         params: P,
         read: impl Fn(R) -> Result<T, String>,
     ) -> Result<T, RequestError> {
+        self.ask_long(endpoint, method, &params, None, read).await
+    }
+
+    /// The same for a result of `returned` bytes in hexadecimal, if that is known.
+    pub(super) async fn ask_long<P: Serialize, R: DeserializeOwned, T>(
+        &self,
+        endpoint: &Endpoint,
+        method: &'static str,
+        params: &P,
+        returned: Option<usize>,
+        read: impl Fn(R) -> Result<T, String>,
+    ) -> Result<T, RequestError> {
+        let needed = returned.map_or(usize::MAX, |bytes| 2 * bytes + ROOM_FOR_ERROR);
+        let limit = needed.min(LONGEST_RESPONSE);
         let is_call = method == "eth_call";
         self.unless_stopped(endpoint, self.rates.until_ready(method)).await?;
         if is_call && !self.may_call() {
@@ -77,7 +93,7 @@ impl Sender {
         self.requests.fetch_add(1, Relaxed);
         let sent = Instant::now();
         let answer = tokio::select! {
-            answer = endpoint.request::<P, R>(method, &params, LONGEST_RESPONSE) => answer,
+            answer = endpoint.request::<P, R>(method, params, limit) => answer,
             () = self.shutdown.overdue() => return Err(no_answer(endpoint)),
         };
         match &answer {

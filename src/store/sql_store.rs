@@ -238,6 +238,16 @@ impl<D: Dialect> Store for SqlStore<D> {
         Ok(rows.first().map(|(time,)| time.and_utc()))
     }
 
+    async fn newest_read_block(&self) -> Result<Option<u64>, RunError> {
+        // No index has the blocks. Rows are written soon after they are read, so that one of the last is the newest.
+        let sql = "select max(read_block) from (
+                 select read_block from eth_wallet_balances
+                 order by updated_at desc, wallet desc limit 1000
+             ) newest";
+        let rows: Vec<(Option<i64>,)> = self.fetch_by_index(sql, &[]).await?;
+        Ok(rows.first().and_then(|(block,)| u64::try_from((*block)?).ok()))
+    }
+
     async fn checkpoint(&self, name: &str) -> Result<Option<Checkpoint>, RunError> {
         let rows = self.fetch(D::SQL.checkpoint, &[Value::Text(name)]).await?;
         Ok(rows.into_iter().next().map(Checkpoint::of))

@@ -76,6 +76,9 @@ pub trait Store: Ledger + Journal {
     /// When the row with `n` older rows was last written; `None` past the last row.
     async fn nth_oldest(&self, n: u64) -> Result<Option<DateTime<Utc>>, RunError>;
 
+    /// The newest block of a read among the rows that were written last; `None` if none of them was read.
+    async fn newest_read_block(&self) -> Result<Option<u64>, RunError>;
+
     /// The checkpoint of this name.
     async fn checkpoint(&self, name: &str) -> Result<Option<Checkpoint>, RunError>;
 

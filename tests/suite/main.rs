@@ -4,6 +4,7 @@ mod backfill;
 mod chunks;
 mod database_errors;
 mod faults;
+mod freshness;
 mod pace;
 mod packed;
 mod packed_words;

@@ -174,7 +174,9 @@ async fn a_block_whose_state_disappears_is_replaced_by_a_newer_one() {
     for reader in ["multicall3", "packed", "auto"] {
         let stub = stub_of(&chain);
         // The newest block is 0 at first; its state disappears after some calls.
-        stub.script([Fault::Answer(json!("0x0"))], When::method("eth_blockNumber"));
+        let latest = When::method("eth_getBlockByNumber").mentioning("latest");
+        let genesis = chain.header(0).await.unwrap();
+        stub.fault(Fault::Answer(genesis), latest.times(2));
         let gone = Fault::error(-32000, "missing trie node 1f2e (path ) state is not available");
         stub.fault(gone, When::eth_call().matching(|call| call["params"][1] == "0x0").after(4));
         let database = unread_table(1_000);

@@ -29,6 +29,8 @@ pub(crate) const COMMANDS: [&str; 10] = [
 pub(crate) fn ethtally<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Ethtally {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ethtally"));
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    // A chain that many tests share stands still for as long as they run.
+    command.env("ETHTALLY_MAX_HEAD_AGE", "3h");
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Ethtally { command, input: Vec::new() }
 }
@@ -52,6 +54,12 @@ impl Ethtally {
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Takes a variable away.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
         self
     }
 

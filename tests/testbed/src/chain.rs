@@ -91,6 +91,12 @@ impl Builder {
         self
     }
 
+    /// How old the first block is (default: it is made now).
+    pub fn age(mut self, age: Duration) -> Self {
+        self.genesis.age = age;
+        self
+    }
+
     /// Adds an argument to Anvil's command line.
     pub fn arg(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
@@ -149,7 +155,13 @@ pub struct Chain {
 impl Chain {
     /// Returns a builder with the defaults.
     pub fn builder() -> Builder {
-        let genesis = Genesis { wallets: 1_000, faulty: false, chain_id: 1, gas_limit: 60_000_000 };
+        let genesis = Genesis {
+            wallets: 1_000,
+            faulty: false,
+            chain_id: 1,
+            gas_limit: 60_000_000,
+            age: Duration::ZERO,
+        };
         Builder { genesis, arguments: Vec::new() }
     }
 
@@ -173,9 +185,20 @@ impl Chain {
         Ok(self.provider.get_block_number().await?)
     }
 
+    /// The header of a block, as JSON-RPC has it.
+    pub async fn header(&self, number: u64) -> Result<Value> {
+        self.request("eth_getBlockByNumber", json!([format!("{number:#x}"), false])).await
+    }
+
     /// Mines `blocks` blocks; the first includes the pending transactions.
     pub async fn mine(&self, blocks: u64) -> Result<()> {
         let _: Value = self.request("anvil_mine", json!([blocks])).await?;
+        Ok(())
+    }
+
+    /// Mines `blocks` blocks whose times are this number of seconds apart.
+    pub async fn mine_every(&self, blocks: u64, seconds: u64) -> Result<()> {
+        let _: Value = self.request("anvil_mine", json!([blocks, seconds])).await?;
         Ok(())
     }
 

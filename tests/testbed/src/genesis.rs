@@ -7,7 +7,7 @@
 //! delegate to those ten, so that one block can process every provider's list of delegators.
 
 use std::io::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alloy::primitives::{Address, Bytes, U256, hex, keccak256};
 use anyhow::Result;
@@ -93,15 +93,17 @@ pub struct Genesis {
     pub chain_id: u64,
     /// Gas limit of a block, which is also that of an `eth_call`.
     pub gas_limit: u64,
+    /// How old the first block is.
+    pub age: Duration,
 }
 
 impl Genesis {
     /// Writes the `genesis.json`, about 170 bytes per wallet, with one group of wallets in memory at a time.
     pub fn write(&self, out: &mut impl Write) -> Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let made = (SystemTime::now() - self.age).duration_since(UNIX_EPOCH)?.as_secs();
         write!(
             out,
-            r#"{{"config":{{"chainId":{}}},"difficulty":"0x0","timestamp":"{now:#x}","gasLimit":"{:#x}","#,
+            r#"{{"config":{{"chainId":{}}},"difficulty":"0x0","timestamp":"{made:#x}","gasLimit":"{:#x}","#,
             self.chain_id, self.gas_limit
         )?;
         write!(out, r#""baseFeePerGas":"0x0","alloc":{{"#)?;

@@ -1,0 +1,201 @@
+//! What a request may still try after its failures. Pure: failures in, verdicts out.
+
+use std::{iter, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{error::NodeError, kind::ErrorKind};
+
+/// How long a rate limit without a hint is waited out, whatever the number of retries.
+const RATE_LIMIT_PATIENCE: Duration = Duration::from_secs(30);
+/// Attempts after which a request that can be split is given back.
+const BEFORE_SPLIT: u32 = 3;
+/// Attempts at an endpoint that answers with an error that will hardly change.
+const SAME_ANSWER: u32 = 2;
+
+/// The attempts of one request.
+pub(super) struct Attempts {
+    can_split: bool,
+    left: u32,
+    began: Instant,
+    rate_limited_since: Option<Instant>,
+    /// Attempts that were answered, if with an error, or waited for in vain.
+    answered: u32,
+    /// By their places.
+    endpoints: Vec<AtEndpoint>,
+    /// The place of the endpoint that failed last.
+    last: Option<usize>,
+}
+
+#[derive(Default)]
+struct AtEndpoint {
+    failures: u32,
+    is_done: bool,
+    last: Option<NodeError>,
+}
+
+/// What to do after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Ask again, the same endpoint or another.
+    Retry,
+    /// Give the failure back.
+    Return,
+}
+
+impl Attempts {
+    /// The attempts of a request that begins now, at this number of endpoints.
+    pub(super) fn new(endpoints: usize, retries: u32, can_split: bool) -> Self {
+        Self {
+            can_split,
+            // Failing over is not a retry.
+            left: retries.saturating_add(endpoints as u32),
+            began: Instant::now(),
+            rate_limited_since: None,
+            answered: 0,
+            endpoints: iter::repeat_with(AtEndpoint::default).take(endpoints).collect(),
+            last: None,
+        }
+    }
+
+    /// The attempts of a request to the endpoint at this place only.
+    pub(super) fn at(index: usize, retries: u32) -> Self {
+        Self { left: retries.saturating_add(1), ..Self::new(index + 1, retries, false) }
+    }
+
+    /// True if the endpoint at this place may be asked again.
+    pub(super) fn may_ask(&self, index: usize) -> bool {
+        !self.endpoints[index].is_done
+    }
+
+    /// True if no endpoint has given its last word, so that it is worth waiting for one.
+    pub(super) fn may_wait(&self) -> bool {
+        !self.endpoints.iter().any(|endpoint| endpoint.is_done)
+    }
+
+    /// How many attempts have failed.
+    pub(super) fn failures(&self) -> u32 {
+        self.endpoints.iter().map(|endpoint| endpoint.failures).sum()
+    }
+
+    /// An attempt failed. If the block is unavailable, it is worth asking this endpoint again for `patience`; `None`
+    /// for as long as there are retries.
+    pub(super) fn failed(&mut self, failure: NodeError, patience: Option<Duration>) -> Next {
+        let kind = failure.kind;
+        let waited = self.began.elapsed();
+        let is_answer = kind == ErrorKind::TimedOut || failure.cause.is_none();
+        let index = failure.endpoint.index();
+        let endpoint = &mut self.endpoints[index];
+        endpoint.last = Some(failure);
+        endpoint.failures += 1;
+        self.last = Some(index);
+        self.left = self.left.saturating_sub(1);
+        let is_spent = self.left == 0;
+        match kind {
+            ErrorKind::TooLarge | ErrorKind::Reverted if self.can_split => return Next::Return,
+            ErrorKind::TooLarge | ErrorKind::Reverted | ErrorKind::BlockReplaced => {
+                endpoint.is_done = true;
+            }
+            ErrorKind::Unknown => endpoint.is_done = endpoint.failures >= SAME_ANSWER,
+            ErrorKind::BlockUnavailable => {
+                endpoint.is_done = patience.is_some_and(|patience| waited >= patience);
+            }
+            ErrorKind::RateLimited => {
+                let since = *self.rate_limited_since.get_or_insert_with(Instant::now);
+                if is_spent && since.elapsed() < RATE_LIMIT_PATIENCE {
+                    return Next::Retry;
+                }
+            }
+            ErrorKind::Unreachable | ErrorKind::TimedOut if self.can_split && is_answer => {
+                self.answered += 1;
+                if self.answered >= BEFORE_SPLIT {
+                    return Next::Return;
+                }
+            }
+            _ => {}
+        }
+        let all_done = self.endpoints.iter().all(|endpoint| endpoint.is_done);
+        if all_done || is_spent { Next::Return } else { Next::Retry }
+    }
+
+    /// The failure that says most of the request, and the last ones at other endpoints; `None` if none failed.
+    pub(super) fn into_failures(self) -> Option<(NodeError, Vec<NodeError>)> {
+        let is_of_request = |endpoint: &AtEndpoint| {
+            let kind = endpoint.last.as_ref().map(|failure| failure.kind);
+            matches!(kind, Some(ErrorKind::TooLarge | ErrorKind::Reverted))
+        };
+        let telling = self.endpoints.iter().position(is_of_request).or(self.last)?;
+        let (mut first, mut others) = (None, Vec::new());
+        for (index, endpoint) in self.endpoints.into_iter().enumerate() {
+            match endpoint.last {
+                Some(failure) if index == telling => first = Some(failure),
+                other => others.extend(other),
+            }
+        }
+        Some((first?, others))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::EndpointId;
+
+    fn failure(index: usize, kind: ErrorKind) -> NodeError {
+        let url = format!("http://host{index}").parse().unwrap();
+        NodeError::new(&EndpointId::new(index, &url), kind, format!("{kind:?}"))
+    }
+
+    /// How many failures of this kind one endpoint may have.
+    fn tries(kind: ErrorKind, can_split: bool) -> usize {
+        let mut attempts = Attempts::new(1, 5, can_split);
+        let failed = |_: &usize| attempts.failed(failure(0, kind), None) == Next::Retry;
+        (0..100).take_while(failed).count() + 1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_pass_has_every_retry_and_an_answer_that_stays_has_few() {
+        for kind in [ErrorKind::Unreachable, ErrorKind::TimedOut, ErrorKind::BlockUnavailable] {
+            assert_eq!(tries(kind, false), 6, "{kind:?}");
+        }
+        assert_eq!(tries(ErrorKind::Unknown, false), 2);
+        assert_eq!(tries(ErrorKind::BlockReplaced, false), 1);
+        for (kind, expected) in [
+            (ErrorKind::TooLarge, 1),
+            (ErrorKind::Reverted, 1),
+            (ErrorKind::Unreachable, 3),
+            (ErrorKind::TimedOut, 3),
+        ] {
+            assert_eq!(tries(kind, true), expected, "{kind:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_limit_is_waited_out_for_half_a_minute() {
+        let mut attempts = Attempts::new(1, 0, false);
+        let mut failed = || attempts.failed(failure(0, ErrorKind::RateLimited), None);
+        assert_eq!((0..9).map(|_| failed()).filter(|next| *next == Next::Retry).count(), 9);
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert_eq!(failed(), Next::Return);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_block_is_asked_for_only_as_long_as_it_may_still_come() {
+        let mut attempts = Attempts::new(1, 5, false);
+        let patience = Some(Duration::from_secs(2));
+        let mut failed = || attempts.failed(failure(0, ErrorKind::BlockUnavailable), patience);
+        assert_eq!(failed(), Next::Retry);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(failed(), Next::Return);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_endpoint_is_asked_before_a_request_is_called_too_large() {
+        let mut attempts = Attempts::new(2, 5, false);
+        assert_eq!(attempts.failed(failure(0, ErrorKind::TooLarge), None), Next::Retry);
+        assert!(!attempts.may_ask(0) && attempts.may_ask(1) && !attempts.may_wait());
+        assert_eq!(attempts.failed(failure(1, ErrorKind::Unreachable), None), Next::Retry);
+        let (telling, others) = attempts.into_failures().unwrap();
+        assert_eq!((telling.kind, others.len()), (ErrorKind::TooLarge, 1));
+    }
+}
