@@ -1,7 +1,12 @@
 //! Secrets do not reach an output.
 //!
 //! Of every URL in a text only scheme, host and port are left; and what was taken out of
-//! the URLs that the program was given is taken out wherever else it shows.
+//! the URLs that the program was given is taken out wherever else it shows. What others say
+//! is also one line without control characters, and not long.
+
+mod printable;
+#[cfg(test)]
+mod tests;
 
 use std::{
     error::Error,
@@ -18,6 +23,15 @@ const SCHEMES: [&str; 6] = ["http", "https", "ws", "wss", "postgres", "postgresq
 
 /// Secrets shorter than this would take half of a text with them.
 const SHORTEST: usize = 4;
+
+/// Characters of a text that others have written, at most.
+const LONGEST: usize = 1_000;
+
+/// Characters of an error with its causes, at most: it may name several endpoints.
+const LONGEST_ERROR: usize = 4_000;
+
+/// Bytes of such a text that are searched for secrets, at most.
+const BOUND: usize = 64 << 10;
 
 /// What this process was given and must not show.
 static SECRETS: Mutex<Vec<Secret>> = Mutex::new(Vec::new());
@@ -161,14 +175,59 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The text without secrets, on one line.
+/// The text without secrets and control characters, on one line.
 pub fn clean(text: &str) -> String {
-    without_urls(&hide(&one_line(&hide(text))))
+    // Hidden again, as what stood in a secret may have kept it apart.
+    without_urls(&hide(&one_line(&printable::only(&hide(text)))))
+}
+
+/// The same of a line that is already styled for a terminal: its colours stay.
+pub fn clean_styled(text: &str) -> String {
+    without_urls(&hide(&one_line(&printable::with_colours(&hide(text)))))
+}
+
+/// Of a text that others have written, what is fit to be stored and shown: clean, and of at most 1,000 characters.
+pub fn excerpt(text: &str) -> String {
+    clean_and_cut(text, LONGEST)
+}
+
+fn clean_and_cut(text: &str, longest: usize) -> String {
+    let bounded = bounded(text);
+    let is_cut = bounded.len() < text.len();
+    let clean = clean(bounded);
+    match clean.char_indices().nth(longest - 1) {
+        Some((end, _)) if is_cut || clean[end..].chars().nth(1).is_some() => {
+            format!("{}…", &clean[..end])
+        }
+        _ if is_cut => format!("{clean}…"),
+        _ => clean,
+    }
+}
+
+/// The beginning of a text that is too long to be searched. It ends where no secret and no URL is cut in two.
+fn bounded(text: &str) -> &str {
+    if text.len() <= BOUND {
+        return text;
+    }
+    let begin = &text[..text.floor_char_boundary(BOUND)];
+    // A URL has no blank in it.
+    let begin = match begin.rfind(|c: char| c.is_ascii_whitespace()) {
+        Some(blank) if begin[blank..].contains("://") => &begin[..blank],
+        None if begin.contains("://") => begin.split("://").next().unwrap_or_default(),
+        _ => begin,
+    };
+    let secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
+    let longest_start = |secret: &Secret| {
+        let whole = secret.text.as_bytes();
+        (1..whole.len()).rev().find(|len| begin.as_bytes().ends_with(&whole[..*len]))
+    };
+    let started = secrets.iter().filter_map(longest_start).max().unwrap_or(0);
+    &begin[..begin.floor_char_boundary(begin.len() - started)]
 }
 
 /// An error and its causes as one line without secrets.
 pub fn clean_error(error: &(dyn Error + 'static)) -> String {
-    clean(&with_causes(error))
+    clean_and_cut(&with_causes(error), LONGEST_ERROR)
 }
 
 /// An error and its causes, each once: some libraries' errors end with their cause's own words.
@@ -216,74 +275,4 @@ fn without_urls(text: &str) -> String {
     }
     clean.push_str(rest);
     clean
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_url_only_scheme_and_host_are_left() {
-        for (text, expected) in [
-            ("https://eth.host/v2/KEY failed", "https://eth.host failed"),
-            ("at https://user:word@host:8545/x?key=1: no", "at https://host:8545 no"),
-            ("invalid value 'https://host/KEY' for", "invalid value 'https://host' for"),
-            ("postgres://u:pa/ss@db/x", "postgres://db"),
-            ("postgres://u:p@ss@db/x", "postgres://db"),
-            (
-                "database postgres://127.0.0.1:5432: refused",
-                "database postgres://127.0.0.1:5432: refused",
-            ),
-            ("http://[::1]:8545/x and wss://b/y", "http://[::1]:8545 and wss://b"),
-            ("no URL at all", "no URL at all"),
-        ] {
-            assert_eq!(without_urls(text), expected);
-        }
-    }
-
-    #[test]
-    fn what_a_url_hid_is_hidden_on_its_own_too() {
-        remember("https://eth.host/v2/abcdef0123456789?token=zyxwvu987654");
-        remember("--database-url=postgres://app:s3cr%2Fet@db/x");
-        remember("http:/host/v3/0123456789slash");
-        let text =
-            "bad key abcdef0123456789, token zyxwvu987654, password s3cr/et or s3cr%2Fet of app";
-        assert_eq!(clean(text), "bad key ***, token ***, password *** or *** of app");
-        assert_eq!(clean("no project 0123456789slash"), "no project ***");
-    }
-
-    #[test]
-    fn a_password_that_looks_like_a_port_makes_a_url_ambiguous() {
-        for url in [
-            "postgres://app:47/11@db/x",
-            "postgres://app:47?11@db/x",
-            "https://app:47#11@host",
-            "https://app:47\\11@host",
-            "https://app:47/?11@host",
-        ] {
-            assert!(is_ambiguous(url), "{url}");
-        }
-        for url in [
-            "postgres://app:47%2F11@db:5432/x",
-            "postgres://db:5432/x?user=app@server",
-            "https://host:8545/v2/key?mail=a@b",
-            "https://host/@team/key",
-            "https://host",
-            "sqlite:a@b.db",
-        ] {
-            assert!(!is_ambiguous(url), "{url}");
-        }
-    }
-
-    #[test]
-    fn an_error_tells_each_cause_once() {
-        let refused = anyhow::anyhow!("refused");
-        let error = refused.context("no connection: refused").context("http://host");
-        assert_eq!(clean_error(error.as_ref()), "http://host: no connection: refused");
-    }
-
-    #[test]
-    fn a_text_becomes_one_line() {
-        assert_eq!(clean("one\n  two\tthree"), "one two three");
-    }
 }

@@ -104,7 +104,7 @@ impl Heads {
                 }
                 Err(error) => {
                     pause = backoff.pause();
-                    let why = redact::clean_error(error.as_ref());
+                    let why = redact::excerpt(&redact::clean_error(error.as_ref()));
                     let reason = format!("no WebSocket at {label}: {why}");
                     match &polling {
                         Some(Polling { answers: true, .. }) => info!(?pause, "{reason}"),

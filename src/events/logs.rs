@@ -143,5 +143,6 @@ fn end_of(from: u64, to: u64, size: usize) -> u64 {
 /// True if fewer blocks may succeed: it says so, or was cut off again and again, or says something new.
 fn may_be_too_large(failure: &NodeError) -> bool {
     failure.kind.action() == Action::Split
-        || matches!(failure.kind, ErrorKind::TimedOut | ErrorKind::Unknown)
+        || failure.kind == ErrorKind::TimedOut
+        || failure.kind.is_odd_answer()
 }

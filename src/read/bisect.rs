@@ -228,8 +228,7 @@ impl<'a> Calls<'a> {
     ) -> Result<String, ReadError> {
         let RequestError::Node(failure) = error else { return Err(error.into()) };
         let client = &self.caller.client;
-        let smaller_may_do =
-            failure.kind == ErrorKind::Unknown || failure.kind.action() == Action::Split;
+        let smaller_may_do = failure.kind.is_odd_answer() || failure.kind.action() == Action::Split;
         // A gateway may cut off one call that takes too long, each time, and answer all others.
         let timed_out = failure.kind == ErrorKind::TimedOut && client.retries() > 0;
         let may_be_the_wallets = smaller_may_do || timed_out;

@@ -20,9 +20,7 @@ use super::{
     settings::ChunkLimit,
 };
 use crate::{
-    rpc::{
-        Call, EndpointId, ErrorKind, Feature, Limit, Override, Overrides, RequestError, Support,
-    },
+    rpc::{Call, EndpointId, Feature, Limit, Override, Overrides, RequestError, Support},
     tally::{Reading, Wallet},
 };
 
@@ -186,7 +184,7 @@ impl Packed {
                 }
                 Err(RequestError::Node(failure)) => {
                     let endpoint = failure.endpoint.clone();
-                    let is_strange = failure.kind == ErrorKind::Unknown;
+                    let is_strange = failure.kind.is_odd_answer();
                     if is_strange && !has_answered {
                         return Err(ReadError::Unsupported { endpoint, reason: failure.message });
                     }

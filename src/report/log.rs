@@ -50,6 +50,6 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.stderr.offer(redact::clean(&String::from_utf8_lossy(&self.bytes)) + "\n");
+        self.stderr.offer(redact::clean_styled(&String::from_utf8_lossy(&self.bytes)) + "\n");
     }
 }

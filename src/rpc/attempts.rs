@@ -10,7 +10,7 @@ use super::{error::NodeError, kind::ErrorKind};
 const RATE_LIMIT_PATIENCE: Duration = Duration::from_secs(30);
 /// Attempts after which a request that can be split is given back.
 const BEFORE_SPLIT: u32 = 3;
-/// Attempts at an endpoint that answers with an error that will hardly change.
+/// Attempts at an endpoint whose answer to a request that can be split is one that nobody knows.
 const SAME_ANSWER: u32 = 2;
 
 /// The attempts of one request.
@@ -83,6 +83,7 @@ impl Attempts {
     pub(super) fn failed(&mut self, failure: NodeError, patience: Option<Duration>) -> Next {
         let kind = failure.kind;
         let waited = self.began.elapsed();
+        let is_pruned = failure.is_pruned();
         let is_answer = kind == ErrorKind::TimedOut || failure.cause.is_none();
         let index = failure.endpoint.index();
         let endpoint = &mut self.endpoints[index];
@@ -96,9 +97,11 @@ impl Attempts {
             ErrorKind::TooLarge | ErrorKind::Reverted | ErrorKind::BlockReplaced => {
                 endpoint.is_done = true;
             }
-            ErrorKind::Unknown => endpoint.is_done = endpoint.failures >= SAME_ANSWER,
+            kind if kind.is_odd_answer() && self.can_split => {
+                endpoint.is_done = endpoint.failures >= SAME_ANSWER;
+            }
             ErrorKind::BlockUnavailable => {
-                endpoint.is_done = patience.is_some_and(|patience| waited >= patience);
+                endpoint.is_done = is_pruned || patience.is_some_and(|patience| waited >= patience);
             }
             ErrorKind::RateLimited => {
                 let since = *self.rate_limited_since.get_or_insert_with(Instant::now);
@@ -155,14 +158,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_may_pass_has_every_retry_and_an_answer_that_stays_has_few() {
-        for kind in [ErrorKind::Unreachable, ErrorKind::TimedOut, ErrorKind::BlockUnavailable] {
+        for kind in [
+            ErrorKind::Unreachable,
+            ErrorKind::TimedOut,
+            ErrorKind::BlockUnavailable,
+            ErrorKind::Unknown,
+        ] {
             assert_eq!(tries(kind, false), 6, "{kind:?}");
         }
-        assert_eq!(tries(ErrorKind::Unknown, false), 2);
         assert_eq!(tries(ErrorKind::BlockReplaced, false), 1);
         for (kind, expected) in [
             (ErrorKind::TooLarge, 1),
             (ErrorKind::Reverted, 1),
+            (ErrorKind::Unknown, 2),
             (ErrorKind::Unreachable, 3),
             (ErrorKind::TimedOut, 3),
         ] {

@@ -15,7 +15,7 @@ use super::{
     learnt::{Feature, Support},
     limiter::Permit,
     request::{Call, CallParams},
-    sender::Sender,
+    sender::{Rejected, Sender},
 };
 
 impl Client {
@@ -91,7 +91,8 @@ impl<T: Send, F: Fn(Bytes) -> Result<T, String> + Sync> CallAttempt<'_, F> {
     async fn send(&self, endpoint: &Endpoint, block: BlockRef) -> Result<T, RequestError> {
         let params = CallParams(&self.call, block);
         let returned = self.call.returned;
-        self.sender.ask_long(endpoint, "eth_call", &params, returned, &self.read).await
+        let read = |bytes| (self.read)(bytes).map_err(Rejected::from);
+        self.sender.ask_long(endpoint, "eth_call", &params, returned, read).await
     }
 
     async fn by_number(&self, endpoint: &Endpoint) -> Result<T, RequestError> {
@@ -126,7 +127,7 @@ impl<T: Send, F: Fn(Bytes) -> Result<T, String> + Sync> CallAttempt<'_, F> {
                 return answer;
             }
         };
-        if !matches!(failure.kind, ErrorKind::Unknown | ErrorKind::Unreachable) {
+        if !failure.kind.is_odd_answer() && failure.kind != ErrorKind::Unreachable {
             return Err(failure.into());
         }
         let Ok(answer) = self.by_number(endpoint).await else { return Err(failure.into()) };

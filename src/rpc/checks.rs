@@ -20,7 +20,7 @@ use super::{
     block::{BlockChoice, Header},
     endpoint::{Availability, Endpoint, Unfit},
     error::RequestError,
-    sender::Sender,
+    sender::{Rejected, Sender},
 };
 use crate::{profile::Profile, tally::Shutdown};
 
@@ -247,7 +247,8 @@ impl Checker<'_> {
     ) -> Result<T, RequestError> {
         let mut attempts = Attempts::at(self.endpoint.id.index(), self.retries);
         loop {
-            let failure = match self.sender.ask(self.endpoint, method, &params, &read).await {
+            let counts = |result| read(result).map_err(Rejected::from);
+            let failure = match self.sender.ask(self.endpoint, method, &params, counts).await {
                 Err(RequestError::Node(failure)) => failure,
                 answer => return answer,
             };

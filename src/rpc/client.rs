@@ -28,7 +28,7 @@ use super::{
     error::{NodeError, RequestError},
     limiter::{Permit, RateLimits},
     request::{Freshness, Request},
-    sender::Sender,
+    sender::{Rejected, Sender},
     transport::{HttpTransport, Transport},
 };
 use crate::{
@@ -220,6 +220,20 @@ impl Client {
         R: DeserializeOwned + Send,
         T: Send,
     {
+        self.send_strictly(request, |result| read(result).map_err(Rejected::from)).await
+    }
+
+    /// The same; `read` may also say that there is no such block.
+    pub(super) async fn send_strictly<P, R, T>(
+        &self,
+        request: Request<P>,
+        read: impl Fn(R) -> Result<T, Rejected> + Sync,
+    ) -> Result<(T, &Endpoint), RequestError>
+    where
+        P: Serialize + Send + Sync,
+        R: DeserializeOwned + Send,
+        T: Send,
+    {
         self.attempt(&AnyRequest { sender: &self.sender, request, read, form: PhantomData }).await
     }
 
@@ -260,8 +274,10 @@ impl Client {
             info!(method = attempt.method(), kind = ?failure.kind, "{failure}");
             let patience = attempt.patience(endpoint);
             if !failure.kind.is_of_request() {
-                let is_only_one = self.endpoints.len() == 1;
-                endpoint.let_cool_down(&failure, attempts.failures(), is_only_one);
+                // After an odd answer the endpoint is as well as before.
+                let is_odd = failure.kind.is_odd_answer();
+                let failures = if is_odd { 0 } else { attempts.failures() };
+                endpoint.let_cool_down(&failure, failures, self.endpoints.len() == 1);
             }
             let next = attempts.failed(failure, patience);
             if let Some(block) = state_of.filter(|_| !attempts.may_ask(endpoint.id.index())) {
@@ -388,7 +404,7 @@ where
     P: Serialize + Send + Sync,
     R: DeserializeOwned + Send,
     T: Send,
-    F: Fn(R) -> Result<T, String> + Sync,
+    F: Fn(R) -> Result<T, Rejected> + Sync,
 {
     type Answer = T;
 
@@ -409,9 +425,8 @@ where
 
     fn patience(&self, endpoint: &Endpoint) -> Option<Duration> {
         match self.request.freshness {
-            Freshness::HasHash(_) => Some(LAG),
+            Freshness::Any | Freshness::HasHash(_) => Some(LAG),
             Freshness::HasBlock(block) => endpoint.had_block(block).then_some(LAG),
-            Freshness::Any => None,
         }
     }
 }

@@ -1,27 +1,43 @@
 //! Why a request has no answer.
 
-use std::time::Duration;
+#[cfg(test)]
+mod tests;
 
+use std::{sync::LazyLock, time::Duration};
+
+use chrono::Utc;
+use regex::Regex;
+use reqwest::StatusCode;
 use thiserror::Error;
+use url::Url;
 
 use super::{
     endpoint_id::EndpointId,
     json::ErrorObject,
     kind::ErrorKind,
-    rules::ErrorSignature,
+    rules::{Decision, ErrorSignature},
     transport::{HeaderMap, HttpError, HttpResponse},
+    wait,
 };
 use crate::{redact, tally::RunError};
 
+/// The longest wait that is not worth a word: a longer one is told.
+const SHORT_WAIT: Duration = Duration::from_secs(120);
+
 /// A request that failed at one endpoint.
 #[derive(Debug, Error)]
-#[error("{endpoint}: {message}{}{}", .kind.remedy(), also(.elsewhere))]
+#[error(
+    "{endpoint}: {message}{}{}{}",
+    long_wait(*.wait),
+    .remedy.unwrap_or(.kind.remedy()),
+    also(.elsewhere)
+)]
 pub struct NodeError {
     /// What kind of failure it is.
     pub kind: ErrorKind,
     /// Which endpoint failed.
     pub endpoint: EndpointId,
-    /// What the node or the connection said, one line.
+    /// What the node or the connection said: one line of at most 1,000 characters, without control characters.
     pub message: String,
     /// How long the provider asks to wait.
     pub wait: Option<Duration>,
@@ -30,6 +46,12 @@ pub struct NodeError {
     pub cause: Option<Box<dyn std::error::Error + Send + Sync>>,
     /// What failed at other endpoints, each with its name.
     pub elsewhere: Vec<String>,
+    /// False if only a vague word, a code that is used for several things, or nothing at all has decided the kind.
+    is_certain: bool,
+    /// True if the node says that it no longer has the state of the block.
+    is_pruned: bool,
+    /// What an operator can do about it, where that is not the usual remedy of its kind.
+    remedy: Option<&'static str>,
 }
 
 /// Why a request has no answer.
@@ -75,20 +97,32 @@ impl From<RequestError> for RunError {
 impl NodeError {
     /// An answer of `endpoint` that makes no sense.
     pub(super) fn malformed(endpoint: &EndpointId, message: String) -> Self {
-        Self::new(endpoint, ErrorKind::Unreachable, message)
+        Self { is_certain: false, ..Self::new(endpoint, ErrorKind::Unreachable, message) }
     }
 
     pub(super) fn new(endpoint: &EndpointId, kind: ErrorKind, message: String) -> Self {
         // Some nodes repeat the key, and a message is also stored and printed as a reason.
-        let message = redact::clean(&message);
-        Self {
-            kind,
-            endpoint: endpoint.clone(),
-            message,
-            wait: None,
-            cause: None,
-            elsewhere: Vec::new(),
-        }
+        let message = redact::excerpt(&message);
+        let endpoint = endpoint.clone();
+        let is_certain = kind != ErrorKind::Unknown;
+        let (wait, cause, remedy, is_pruned) = (None, None, None, false);
+        let elsewhere = Vec::new();
+        Self { kind, endpoint, message, wait, cause, elsewhere, is_certain, is_pruned, remedy }
+    }
+
+    /// True if the failure may be of another kind than it seems, so that a caller may hold it against evidence.
+    pub const fn is_ambiguous(&self) -> bool {
+        !self.is_certain
+    }
+
+    /// True if the node says that it no longer has the state of the block, so that asking it again is of no use.
+    pub const fn is_pruned(&self) -> bool {
+        self.is_pruned
+    }
+
+    /// How long the provider asks to wait, in words.
+    pub fn asked_wait_text(&self) -> Option<String> {
+        self.wait.map(wait::in_words)
     }
 
     /// No whole response came from `endpoint`.
@@ -100,24 +134,32 @@ impl NodeError {
         };
         let message = error.to_string();
         let cause = match error {
-            HttpError::NoConnection { cause } | HttpError::Broken { cause } => Some(cause.into()),
+            HttpError::NoConnection { cause } | HttpError::Broken { cause } => {
+                Some(redact::excerpt(&cause))
+            }
             HttpError::TimedOut | HttpError::TooLong(_) => None,
         };
-        Self { cause, ..Self::new(endpoint, kind, message) }
+        let remedy = cause.as_deref().and_then(remedy_for_tls);
+        let cause = cause.map(Into::into);
+        // A response that ends early, or never comes, may have been too large.
+        let is_certain = kind != ErrorKind::TimedOut;
+        Self { cause, remedy, is_certain, ..Self::new(endpoint, kind, message) }
     }
 
     /// `endpoint` answered with an HTTP error, and perhaps with an error of its own in the body.
     pub(super) fn of_response(endpoint: &EndpointId, response: &HttpResponse) -> Self {
         let HttpResponse { status, headers, body } = response;
+        if let Some(failure) = Self::of_redirect(endpoint, *status, headers) {
+            return failure;
+        }
         if let Some(error) = ErrorObject::in_body(body) {
             return Self::of_error_object(endpoint, *status, headers, &error);
         }
-        let text = String::from_utf8_lossy(body);
-        let signature = ErrorSignature { status: Some(*status), code: None, text: &text };
-        Self {
-            wait: retry_after(headers),
-            ..Self::new(endpoint, signature.kind(), format!("HTTP {status}{}", excerpt(&text)))
-        }
+        let text = String::from_utf8_lossy(&body[..body.len().min(LONGEST_PAGE)]);
+        let signature =
+            ErrorSignature { status: Some(*status), message: &text, ..ErrorSignature::default() };
+        let shown = format!("{}{}", status_line(*status), beyond(*status, &excerpt(&text)));
+        Self::decided(endpoint, &signature, headers, shown)
     }
 
     /// `endpoint` answered with an error.
@@ -128,19 +170,96 @@ impl NodeError {
         error: &ErrorObject,
     ) -> Self {
         let ErrorObject { code, message, data } = error;
-        let data = data.as_ref().map(ToString::to_string).unwrap_or_default();
-        let text = format!("{message} {data}");
         let status = Some(status).filter(|status| !(200..300).contains(status));
-        let signature = ErrorSignature { status, code: *code, text: &text };
+        let data = data.as_ref();
+        let signature = ErrorSignature { status, code: *code, message, data, is_own: true };
+        let line = |status| format!("{}: ", status_line(status));
+        let status = status.map(line).unwrap_or_default();
         let shown = match code {
-            Some(code) => format!("error {code}: {message}"),
-            None => format!("error: {message}"),
+            Some(code) => format!("{status}error {code}: {message}"),
+            None => format!("{status}error: {message}"),
         };
-        Self {
-            wait: retry_after(headers).or_else(|| asked_wait(message)),
-            ..Self::new(endpoint, signature.kind(), shown)
-        }
+        Self::decided(endpoint, &signature, headers, shown)
     }
+
+    fn decided(
+        endpoint: &EndpointId,
+        signature: &ErrorSignature<'_>,
+        headers: &HeaderMap,
+        shown: String,
+    ) -> Self {
+        let Decision { kind, is_certain, is_pruned, .. } = signature.decide();
+        let is_about_rate =
+            kind == ErrorKind::RateLimited || matches!(signature.status, Some(429 | 503));
+        let asked = || wait::asked(headers, signature.data, signature.message, Utc::now());
+        let remedy = match (kind, signature.status) {
+            _ if is_pruned => Some(
+                "; the node has pruned the state of that block: use an archive node or a newer --block",
+            ),
+            (ErrorKind::Unreachable, None) => Some(
+                "; the node answers with an error of its own: see its log, or give a second --rpc-url",
+            ),
+            (ErrorKind::TimedOut, Some(_)) => {
+                Some("; the gateway has given up: lower --chunk, or give a second --rpc-url")
+            }
+            _ => None,
+        };
+        let wait = is_about_rate.then(asked).flatten();
+        Self { wait, is_certain, is_pruned, remedy, ..Self::new(endpoint, kind, shown) }
+    }
+
+    /// `endpoint` answered with a redirect. None is followed: it would take the key, and the totals, elsewhere.
+    fn of_redirect(endpoint: &EndpointId, status: u16, headers: &HeaderMap) -> Option<Self> {
+        if !(300..400).contains(&status) {
+            return None;
+        }
+        let here = Url::parse(&endpoint.to_string()).ok();
+        let target = headers.get("location").and_then(|location| {
+            let location = location.to_str().ok()?;
+            match &here {
+                Some(here) => here.join(location).ok(),
+                None => Url::parse(location).ok(),
+            }
+        });
+        let target = target.as_ref().filter(|target| target.has_host()).map(Url::origin);
+        let (message, remedy) = match target {
+            None => (
+                format!("HTTP {status}: redirects elsewhere, which is not followed"),
+                "; check the URL",
+            ),
+            Some(target) if here.is_some_and(|here| here.origin() == target) => (
+                format!("HTTP {status}: redirects to another path, which is not followed"),
+                "; check the path of the URL",
+            ),
+            Some(target) => {
+                let target = target.ascii_serialization();
+                (
+                    format!("HTTP {status}: redirects to {target}, which is not followed"),
+                    "; give that endpoint as --rpc-url",
+                )
+            }
+        };
+        let remedy = Some(remedy);
+        Some(Self { remedy, ..Self::new(endpoint, ErrorKind::Refused, message) })
+    }
+}
+
+/// "HTTP 401 Unauthorized".
+fn status_line(status: u16) -> String {
+    match reason_phrase(status) {
+        Some(phrase) => format!("HTTP {status} {phrase}"),
+        None => format!("HTTP {status}"),
+    }
+}
+
+fn reason_phrase(status: u16) -> Option<&'static str> {
+    StatusCode::from_u16(status).ok()?.canonical_reason()
+}
+
+/// The beginning of a body, unless it only repeats the status.
+fn beyond(status: u16, excerpt: &str) -> &str {
+    let said = excerpt.trim_start_matches([':', ' ']).trim_start_matches(&*status.to_string());
+    if reason_phrase(status) == Some(said.trim()) { "" } else { excerpt }
 }
 
 /// What failed at other endpoints, as the end of an error.
@@ -148,66 +267,40 @@ fn also(elsewhere: &[String]) -> String {
     elsewhere.iter().map(|other| format!("; and {other}")).collect()
 }
 
+/// A wait that is too long to be waited, as part of an error.
+fn long_wait(wait: Option<Duration>) -> String {
+    let long = wait.filter(|wait| *wait > SHORT_WAIT);
+    long.map_or_else(String::new, |wait| format!("; it asks to wait {}", wait::in_words(wait)))
+}
+
+/// What helps where no secure connection could be made.
+fn remedy_for_tls(cause: &str) -> Option<&'static str> {
+    if cause.contains("certificate") {
+        return Some(
+            "; its certificate is not trusted here: install CA certificates, or set SSL_CERT_FILE",
+        );
+    }
+    let is_no_tls = cause.contains("InvalidContentType") || cause.contains("corrupt message");
+    is_no_tls.then_some("; it does not speak TLS: give an http:// URL, or another port")
+}
+
+/// Bytes of a page that are looked at.
+const LONGEST_PAGE: usize = 64 << 10;
+
 /// The beginning of a body, for an error of one line.
 pub(super) fn excerpt(body: &str) -> String {
     const LENGTH: usize = 160;
+    static MARKUP: LazyLock<Regex> = LazyLock::new(|| {
+        let hidden = "(?s)<script.*?</script>|<style.*?</style>|<!--.*?-->";
+        Regex::new(&format!("{hidden}|<[!/a-zA-Z][^>]*>")).expect("a valid pattern")
+    });
     // First of all: of a secret that is cut in two nobody would know.
-    let words = redact::clean(body);
+    let words = redact::excerpt(body);
+    let text = redact::excerpt(&MARKUP.replace_all(&words, " "));
+    let words = if text.is_empty() { words } else { text };
     match words.char_indices().nth(LENGTH) {
         _ if words.is_empty() => String::new(),
         Some((end, _)) => format!(": {}…", &words[..end]),
         None => format!(": {words}"),
-    }
-}
-
-/// The seconds that `Retry-After` asks for.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("retry-after")?.to_str().ok()?;
-    value.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// The wait in a message such as "rate limited, try again in 4ms".
-fn asked_wait(message: &str) -> Option<Duration> {
-    let (_, rest) = message.split_once("try again in ")?;
-    let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let (number, unit) = rest.split_at(number_end);
-    let letters = unit.trim_start().chars().take_while(char::is_ascii_alphabetic);
-    let seconds = match letters.collect::<String>().as_str() {
-        "ms" | "milliseconds" => 0.001,
-        "s" | "sec" | "second" | "seconds" => 1.0,
-        "m" | "min" | "minute" | "minutes" => 60.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wait_that_a_message_asks_for_is_read() {
-        for (message, wait) in [
-            ("rate limited, try again in 4ms", Some(Duration::from_millis(4))),
-            ("try again in 1.5s", Some(Duration::from_millis(1500))),
-            ("try again in 2 minutes", Some(Duration::from_secs(120))),
-            ("try again in a while", None),
-            ("try again later", None),
-        ] {
-            assert_eq!(asked_wait(message), wait, "{message}");
-        }
-    }
-
-    #[test]
-    fn an_error_object_in_an_http_error_is_read_with_its_status() {
-        let body = br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"busy"}}"#.to_vec();
-        let headers = HeaderMap::from_iter([("retry-after".parse().unwrap(), 7.into())]);
-        let failure = NodeError::of_response(
-            &EndpointId::labelled("https://host"),
-            &HttpResponse { status: 429, headers, body },
-        );
-        assert_eq!(failure.kind, ErrorKind::RateLimited);
-        assert_eq!(failure.wait, Some(Duration::from_secs(7)));
-        assert_eq!(failure.message, "error -32000: busy");
     }
 }

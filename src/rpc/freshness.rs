@@ -75,9 +75,14 @@ impl Sender {
             }
             Err(RequestError::Node(failure)) => match failure.kind {
                 ErrorKind::BlockUnavailable => Ok(true),
-                // Whatever it means, it does not mean that the block is unknown.
-                ErrorKind::Unknown => Ok(false),
-                _ => Err(failure.into()),
+                // These are not about the block.
+                ErrorKind::RateLimited
+                | ErrorKind::QuotaExhausted
+                | ErrorKind::Refused
+                | ErrorKind::TimedOut => Err(failure.into()),
+                ErrorKind::Unreachable if failure.cause.is_some() => Err(failure.into()),
+                // It does not surely mean that the block is unknown, but it is an answer.
+                _ => Ok(false),
             },
             Err(error) => Err(error),
         }

@@ -9,6 +9,7 @@ use super::{
     client::Client,
     error::RequestError,
     request::{Freshness, Request},
+    sender::Rejected,
 };
 
 impl Client {
@@ -62,7 +63,13 @@ impl Client {
             freshness: Freshness::HasBlock(seen),
             ..Request::new("eth_getBlockByNumber", (U64::from(number), false))
         };
-        self.send(request, Ok).await
+        self.send(request, |header: Option<Header>| match header {
+            Some(header) if header.number.to::<u64>() != number => {
+                Err(format!("it gave block {} for block {number}", header.number))
+            }
+            header => Ok(header),
+        })
+        .await
     }
 
     /// The header of the block with this hash.
@@ -70,7 +77,14 @@ impl Client {
     /// # Errors
     /// As [`Client::request`].
     pub async fn header_by_hash(&self, hash: B256) -> Result<Header, RequestError> {
-        let present = |header: Option<Header>| header.ok_or_else(|| "header not found".to_owned());
-        self.request("eth_getBlockByHash", (hash, false), present).await
+        let request = Request::new("eth_getBlockByHash", (hash, false));
+        let read = |header: Option<Header>| match header {
+            Some(header) if header.hash == hash => Ok(header),
+            Some(header) => {
+                Err(Rejected::Malformed(format!("it gave block {} for {hash}", header.hash)))
+            }
+            None => Err(Rejected::NoBlock(format!("it does not have block {hash}"))),
+        };
+        Ok(self.send_strictly(request, read).await?.0)
     }
 }

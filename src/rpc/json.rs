@@ -60,6 +60,9 @@ pub(super) fn answer<R: DeserializeOwned>(id_of_request: u64, body: &[u8]) -> An
         Ok(envelope) => envelope,
         Err(error) => return Answer::Malformed(format!("the answer is not JSON-RPC: {error}")),
     };
+    if let Some(error) = ErrorObject::instead_of(&envelope, text) {
+        return Answer::Error(error);
+    }
     let is_ours = match envelope.id {
         Some(id) if id.get() != "null" => names(id.get(), id_of_request),
         // An error may come from somewhere that could not read the request.
@@ -99,14 +102,20 @@ impl ErrorObject {
     fn read(json: &str) -> Self {
         let broken = |_| serde_json::from_str(&without_lone_surrogates(json));
         match serde_json::from_str(json).or_else(broken) {
-            Ok(Value::Object(members)) => {
-                let code = members.get("code").and_then(|code| match code {
+            Ok(Value::Object(mut members)) => {
+                let code = members.remove("code").and_then(|code| match code {
                     Value::String(text) => text.trim().parse().ok(),
                     code => code.as_i64().or_else(|| code.as_f64().map(|code| code as i64)),
                 });
-                let message = members.get("message").and_then(Value::as_str).map(str::to_owned);
-                let data = members.get("data").filter(|data| !data.is_null()).cloned();
-                Self { code, message: message.unwrap_or_else(|| json.to_owned()), data }
+                let message = match members.remove("message") {
+                    Some(Value::String(message)) => message,
+                    _ => json.to_owned(),
+                };
+                let data = members.remove("data").filter(|data| !data.is_null());
+                // Some put beside the message what belongs into the data, such as how long to wait.
+                let beside = || (!members.is_empty()).then(|| Value::Object(members.clone()));
+                let data = data.or_else(beside);
+                Self { code, message, data }
             }
             Ok(Value::String(message)) => Self { message, ..Self::default() },
             _ => Self { message: json.to_owned(), ..Self::default() },
@@ -116,8 +125,24 @@ impl ErrorObject {
     /// The error in the body of an HTTP error, if there is one.
     pub(super) fn in_body(body: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(body);
-        let error = envelope(text.trim_start_matches('\u{feff}').trim()).ok()?.error?;
-        Some(Self::read(error.get()))
+        let text = text.trim_start_matches('\u{feff}').trim();
+        let envelope = envelope(text).ok()?;
+        match envelope.error {
+            Some(error) => Some(Self::read(error.get())),
+            None => Self::instead_of(&envelope, text),
+        }
+    }
+
+    /// The error of a gateway that answers with a message of its own instead of JSON-RPC.
+    fn instead_of(envelope: &Envelope<'_>, text: &str) -> Option<Self> {
+        if envelope.id.is_some() || envelope.result.is_some() || envelope.error.is_some() {
+            return None;
+        }
+        let Ok(Value::Object(members)) = serde_json::from_str(text) else { return None };
+        let names = ["message", "msg", "detail", "details", "description", "error_description"];
+        let said = names.iter().find_map(|name| members.get(*name)?.as_str());
+        let said = said.or_else(|| members.get("errors")?.get(0)?.get("message")?.as_str())?;
+        Some(Self { message: said.to_owned(), ..Self::read(text) })
     }
 }
 
@@ -219,6 +244,14 @@ mod tests {
             (r#"{"error":{"message":"no code"}}"#, object(None, "no code")),
             (r#"{"id":7,"error":{"code":-1.0}}"#, object(Some(-1), r#"{"code":-1.0}"#)),
             (r#"{"id":7,"error":false}"#, object(None, "false")),
+            (r#"{"message":"Too Many Requests"}"#, object(None, "Too Many Requests")),
+            (
+                r#"{"jsonrpc":"2.0","code":-32005,"message":"slow"}"#,
+                ErrorObject {
+                    data: Some(json!({ "jsonrpc": "2.0" })),
+                    ..object(Some(-32005), "slow")
+                },
+            ),
             (
                 r#"{"id":7,"error":{"code":3,"message":"a\ud800b\udc00\ud83d\ude00\\ud800"}}"#,
                 object(Some(3), "a\u{fffd}b\u{fffd}\u{1f600}\\ud800"),
@@ -228,6 +261,8 @@ mod tests {
         }
         let with_data = error(r#"{"id":7,"error":{"code":3,"message":"m","data":"0x08"}}"#);
         assert_eq!(with_data.data, Some(json!("0x08")));
+        let beside = error(r#"{"id":7,"error":{"message":"slow","retry_after":2}}"#);
+        assert_eq!(beside.data, Some(json!({ "retry_after": 2 })));
         let other = answer::<u64>(7, br#"{"id":9,"error":{"code":3,"message":"m"}}"#);
         assert!(matches!(other, Answer::Malformed(_)));
     }

@@ -17,6 +17,8 @@ pub enum ErrorKind {
     BlockUnavailable,
     /// The node has another block in the place of the one that was asked for.
     BlockReplaced,
+    /// The node does not understand the form of the request, such as a block's hash or a state override.
+    NotUnderstood,
     /// No answer, or one that makes no sense.
     Unreachable,
     /// An answer was begun or waited for, and cut off.
@@ -39,12 +41,18 @@ pub enum Action {
 }
 
 impl ErrorKind {
+    /// True if the endpoint answered with an error that is neither about its state nor about ours.
+    pub const fn is_odd_answer(self) -> bool {
+        matches!(self, Self::Unknown | Self::NotUnderstood)
+    }
+
     /// What to do about a failure of this kind.
     pub const fn action(self) -> Action {
         match self {
             Self::RateLimited => Action::Retry,
             Self::BlockUnavailable
             | Self::BlockReplaced
+            | Self::NotUnderstood
             | Self::Unreachable
             | Self::TimedOut
             | Self::Unknown => Action::NextEndpoint,
@@ -58,7 +66,7 @@ impl ErrorKind {
         matches!(self, Self::TooLarge | Self::Reverted)
     }
 
-    /// What an operator can do about it.
+    /// What an operator can do about it, where the failure itself says nothing better.
     pub(super) const fn remedy(self) -> &'static str {
         match self {
             Self::RateLimited => "; lower --rps or --concurrency, or raise --retries",
@@ -68,6 +76,9 @@ impl ErrorKind {
             Self::Refused => "; check the URL and its key",
             Self::BlockUnavailable => {
                 "; the node lacks that block or its state: give --block, or another --rpc-url"
+            }
+            Self::NotUnderstood => {
+                "; the node does not understand this form of request: give another --rpc-url"
             }
             Self::Unreachable => "; check that the node is up, or give a second --rpc-url",
             Self::TimedOut => "; lower --chunk, raise --timeout, or give a second --rpc-url",

@@ -22,6 +22,7 @@ mod request;
 mod rules;
 mod sender;
 mod transport;
+mod wait;
 
 pub use block::{BlockChoice, BlockChoiceError, BlockRef, Header};
 pub use checks::{Clock, Contracts};

@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::{
     endpoint::Endpoint,
+    endpoint_id::EndpointId,
     error::{NodeError, RequestError},
     kind::ErrorKind,
     limiter::{ConcurrencyLimiter, Permit, RateLimiter, RateLimits},
@@ -18,6 +19,31 @@ use crate::tally::{RequestCounts, Shutdown};
 const ROOM_FOR_ERROR: usize = 256 << 10;
 /// Bytes of a response, at most.
 const LONGEST_RESPONSE: usize = 64 << 20;
+
+/// Why a result does not count.
+pub(super) enum Rejected {
+    /// It makes no sense.
+    Malformed(String),
+    /// It says that there is no such block.
+    NoBlock(String),
+}
+
+impl From<String> for Rejected {
+    fn from(message: String) -> Self {
+        Self::Malformed(message)
+    }
+}
+
+impl Rejected {
+    fn by(self, endpoint: &EndpointId) -> NodeError {
+        match self {
+            Self::Malformed(message) => NodeError::malformed(endpoint, message),
+            Self::NoBlock(message) => {
+                NodeError::new(endpoint, ErrorKind::BlockUnavailable, message)
+            }
+        }
+    }
+}
 
 /// Sends requests, each once.
 pub(super) struct Sender {
@@ -68,7 +94,7 @@ impl Sender {
         endpoint: &Endpoint,
         method: &'static str,
         params: P,
-        read: impl Fn(R) -> Result<T, String>,
+        read: impl Fn(R) -> Result<T, Rejected>,
     ) -> Result<T, RequestError> {
         self.ask_long(endpoint, method, &params, None, read).await
     }
@@ -80,7 +106,7 @@ impl Sender {
         method: &'static str,
         params: &P,
         returned: Option<usize>,
-        read: impl Fn(R) -> Result<T, String>,
+        read: impl Fn(R) -> Result<T, Rejected>,
     ) -> Result<T, RequestError> {
         let needed = returned.map_or(usize::MAX, |bytes| 2 * bytes + ROOM_FOR_ERROR);
         let limit = needed.min(LONGEST_RESPONSE);
@@ -103,7 +129,7 @@ impl Sender {
             }
             Err(_) => {}
         }
-        Ok(read(answer?).map_err(|message| NodeError::malformed(&endpoint.id, message))?)
+        Ok(read(answer?).map_err(|rejected| rejected.by(&endpoint.id))?)
     }
 
     /// Waits for this, unless a shutdown comes first.

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::{Checkpoint, Cursor, Page, Row, TableCounts};
 use crate::{
     follow::{BlockReads, OrphanedBlock, RecentReads},
+    redact,
     tally::{RunError, TotalRead, Unreadable, Wallet},
 };
 
@@ -197,7 +198,8 @@ impl FailureColumns {
     pub(super) fn of(failures: &[Unreadable]) -> Self {
         Self {
             wallets: failures.iter().map(|failure| failure.wallet.to_string()).collect(),
-            reasons: failures.iter().map(|failure| failure.reason.clone()).collect(),
+            // PostgreSQL takes no NUL, and some nodes' messages are megabytes long.
+            reasons: failures.iter().map(|failure| redact::excerpt(&failure.reason)).collect(),
         }
     }
 }

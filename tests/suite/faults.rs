@@ -165,7 +165,7 @@ async fn a_retry_after_of_an_hour_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_after_with_a_date_is_ignored() {
+async fn a_retry_after_with_a_date_in_the_past_is_ignored() {
     let date = "Wed, 21 Oct 2015 07:28:00 GMT";
     is_retried("multicall3", Fault::status(429).with_header("Retry-After", date), &[]).await;
 }

@@ -155,9 +155,7 @@ async fn an_endpoint_far_behind_the_table_is_passed_over(database: Database) {
     refresh_by_default(&ahead.url(), &database, &[]).expect(0);
 
     let options = ["--batch", "4"];
-    let run = |urls: &str| {
-        sweep(&database, urls, &options).without("ETHTALLY_MAX_HEAD_AGE").run()
-    };
+    let run = |urls: &str| sweep(&database, urls, &options).without("ETHTALLY_MAX_HEAD_AGE").run();
     let ran = run(&behind.url()).expect(3);
     let says = "the newest block, 150, is 500 blocks, about 1h 40m, behind the newest block";
     assert!(ran.error().contains(says), "{}", ran.error());

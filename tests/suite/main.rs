@@ -5,6 +5,7 @@ mod chunks;
 mod database_errors;
 mod faults;
 mod freshness;
+mod node_errors;
 mod pace;
 mod packed;
 mod packed_words;

@@ -12,7 +12,6 @@ use ethtally_testbed::{
     stub::{Fault, RecordedRequest, When},
     wallet,
 };
-use serde_json::json;
 
 use crate::support::{
     chains::{stub_of, wide_stub},

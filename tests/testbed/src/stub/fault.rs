@@ -77,6 +77,11 @@ pub enum Fault {
     IgnoresOverrides,
     /// The gas of an `eth_call` is set to this, as nodes cap it silently.
     GasCap(u64),
+    /// The true response with this id instead of the request's.
+    WithId(Value),
+    /// Instead of the true response, the one to the last request of the same method before, with its id: from a gateway that
+    /// mixes up responses. The first request passes.
+    ResponseBefore,
     /// The true result of a packed call, corrupted like this.
     CorruptPacked(Corruption),
     /// With more than this many requests in flight, HTTP 429. See [`super::RecordedRequest::in_flight`].
@@ -176,6 +181,8 @@ impl Fault {
             Self::RefusesOverrides => "refuses overrides",
             Self::IgnoresOverrides => "ignores overrides",
             Self::GasCap(_) => "gas cap",
+            Self::WithId(_) => "with id",
+            Self::ResponseBefore => "response before",
             Self::CorruptPacked(_) => "corrupt packed",
             Self::TooManyInFlight(_) => "too many in flight",
             Self::ComputeUnits(_) => "compute units",
@@ -277,11 +284,21 @@ impl Fault {
 
     /// Whether it changes the node's response.
     pub(super) fn tampers(&self) -> bool {
-        matches!(self, Self::Short | Self::Garbage | Self::GarbageReturns | Self::CorruptPacked(_))
+        matches!(
+            self,
+            Self::Short
+                | Self::Garbage
+                | Self::GarbageReturns
+                | Self::CorruptPacked(_)
+                | Self::WithId(_)
+        )
     }
 
-    /// Changes the node's response. Leaves an error as it is.
+    /// Changes the node's response. Leaves an error as it is, but for its id.
     pub(super) fn tamper(&self, response: &mut Value) {
+        if let Self::WithId(id) = self {
+            response["id"] = id.clone();
+        }
         let Some(answer) = response["result"].as_str() else {
             return;
         };

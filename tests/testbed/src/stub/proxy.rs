@@ -1,6 +1,7 @@
 //! From request to response: rules, journal, the upstream node.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -84,6 +85,8 @@ pub(super) struct Proxy {
     upstream: Upstream,
     rules: Mutex<Vec<Rule>>,
     journal: Mutex<Vec<RecordedRequest>>,
+    /// The last response to each method.
+    last_responses: Mutex<HashMap<String, Bytes>>,
     without_params: AtomicBool,
     in_flight_now: AtomicUsize,
     max_in_flight: AtomicUsize,
@@ -113,6 +116,7 @@ impl Proxy {
             upstream,
             rules: Mutex::default(),
             journal: Mutex::default(),
+            last_responses: Mutex::default(),
             without_params: AtomicBool::new(false),
             in_flight_now: AtomicUsize::new(0),
             max_in_flight: AtomicUsize::new(0),
@@ -206,6 +210,13 @@ impl Proxy {
         };
         if answers.iter().any(Option::is_some) || faults.iter().any(Fault::tampers) {
             put_together(&mut answer, &requests, answers, &faults, is_batch);
+        }
+
+        let method = requests.first().and_then(|request| request["method"].as_str());
+        let method = method.unwrap_or_default().to_owned();
+        let before = lock(&self.last_responses).insert(method, answer.body.clone());
+        if let Some(before) = before.filter(|_| faults.contains(&Fault::ResponseBefore)) {
+            answer.body = before;
         }
 
         let half = answer.body.len() / 2;

@@ -608,3 +608,14 @@ fn responds_while_a_test_waits_for_a_process() {
     let (answer, _) = raw(&stub, &request("eth_chainId", json!([])));
     assert!(answer.ends_with(r#""result":"0x1"}"#), "{answer}");
 }
+
+#[tokio::test]
+async fn a_response_may_have_another_id_or_be_the_one_before() {
+    let stub = stub().await;
+    stub.script([Fault::Pass, Fault::WithId(json!(99)), Fault::ResponseBefore], When::always());
+    let with_id = |id: u64, method: &str| json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": [] });
+    let first = ask(&stub, &with_id(1, "eth_blockNumber")).await;
+    assert_eq!(first["id"], 1);
+    assert_eq!(ask(&stub, &with_id(2, "eth_chainId")).await["id"], 99);
+    assert_eq!(ask(&stub, &with_id(3, "eth_blockNumber")).await, first);
+}
