@@ -103,6 +103,9 @@ pub struct VerifyArgs {
     /// Store the total from the chain in every row that differs
     #[arg(long)]
     pub fix: bool,
+    /// Exit 1 only for wrong rows, not for those whose wallets have changed since they were read
+    #[arg(long)]
+    pub ignore_moved: bool,
     /// What counts as success.
     #[command(flatten)]
     pub strict: StrictArgs,

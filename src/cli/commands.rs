@@ -52,6 +52,11 @@ pub enum Command {
     ///
     /// Reads each part of a total with its own eth_call, and the total through Multicall3, at the same
     /// block, and compares both with the row. Exits 1 if any differ. Writes nothing without --fix.
+    ///
+    /// A row that differs is read again at the block at which it was read. If it was right then, or was
+    /// never read, its wallet has moved since; otherwise the row is wrong. If the node no longer has the
+    /// state of that block, an event of the wallet since then shows that it has moved. A row is never
+    /// compared with a block older than its own: if the node is behind, it stays unchecked.
     Verify(VerifyArgs),
     /// Follow the chain's events and refresh the wallets they affect
     ///

@@ -9,7 +9,8 @@ const EXIT_STATUS: &str = r"
   0    Success.
   1    The command ran and the answer is no: verify found a row that differs, status
        found a row past --max-age, or with --strict a wallet could not be read.
-  2    The settings are wrong: usage, profile, chain, contracts or tables.
+  2    The settings are wrong: usage, profile, chain, contracts or tables. Trying again
+       does not help.
   3    The node failed, or none of the wallets could be read.
   4    The database failed.
   130  Stopped by SIGINT, or 143 by SIGTERM, after storing what was read.
@@ -76,6 +77,7 @@ const VERIFY: &str = r"
   ethtally verify 0xe6D97B2099F142513be7A2a068bE040656Ae4591
   ethtally verify 0xe6D97B2099F142513be7A2a068bE040656Ae4591 --fix
   ethtally verify --sample 500 --json | jq .drifted
+  ethtally verify --sample 500 --ignore-moved        exit 1 only for rows that were never right
 ";
 
 const WATCH: &str = r"

@@ -11,7 +11,7 @@ use sqlx::{
     sqlite::SqliteRow,
 };
 
-use super::{LockKey, error::StoreError, rows::RawRow};
+use super::{LockKey, error::StoreError};
 use crate::{follow::Lock, tally::Shutdown};
 
 /// A database, as a dialect of SQL.
@@ -37,8 +37,11 @@ pub(super) trait Dialect: Send + Sync + Sized + 'static {
         values: &[Value<'_>],
     ) -> sqlx::Result<Vec<T>>;
 
-    /// `count` random rows, each at most once.
-    async fn sample(connection: &mut ConnectionOf<Self>, count: u32) -> sqlx::Result<Vec<RawRow>>;
+    /// The keys of `count` random rows, each at most once.
+    async fn sample(
+        connection: &mut ConnectionOf<Self>,
+        count: u32,
+    ) -> sqlx::Result<Vec<(String,)>>;
 
     /// The migrations of this database.
     fn migrator() -> Migrator;
@@ -126,8 +129,8 @@ pub(super) struct Statements {
     pub(super) with_read_total: &'static str,
     /// A list of wallets.
     pub(super) known: &'static str,
-    /// Wallet.
-    pub(super) row: &'static str,
+    /// A list of wallets.
+    pub(super) rows: &'static str,
     /// Offset.
     pub(super) nth_oldest: &'static str,
     /// Name.

@@ -211,15 +211,15 @@ impl<D: Dialect> Store for SqlStore<D> {
         self.fetch_wallets(D::SQL.with_read_total, &[Value::List(&keys_of(wallets))]).await
     }
 
-    async fn row(&self, wallet: Wallet) -> Result<Option<Row>, RunError> {
-        let rows = self.fetch(D::SQL.row, &[Value::Text(&wallet.to_string())]).await?;
-        Ok(rows.into_iter().find_map(Row::of))
+    async fn rows(&self, wallets: &[Wallet]) -> Result<Vec<Row>, RunError> {
+        let rows = self.fetch(D::SQL.rows, &[Value::List(&keys_of(wallets))]).await?;
+        Ok(rows.into_iter().filter_map(Row::of).collect())
     }
 
-    async fn sample(&self, count: u32) -> Result<Vec<Row>, RunError> {
+    async fn sample(&self, count: u32) -> Result<Vec<Wallet>, RunError> {
         let drawn = async { D::sample(&mut *self.pool.acquire().await?, count).await };
-        let rows = self.explained(drawn.await).await?;
-        Ok(rows.into_iter().filter_map(Row::of).collect())
+        let keys = self.explained(drawn.await).await?;
+        Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
     }
 
     async fn counts(&self) -> Result<TableCounts, RunError> {

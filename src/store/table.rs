@@ -65,10 +65,15 @@ pub trait Store: Ledger + Journal {
     async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError>;
 
     /// A wallet's row.
-    async fn row(&self, wallet: Wallet) -> Result<Option<Row>, RunError>;
+    async fn row(&self, wallet: Wallet) -> Result<Option<Row>, RunError> {
+        Ok(self.rows(&[wallet]).await?.pop())
+    }
 
-    /// Random rows, each at most once. Rows whose key is not a wallet are left out.
-    async fn sample(&self, count: u32) -> Result<Vec<Row>, RunError>;
+    /// Those rows of `wallets` that exist, in no order.
+    async fn rows(&self, wallets: &[Wallet]) -> Result<Vec<Row>, RunError>;
+
+    /// The wallets of random rows, each at most once. Rows whose key is not a wallet are left out.
+    async fn sample(&self, count: u32) -> Result<Vec<Wallet>, RunError>;
 
     /// The numbers of rows.
     async fn counts(&self) -> Result<TableCounts, RunError>;
@@ -132,6 +137,23 @@ pub struct Row {
     pub blocknumber: Option<i64>,
     /// When the row was last written.
     pub updated_at: DateTime<Utc>,
+}
+
+impl Row {
+    /// The block of the read, as a number of a block.
+    pub fn read_at(&self) -> Option<u64> {
+        self.read_block.and_then(|block| block.try_into().ok())
+    }
+
+    /// The block at which it was read; of a row of the original, which was read then or later, that of the newest event.
+    pub fn since(&self) -> Option<u64> {
+        self.read_at().or(self.blocknumber.and_then(|block| block.try_into().ok()))
+    }
+
+    /// True for a placeholder: a wallet that was never read.
+    pub fn is_placeholder(&self) -> bool {
+        self.since().is_none() && self.updated_at.timestamp() < 86_400
+    }
 }
 
 /// Numbers of rows.

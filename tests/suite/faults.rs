@@ -66,7 +66,7 @@ async fn stops_at_once(reader: &str, fault: Fault, says: &str) {
     let (_chain, stub) = chain_and_stub().await;
     let database = Database::sqlite();
     stub.fault(fault.clone(), When::eth_call());
-    let ran = refresh_with(reader, &[]).node(stub.url()).database(&database).run().expect(2);
+    let ran = refresh_with(reader, &[]).node(stub.url()).database(&database).run().expect(3);
     assert!(ran.error().contains(says), "{}", ran.error());
     assert!(ran.error().contains(&stub.url()), "{}", ran.error());
     assert_eq!(stub.count("eth_call"), 1);
@@ -76,7 +76,7 @@ async fn stops_at_once(reader: &str, fault: Fault, says: &str) {
     stub.clear();
     stub.forget();
     stub.fault(fault, When::always());
-    let ran = refresh_with(reader, &[]).node(stub.url()).database(&database).run().expect(2);
+    let ran = refresh_with(reader, &[]).node(stub.url()).database(&database).run().expect(3);
     assert!(ran.error().contains(says), "{}", ran.error());
     assert_eq!(stub.requests().len(), 1);
 }
@@ -158,7 +158,7 @@ async fn a_retry_after_of_an_hour_is_an_error() {
     let (_chain, stub) = chain_and_stub().await;
     let database = Database::sqlite();
     stub.fault(Fault::too_many_requests(3_600), When::eth_call());
-    let ran = refresh_first(4, &[]).node(stub.url()).database(&database).run().expect(2);
+    let ran = refresh_first(4, &[]).node(stub.url()).database(&database).run().expect(3);
     assert!(ran.error().contains("429"), "{}", ran.error());
     assert_eq!(stub.count("eth_call"), 1);
     assert_nothing_stored(&database).await;
@@ -190,7 +190,7 @@ async fn a_node_that_always_hangs_is_an_error() {
     let database = Database::sqlite();
     stub.fault(Fault::Hang, When::eth_call());
     let options = ["--timeout", "1", "--retries", "0"];
-    let ran = refresh_first(4, &options).node(stub.url()).database(&database).run().expect(2);
+    let ran = refresh_first(4, &options).node(stub.url()).database(&database).run().expect(3);
     assert!(ran.error().contains("--timeout"), "{}", ran.error());
     assert_nothing_stored(&database).await;
 }
@@ -208,7 +208,7 @@ async fn malformed_responses_are_not_blamed_on_wallets() {
         let database = Database::sqlite();
         stub.fault(fault.clone(), When::eth_call());
         let options = ["--retries", "1"];
-        let ran = refresh_first(4, &options).node(stub.url()).database(&database).run().expect(2);
+        let ran = refresh_first(4, &options).node(stub.url()).database(&database).run().expect(3);
         assert!(ran.error().contains(&stub.url()), "{fault:?}: {}", ran.error());
         assert_nothing_stored(&database).await;
     }
@@ -270,7 +270,7 @@ async fn out_of_gas_even_for_one_wallet_is_not_blamed_on_wallets() {
     let (_chain, stub) = chain_and_stub().await;
     let database = Database::sqlite();
     stub.fault(Fault::error(-32000, "out of gas"), When::eth_call());
-    let ran = refresh_first(4, &[]).node(stub.url()).database(&database).run().expect(2);
+    let ran = refresh_first(4, &[]).node(stub.url()).database(&database).run().expect(3);
     assert!(ran.error().contains("out of gas"), "{}", ran.error());
     assert_nothing_stored(&database).await;
 }
@@ -337,7 +337,7 @@ async fn an_unknown_error_for_every_call_is_not_blamed_on_wallets() {
     let (_chain, stub) = chain_and_stub().await;
     let database = Database::sqlite();
     stub.fault(Fault::error(-39999, "an error that nobody knows"), When::eth_call());
-    let ran = refresh_first(4, &[]).node(stub.url()).database(&database).run().expect(2);
+    let ran = refresh_first(4, &[]).node(stub.url()).database(&database).run().expect(3);
     assert!(ran.error().contains("an error that nobody knows"), "{}", ran.error());
     assert_nothing_stored(&database).await;
 }
@@ -348,7 +348,7 @@ async fn retries_0_sends_one_request() {
     let database = Database::sqlite();
     stub.script([Fault::status(503)], When::eth_call());
     let ran =
-        refresh_first(4, &["--retries", "0"]).node(stub.url()).database(&database).run().expect(2);
+        refresh_first(4, &["--retries", "0"]).node(stub.url()).database(&database).run().expect(3);
     assert!(ran.error().contains("503"), "{}", ran.error());
     assert_eq!(stub.count("eth_call"), 1);
     assert_nothing_stored(&database).await;
@@ -360,7 +360,7 @@ async fn exhausted_retries_are_an_error() {
     let database = Database::sqlite();
     stub.fault(Fault::status(503), When::eth_call());
     let ran =
-        refresh_first(4, &["--retries", "2"]).node(stub.url()).database(&database).run().expect(2);
+        refresh_first(4, &["--retries", "2"]).node(stub.url()).database(&database).run().expect(3);
     assert_eq!(ran.error().matches("503").count(), 1, "{}", ran.error());
     assert_eq!(stub.count("eth_call"), 3);
     assert_eq!(ran.json()["calls"], 3);
@@ -374,7 +374,7 @@ async fn totals_read_before_a_failure_are_stored() {
     let last = address(15);
     stub.fault(Fault::status(503), When::eth_call().mentioning(&last));
     let options = ["--chunk", "10", "--concurrency", "1", "--retries", "1"];
-    let ran = refresh_first(30, &options).node(stub.url()).database(&database).run().expect(2);
+    let ran = refresh_first(30, &options).node(stub.url()).database(&database).run().expect(3);
     assert!(ran.error().contains("503"), "{}", ran.error());
     assert_eq!(stored_totals(&database).await, genesis_totals(0..10));
     assert!(read_failures(&database).await.is_empty());
@@ -397,7 +397,7 @@ async fn totals_in_flight_during_a_failure_are_stored() {
     stub.fault(Fault::Delay(Duration::from_millis(300)), When::eth_call());
     stub.fault(Fault::status(503), When::eth_call().mentioning(&failing));
     let options = ["--chunk", "10", "--concurrency", "3", "--retries", "0"];
-    refresh_first(30, &options).node(stub.url()).database(&database).run().expect(2);
+    refresh_first(30, &options).node(stub.url()).database(&database).run().expect(3);
     assert_eq!(stored_totals(&database).await, genesis_totals((0..10).chain(20..30)));
 }
 
@@ -409,7 +409,7 @@ async fn half_of_a_chunk_is_stored_when_the_other_half_fails() {
     stub.fault(Fault::OutOfGasAbove(15), When::eth_call());
     stub.fault(Fault::status(503), When::eth_call().mentioning(&failing));
     let ran =
-        refresh_first(10, &["--retries", "0"]).node(stub.url()).database(&database).run().expect(2);
+        refresh_first(10, &["--retries", "0"]).node(stub.url()).database(&database).run().expect(3);
     assert_eq!(ran.json()["updated"], 5);
     assert_eq!(stored_totals(&database).await, genesis_totals(0..5));
     assert!(read_failures(&database).await.is_empty());
@@ -445,7 +445,7 @@ async fn the_first_endpoint_is_used_again_after_it_recovers() {
 async fn two_dead_endpoints_are_one_error() {
     let database = Database::sqlite();
     let urls = format!("{},{}", Stub::dead(), Stub::dead());
-    let ran = refresh_first(4, &["--retries", "1"]).node(urls).database(&database).run().expect(2);
+    let ran = refresh_first(4, &["--retries", "1"]).node(urls).database(&database).run().expect(3);
     assert!(ran.error().contains(&Stub::dead()), "{}", ran.error());
     assert!(ran.error().contains("no connection"), "{}", ran.error());
     assert!(ran.error().ends_with("Connection refused (os error 111)"), "{}", ran.error());
@@ -470,7 +470,7 @@ async fn an_endpoint_without_quota_is_not_used_again() {
     second.clear();
     second.fault(Fault::status(402), When::eth_call());
     let urls = format!("{},{}", first.url(), second.url());
-    let ran = refresh_first(10, &options).node(urls).database(&database).run().expect(2);
+    let ran = refresh_first(10, &options).node(urls).database(&database).run().expect(3);
     assert!(ran.error().contains("quota"), "{}", ran.error());
 }
 
@@ -666,7 +666,7 @@ async fn a_block_beyond_the_head_is_an_error() {
         // With Anvil's error, and with that of other nodes.
         stub.fault(Fault::Lagging(0), When::always());
         let options = ["--block", "1000", "--retries", "1"];
-        let ran = refresh_first(4, &options).node(upstream).database(&database).run().expect(2);
+        let ran = refresh_first(4, &options).node(upstream).database(&database).run().expect(3);
         assert!(ran.error().contains("--block"), "{}", ran.error());
         assert_nothing_stored(&database).await;
     }
@@ -678,7 +678,7 @@ async fn a_chain_without_a_safe_block_is_an_error() {
     let database = Database::sqlite();
     stub.fault(Fault::Answer(Value::Null), When::method("eth_getBlockByNumber"));
     let options = ["--block", "safe", "--retries", "0"];
-    let ran = refresh_first(4, &options).node(stub.url()).database(&database).run().expect(2);
+    let ran = refresh_first(4, &options).node(stub.url()).database(&database).run().expect(3);
     assert!(ran.error().contains("no safe block"), "{}", ran.error());
     assert_nothing_stored(&database).await;
 }

@@ -197,7 +197,7 @@ async fn a_block_given_by_number_is_never_replaced() {
     stub.fault(Fault::StateDroppedAfter(10), When::eth_call());
     let database = unread_table(100);
     let options = ["--block", "5", "--retries", "1"];
-    let ran = sweep_all(&database, &stub.url(), &options).run().expect(2);
+    let ran = sweep_all(&database, &stub.url(), &options).run().expect(3);
     assert!(ran.error().contains("missing trie node"), "{}", ran.error());
     assert!(ran.error().contains("--block"), "{}", ran.error());
     assert_read_at_genesis(&database, 0, &[]).await;

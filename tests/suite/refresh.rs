@@ -86,7 +86,7 @@ async fn a_wallet_that_cannot_be_read_has_no_total_and_no_row(database: Database
     assert!(second.starts_with(&format!("{good}  ")), "{second}");
     refresh(&["--strict", &bad, &good], 1);
 
-    let ran = refresh(&["--json", &bad], 2);
+    let ran = refresh(&["--json", &bad], 3);
     assert_eq!(ran.json()["wallets"][0]["total"], json!(null));
     assert!(ran.error().starts_with("error: not one of 1 wallets could be read"), "{ran:?}");
 }

@@ -29,9 +29,9 @@ async fn large_table(database: &Database) -> (Box<dyn Store>, Vec<Wallet>) {
 }
 
 async fn drawn(store: &dyn Store, count: u32) -> HashSet<Wallet> {
-    let rows = store.sample(count).await.unwrap();
-    let wallets: HashSet<_> = rows.iter().map(|row| row.wallet).collect();
-    assert_eq!((rows.len(), wallets.len()), (count as usize, count as usize));
+    let drawn = store.sample(count).await.unwrap();
+    let wallets: HashSet<_> = drawn.iter().copied().collect();
+    assert_eq!((drawn.len(), wallets.len()), (count as usize, count as usize));
     wallets
 }
 

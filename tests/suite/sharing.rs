@@ -353,7 +353,7 @@ async fn a_stopped_database_server_ends_the_sweep_and_the_next_one_completes() {
     cluster.stop().unwrap();
     stub.clear();
 
-    let ran = running.wait().expect(2);
+    let ran = running.wait().expect(4);
     for part in ["database postgres://127.0.0.1:", "the connection is lost", "refused"] {
         assert!(ran.error().contains(part), "{ran:?}");
     }

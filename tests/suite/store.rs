@@ -215,13 +215,19 @@ async fn every_method_of_the_store_works(database: Database) {
     assert_eq!(in_shards, [numbered(8_888)]);
 
     // sample: each row at most once, and different rows each time.
-    let drawn = |rows: Vec<ethtally::store::Row>| rows.iter().map(|row| row.wallet).collect();
-    let some: HashSet<Wallet> = drawn(store.sample(100).await.unwrap());
-    let others: HashSet<Wallet> = drawn(store.sample(100).await.unwrap());
+    let some: HashSet<Wallet> = store.sample(100).await.unwrap().into_iter().collect();
+    let others: HashSet<Wallet> = store.sample(100).await.unwrap().into_iter().collect();
     assert_eq!((some.len(), others.len()), (100, 100));
     assert_ne!(some, others);
-    let all: HashSet<Wallet> = drawn(store.sample(1_000_000).await.unwrap());
-    assert_eq!(all.len(), 2_504);
+    let all = store.sample(1_000_000).await.unwrap();
+    assert_eq!(all.iter().collect::<HashSet<_>>().len(), 2_504);
+
+    // rows: those that exist.
+    let some = [&all[..50], &[numbered(123_456)]].concat();
+    let rows = store.rows(&some).await.unwrap();
+    let found: HashSet<Wallet> = rows.iter().map(|row| row.wallet).collect();
+    assert_eq!((rows.len(), found), (50, all[..50].iter().copied().collect()));
+    assert_eq!(store.rows(&[]).await.unwrap(), []);
 
     // checkpoint
     database

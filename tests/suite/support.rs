@@ -9,5 +9,6 @@ pub(crate) mod requests;
 pub(crate) mod secrets;
 pub(crate) mod table;
 pub(crate) mod traffic;
+pub(crate) mod verify;
 pub(crate) mod wallets;
 pub(crate) mod watch;

@@ -263,7 +263,7 @@ async fn a_node_that_never_responds_is_an_error_even_with_a_short_max_duration()
         stub.clear();
         stub.fault(fault, When::eth_call());
         let swept = ethtally(["sweep", "--all", "--max-duration", "1s", "--json"]);
-        let swept = swept.node(stub.url()).database(&database).run().expect(2);
+        let swept = swept.node(stub.url()).database(&database).run().expect(3);
         assert!(swept.error().contains(&stub.url()), "{swept:?}");
         assert_eq!(swept.json()["updated"], 0);
     }

@@ -228,7 +228,7 @@ async fn missing_rights_to_create_tables_are_one_clear_error_line() {
     let database = Database::postgres();
     let poor = as_role(&database, "poor", "");
     for command in ["migrate", "sweep"] {
-        let ran = ethtally([command]).node(chain.url()).database(&poor).run().expect(2);
+        let ran = ethtally([command]).node(chain.url()).database(&poor).run().expect(4);
         let error = ran.error();
         for part in
             ["database postgres://", "may not create or change the tables", "permission denied"]
@@ -247,7 +247,7 @@ async fn missing_rights_to_create_tables_are_one_clear_error_line() {
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO ROLE; GRANT CREATE ON SCHEMA public TO ROLE",
     );
     let rows = database.sql(ORIGINAL_ROWS).await;
-    let ran = migrate(&poor).expect(2);
+    let ran = migrate(&poor).expect(4);
     assert!(ran.error().contains("must be owner of table eth_wallet_balances"), "{ran:?}");
     assert_eq!(database.sql(ORIGINAL_ROWS).await, rows);
     // Once the tables exist, rights to rows are enough.
@@ -272,7 +272,7 @@ async fn a_role_that_may_only_select_can_run_status_and_verify() {
     assert_eq!(checkpoint["last_block"], 21_000_000);
     assert_eq!(run(&["verify", &address(3), "--json"]).expect(0).json()["in_sync"], true);
     assert_eq!(run(&["verify", "--sample", "50", "--json"]).expect(0).json()["in_sync"], 40);
-    let refused = run(&["refresh", &address(3)]).expect(2);
+    let refused = run(&["refresh", &address(3)]).expect(4);
     assert!(
         refused
             .error()

@@ -147,7 +147,7 @@ async fn the_largest_uint256_is_a_valid_total() {
 async fn no_readable_wallet_is_an_error() {
     let chain = faulty_chain((0..3).map(|n| (n, TokenFault::Revert))).await;
     let database = Database::sqlite();
-    let ran = refresh_first(3, &[]).node(chain.url()).database(&database).run().expect(2);
+    let ran = refresh_first(3, &[]).node(chain.url()).database(&database).run().expect(3);
     assert!(ran.error().contains("not one of 3 wallets could be read"), "{}", ran.error());
     assert!(ran.error().contains("balanceOf failed"), "{}", ran.error());
     assert_eq!(ran.json()["failed"], 3);
@@ -181,7 +181,7 @@ async fn a_failed_read_keeps_the_stored_total() {
     for n in 0..3 {
         chain.set_fault(wallet(n), TokenFault::Return0).await.unwrap();
     }
-    refresh_first(3, &[]).node(chain.url()).database(&database).run().expect(2);
+    refresh_first(3, &[]).node(chain.url()).database(&database).run().expect(3);
     assert_eq!(database.sql(rows).await, before);
     assert_eq!(read_failures(&database).await.len(), 3);
 }
@@ -199,7 +199,7 @@ async fn unreadable_wallets_at_the_head_of_the_queue_do_not_block_others(databas
         .await;
 
     // Two runs read only unreadable wallets, which is an error; four read the rest.
-    let statuses = [2, 2, 0, 0, 0, 0];
+    let statuses = [3, 3, 0, 0, 0, 0];
     for status in statuses {
         let ran = sweep(&database, &chain.url(), &["--batch", "10"]).run().expect(status);
         assert_eq!(ran.json()["requested"], 10);

@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 use crate::support::{
     chains::{chain_and_stub, still_chain, stub_of},
     database::{Database, on_both_databases},
-    program::{Output, ethtally},
     requests::decoded_eth_calls,
     table::{date_rows, dump, store_unread},
-    wallets::{address, address_lines, addresses},
+    verify::{Sample, read, set_balance, verify},
+    wallets::{address, addresses},
 };
 
 on_both_databases! {
@@ -30,25 +30,6 @@ on_both_databases! {
     a_sample_counts_drifted_rows
     a_sample_may_be_larger_than_the_table
     a_wrong_multicall_result_is_detected_and_not_stored
-}
-
-/// Runs `verify` on the chain at `url`.
-fn verify(database: &Database, url: &str, arguments: &[&str]) -> Output {
-    ethtally([&["verify"], arguments].concat()).node(url).database(database).run()
-}
-
-/// Reads and stores these wallets.
-async fn read(database: &Database, url: &str, wallets: impl IntoIterator<Item = u64>) {
-    let backfill = ethtally(["backfill", "--from-csv", "-"]).node(url).database(database);
-    backfill.input(address_lines(wallets)).run().expect(0);
-}
-
-/// Sets a wrong balance.
-async fn set_balance(database: &Database, n: u64, balance: &str) {
-    let wallet = address(n);
-    let update =
-        format!("update eth_wallet_balances set balance = '{balance}' where wallet = '{wallet}'");
-    database.sql(&update).await;
 }
 
 async fn a_row_that_matches_the_chain_is_in_sync(database: Database) {
@@ -105,9 +86,11 @@ async fn a_drifted_row_is_reported_and_fixed_on_request(database: Database) {
     assert_eq!(seen["stored_total"], before.to_string());
     assert_eq!(seen["stored_read_block"], 0);
     assert_eq!((&seen["chain_total"], &seen["batched_total"]), (&json!(after), &json!(after)));
-    assert_eq!(seen["block"], 1);
+    assert_eq!((&seen["block"], &seen["drift"]), (&json!(1), &json!("moved")));
     let text = verify(&database, &url, &[&address(1)]).expect(1).stdout;
     assert!(text.ends_with("\ndrifted\n"), "{text}");
+    assert!(text.contains("\nmoved: the stored total was right at block 0; "), "{text}");
+    verify(&database, &url, &["--ignore-moved", &address(1)]).expect(0);
     assert_eq!(dump(&database).await, stored, "nothing is stored without --fix");
 
     let seen = verify(&database, &url, &["--json", "--fix", &address(1)]).expect(1).json();
@@ -133,9 +116,9 @@ async fn a_wallet_without_a_row_is_not_in_sync(database: Database) {
         for name in ["stored_total", "stored_read_block", "stored_blocknumber", "updated_at"] {
             assert_eq!(seen[name], Value::Null, "{name}");
         }
-        assert_eq!(seen["in_sync"], false);
+        assert_eq!((&seen["in_sync"], &seen["drift"]), (&json!(false), &Value::Null));
     }
-    let text = verify(&database, &chain.url(), &[&address(2)]).expect(1).stdout;
+    let text = verify(&database, &chain.url(), &["--ignore-moved", &address(2)]).expect(1).stdout;
     assert!(text.contains("stored total") && text.contains("no row"), "{text}");
     assert_eq!(dump(&database).await.len(), 1);
 
@@ -150,7 +133,8 @@ async fn a_sample_counts_drifted_rows(database: Database) {
     let all = verify(&database, &url, &["--sample", "30", "--json"]).expect(0);
     assert_eq!(
         all.stdout,
-        "{\"command\":\"verify\",\"sampled\":30,\"in_sync\":30,\"drifted\":0,\"unreadable\":0,\"drifted_wallets\":[]}\n"
+        "{\"command\":\"verify\",\"sampled\":30,\"in_sync\":30,\"drifted\":0,\"moved\":0,\"wrong\":0,\
+         \"unreadable\":0,\"unchecked\":0,\"drifted_wallets\":[]}\n"
     );
     for n in [3, 5] {
         set_balance(&database, n, "1").await;
@@ -159,16 +143,15 @@ async fn a_sample_counts_drifted_rows(database: Database) {
 
     let all = verify(&database, &url, &["--sample", "30", "--json"]).expect(1);
     let drifted: Vec<_> = addresses([3, 5]).into_iter().collect();
-    assert_eq!(
-        all.json(),
-        json!({"command": "verify", "sampled": 30, "in_sync": 28, "drifted": 2, "unreadable": 0, "drifted_wallets": drifted})
-    );
-    let text = verify(&database, &url, &["--sample", "30"]).expect(1).stdout;
+    let expected = Sample { in_sync: 28, wrong: 2, ..Sample::default() };
+    assert_eq!(all.json(), expected.json(&drifted));
+    let text = verify(&database, &url, &["--sample", "30", "--ignore-moved"]).expect(1).stdout;
     assert_eq!(
         text,
         format!(
-            "verify complete sampled:30 in_sync:28 drifted:2 unreadable:0\n{}\n",
-            drifted.join("\n")
+            "verify complete sampled:30 in_sync:28 drifted:2 moved:0 wrong:2 unreadable:0 unchecked:0\n\
+             {} wrong\n{} wrong\n",
+            drifted[0], drifted[1]
         )
     );
     assert_eq!(dump(&database).await, changed);
@@ -186,10 +169,7 @@ async fn a_sample_may_be_larger_than_the_table(database: Database) {
     let url = still_chain().await.url();
     read(&database, &url, []).await;
     let sample = |n| verify(&database, &url, &["--sample", n, "--json"]).expect(0).json();
-    assert_eq!(
-        sample("5"),
-        json!({"command": "verify", "sampled": 0, "in_sync": 0, "drifted": 0, "unreadable": 0, "drifted_wallets": []})
-    );
+    assert_eq!(sample("5"), Sample::default().json(&[]));
     read(&database, &url, 0..7).await;
     for (n, sampled) in [("1", 1), ("4", 4), ("7", 7), ("1000", 7)] {
         assert_eq!(sample(n)["sampled"], sampled, "{n}");
@@ -224,7 +204,7 @@ async fn a_wrong_multicall_result_is_detected_and_not_stored(database: Database)
         assert_eq!(seen["chain_total"], truth.to_string());
         assert_eq!(seen["batched_total"], (truth + U256::from(1)).to_string());
         assert_eq!(seen["stored_total"], truth.to_string());
-        assert_eq!(seen["in_sync"], false);
+        assert_eq!((&seen["in_sync"], &seen["drift"]), (&json!(false), &json!("wrong")));
         assert_ne!(seen["fixed"], true);
         assert_eq!(dump(&database).await, before);
     }
@@ -273,7 +253,7 @@ async fn an_unreadable_wallet_is_an_error_and_is_counted_in_a_sample() {
     chain.set_fault(wallet(2), TokenFault::Return31).await.unwrap();
     let before = dump(&database).await;
 
-    let ran = verify(&database, &url, &["--json", "--fix", &address(2)]).expect(2);
+    let ran = verify(&database, &url, &["--json", "--fix", &address(2)]).expect(3);
     assert_eq!(ran.stdout, "");
     assert_eq!(
         ran.error(),
@@ -284,17 +264,15 @@ async fn an_unreadable_wallet_is_an_error_and_is_counted_in_a_sample() {
     );
 
     let ran = verify(&database, &url, &["--json", "--sample", "4"]).expect(0);
-    assert_eq!(
-        ran.json(),
-        json!({"command": "verify", "sampled": 4, "in_sync": 3, "drifted": 0, "unreadable": 1, "drifted_wallets": []})
-    );
+    let expected = Sample { in_sync: 3, unreadable: 1, ..Sample::default() };
+    assert_eq!(ran.json(), expected.json(&[]));
     assert!(ran.stderr.contains(&address(2)), "{ran:?}");
     verify(&database, &url, &["--sample", "4", "--strict"]).expect(1);
 
     for n in [0, 1, 3] {
         chain.set_fault(wallet(n), TokenFault::Revert).await.unwrap();
     }
-    let ran = verify(&database, &url, &["--json", "--sample", "4"]).expect(2);
+    let ran = verify(&database, &url, &["--json", "--sample", "4"]).expect(3);
     assert_eq!(ran.json()["unreadable"], 4);
     assert!(ran.error().contains("not one of 4 wallets could be read"), "{ran:?}");
     assert_eq!(dump(&database).await, before);

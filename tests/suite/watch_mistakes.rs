@@ -26,7 +26,9 @@ use crate::support::{
 /// The error of a refused run, without `error: `.
 #[track_caller]
 fn error_of(output: Output) -> String {
-    output.refused().strip_prefix("error: ").expect("an error").to_owned()
+    assert!([2, 3, 4].contains(&output.status), "{output:?}");
+    assert_eq!((output.stdout.as_str(), output.stderr.lines().count()), ("", 1), "{output:?}");
+    output.error().strip_prefix("error: ").expect("an error").to_owned()
 }
 
 #[test]

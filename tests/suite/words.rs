@@ -226,7 +226,7 @@ fn a_missing_table_is_an_error_with_the_remedy() {
 fn an_unreachable_database_is_an_error_with_what_to_check_and_each_cause_once() {
     let url = "postgres://app:s3cret-word@127.0.0.1:1/tally";
     assert_eq!(
-        ethtally(["status", "--database-url", url]).run().refused(),
+        ethtally(["status", "--database-url", url]).run().expect(4).error(),
         "error: database postgres://127.0.0.1:1: no connection; check that the server is up, and \
          the host and port in --database-url: Connection refused (os error 111)"
     );
@@ -433,7 +433,7 @@ async fn json_is_one_line_even_if_the_run_fails_midway() {
             .database(&database)
             .input(csv.as_str())
             .run()
-            .expect(2);
+            .expect(3);
         let result = ran.json();
         assert_eq!((&result["updated"], &result["failed"]), (&json!(3), &json!(0)), "{result}");
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
@@ -445,7 +445,7 @@ async fn json_is_one_line_even_if_the_run_fails_midway() {
     let database = Database::sqlite();
     store_unread(&database, 0..10);
     let ran = ethtally(["sweep", "--json", "--retries=0"]).node(Stub::dead()).database(&database);
-    let ran = ran.run().expect(2);
+    let ran = ran.run().expect(3);
     assert_eq!(ran.json()["updated"], 0);
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
 }

@@ -18,7 +18,6 @@ use super::{
     Access, LockKey,
     dialect::{AnyRow, Column, Dialect, Statements, Value},
     error::{StoreError, code, driver_text, unless_stopped},
-    rows::RawRow,
     schema::{self, MIGRATIONS, TABLES},
     sql_store::SqlStore,
 };
@@ -167,9 +166,9 @@ impl Dialect for PgDialect {
         sqlx::query_as_with(sql, arguments(values)?).fetch_all(connection).await
     }
 
-    async fn sample(connection: &mut PgConnection, count: u32) -> sqlx::Result<Vec<RawRow>> {
+    async fn sample(connection: &mut PgConnection, count: u32) -> sqlx::Result<Vec<(String,)>> {
         let count = i64::from(count);
-        let drawn: Vec<RawRow> =
+        let drawn: Vec<(String,)> =
             Self::fetch(connection, SAMPLE, &[Value::Number(count), Value::Number(4)]).await?;
         if drawn.len() as i64 >= count {
             return Ok(drawn);

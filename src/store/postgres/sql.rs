@@ -50,8 +50,8 @@ pub(super) const SQL: Statements = Statements {
              where wallet = any($1)
                  and (read_block is not null or updated_at >= timestamp '1970-01-02')",
     known: "select wallet from eth_wallet_balances where wallet = any($1)",
-    row: "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
-             from eth_wallet_balances where wallet = $1",
+    rows: "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
+             from eth_wallet_balances where wallet = any($1)",
     nth_oldest: "select updated_at from eth_wallet_balances order by updated_at limit 1 offset $1",
     checkpoint: "select name, last_block, updated_at from eth_indexer_checkpoints where name = $1",
     record_totals: "insert into eth_wallet_balances as stored
@@ -102,11 +102,9 @@ pub(super) const SQL: Statements = Statements {
              where checkpoint = $1 and (number < $2 or hash = any($3))",
 };
 
-/// Rows from random pages of the table: $2 pages for each of the $1 rows, and some to spare. A small
-/// table is drawn from as a whole.
-pub(super) const SAMPLE: &str =
-    "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
-             from eth_wallet_balances tablesample system (
+/// The keys of rows from random pages of the table: $2 pages for each of the $1 rows, and some to
+/// spare. A small table is drawn from as a whole.
+pub(super) const SAMPLE: &str = "select wallet from eth_wallet_balances tablesample system (
                  least(100, 100.0 * $2 * ($1::bigint + 10) * current_setting('block_size')::bigint
                      / greatest(1, pg_relation_size('eth_wallet_balances'))))
              order by random() limit $1";

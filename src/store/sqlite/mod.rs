@@ -24,7 +24,6 @@ use super::{
     Access, LockKey,
     dialect::{AnyRow, Column, Dialect, Statements, Value},
     error::{StoreError, code, driver_text},
-    rows::RawRow,
     schema,
     sql_store::SqlStore,
 };
@@ -153,7 +152,7 @@ impl Dialect for SqliteDialect {
         sqlx::query_as_with(sql, arguments(values)?).fetch_all(connection).await
     }
 
-    async fn sample(connection: &mut SqliteConnection, count: u32) -> sqlx::Result<Vec<RawRow>> {
+    async fn sample(connection: &mut SqliteConnection, count: u32) -> sqlx::Result<Vec<(String,)>> {
         let limit = Value::Number(count.into());
         let last = "select coalesce(max(rowid), 0) from eth_wallet_balances";
         let last: i64 = sqlx::query_scalar(last).fetch_one(&mut *connection).await?;
@@ -162,17 +161,14 @@ impl Dialect for SqliteDialect {
             let numbers: Vec<_> =
                 (0..2 * count + 10).map(|_| rand::random_range(1..=last)).collect();
             let numbers = json!(numbers).to_string();
-            let rows: Vec<RawRow> =
+            let keys: Vec<(String,)> =
                 Self::fetch(connection, SAMPLE, &[limit, Value::Text(&numbers)]).await?;
-            if rows.len() >= count as usize {
-                return Ok(rows);
+            if keys.len() >= count as usize {
+                return Ok(keys);
             }
         }
-        let any = "select rowid from eth_wallet_balances order by random() limit $1";
-        let numbers: Vec<(i64,)> = Self::fetch(connection, any, &[limit]).await?;
-        let numbers: Vec<_> = numbers.into_iter().map(|(number,)| number).collect();
-        let numbers = json!(numbers).to_string();
-        Self::fetch(connection, SAMPLE, &[limit, Value::Text(&numbers)]).await
+        let any = "select wallet from eth_wallet_balances order by random() limit $1";
+        Self::fetch(connection, any, &[limit]).await
     }
 
     fn migrator() -> Migrator {

@@ -46,9 +46,10 @@ pub(super) const SQL: Statements = Statements {
                  and (read_block is not null or updated_at >= '1970-01-02')",
     known: "select wallet from eth_wallet_balances
              where wallet in (select value from json_each($1))",
-    row: "select wallet, balance, read_block, blocknumber,
+    rows: "select wallet, balance, read_block, blocknumber,
                  strftime('%Y-%m-%d %H:%M:%f', updated_at)
-             from eth_wallet_balances where wallet = $1",
+             from eth_wallet_balances
+             where wallet in (select value from json_each($1))",
     nth_oldest: "select strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_wallet_balances order by updated_at limit 1 offset $1",
     checkpoint: "select name, last_block, strftime('%Y-%m-%d %H:%M:%f', updated_at)
@@ -105,8 +106,7 @@ pub(super) const SQL: Statements = Statements {
                  and (number < $2 or hash in (select value from json_each($3)))",
 };
 
-/// Some of the rows with these numbers.
-pub(super) const SAMPLE: &str = "select wallet, balance, read_block, blocknumber,
-                 strftime('%Y-%m-%d %H:%M:%f', updated_at)
-             from eth_wallet_balances where rowid in (select value from json_each($2))
+/// The keys of some of the rows with these numbers.
+pub(super) const SAMPLE: &str = "select wallet from eth_wallet_balances
+             where rowid in (select value from json_each($2))
              order by random() limit $1";

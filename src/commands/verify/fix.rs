@@ -1,0 +1,35 @@
+//! `--fix`: stores what was read, where both ways of reading agree and the table holds no newer read.
+
+use super::both_ways::OnChain;
+use crate::{
+    app::App,
+    store::{Row, Store},
+    tally::{RunError, TotalRead, Wallet},
+};
+
+/// Stores a wallet's total; returns whether it did, and says so if it did not.
+pub(super) async fn fix(
+    app: &App,
+    store: &dyn Store,
+    wallet: Wallet,
+    row: Option<&Row>,
+    on_chain: &OnChain,
+) -> Result<bool, RunError> {
+    let not_fixed =
+        |reason: &str| app.report.note(&format!("wallet {wallet} is not fixed: {reason}"));
+    if !on_chain.agrees() {
+        not_fixed("the sum of its parts and what Multicall3 returns differ");
+        return Ok(false);
+    }
+    if row.and_then(Row::since).is_some_and(|since| since > on_chain.block) {
+        not_fixed("the row is newer than the node");
+        return Ok(false);
+    }
+    let (total, read_block) = (on_chain.total, on_chain.block);
+    let read = TotalRead { wallet, total, read_block, event_block: None };
+    let is_fixed = store.record(&[read], &[]).await?.updated == 1;
+    if !is_fixed {
+        not_fixed("the table holds a newer read by now");
+    }
+    Ok(is_fixed)
+}
