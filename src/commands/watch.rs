@@ -94,7 +94,7 @@ struct Prepared<'a> {
 
 impl Prepared<'_> {
     /// Opens everything and watches until a shutdown is requested. A mistake in the settings ends it at
-    /// once; later failures are retried. `server` is set once it answers, and left running.
+    /// once; all else that the node does is waited out. `server` is set once it answers, and left running.
     async fn watch(
         self,
         monitor: &Arc<Monitor>,
@@ -108,26 +108,14 @@ impl Prepared<'_> {
             address = Some(bound.address()?.to_string());
             *server = Some(bound.start());
         }
-        let newest = events.newest().await?.number;
-        if let Some(first) = args.from_block.filter(|first| *first > newest + 1)
-            && store.checkpoint(&app.profile.checkpoint).await?.is_none()
-        {
-            return Err(RunError::settings(format!(
-                "--from-block {first} does not exist yet; the newest block is {newest}"
-            )));
-        }
-        if args.track == TrackChoice::Known && store.nth_oldest(0).await?.is_none() {
-            app.report.note(
-                "the table is empty, and only wallets in it are refreshed; fill it with \
-                 `ethtally backfill`, or give --track all",
-            );
-        }
-        if let Some(address) = address {
-            print_event(&app.report, EventBody::Listening { address });
-        }
         let observer: Arc<dyn Observer> =
             Arc::new(EventPrinter { monitor: Arc::clone(monitor), report: app.report.clone() });
         let watch = Watch { app, args, events, reader, store: store.as_ref(), observer, ws_url };
+        tokio::select! {
+            checked = watch.check(&mut address) => checked?,
+            error = failure(server) => return Err(error),
+        }
+        watch.announce(&mut address);
         tokio::select! {
             ended = watch.run() => ended,
             error = failure(server) => Err(error),
@@ -162,6 +150,46 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
+    /// Looks for mistakes in the settings, which only a node can tell. A node that fails is asked again, as later on.
+    async fn check(&self, address: &mut Option<String>) -> Result<(), RunError> {
+        let mut backoff = Backoff::default();
+        let newest = loop {
+            match self.events.newest().await {
+                Ok(newest) => break newest.number,
+                Err(error @ (RunError::Settings(_) | RunError::Stopped(_))) => return Err(error),
+                Err(error) => {
+                    self.announce(address);
+                    self.wait_out(error, backoff.pause()).await;
+                    self.events.revive();
+                }
+            }
+            if self.app.shutdown.is_requested() {
+                return Ok(());
+            }
+        };
+        if let Some(first) = self.args.from_block.filter(|first| *first > newest + 1)
+            && self.store.checkpoint(&self.app.profile.checkpoint).await?.is_none()
+        {
+            return Err(RunError::settings(format!(
+                "--from-block {first} does not exist yet; the newest block is {newest}"
+            )));
+        }
+        if self.args.track == TrackChoice::Known && self.store.nth_oldest(0).await?.is_none() {
+            self.app.report.note(
+                "the table is empty, and only wallets in it are refreshed; fill it with \
+                 `ethtally backfill`, or give --track all",
+            );
+        }
+        Ok(())
+    }
+
+    /// Prints where health and metrics are served, once.
+    fn announce(&self, address: &mut Option<String>) {
+        if let Some(address) = address.take() {
+            print_event(&self.app.report, EventBody::Listening { address });
+        }
+    }
+
     /// Takes the lock, follows the chain, and takes it again if it is lost.
     async fn run(&self) -> Result<(), RunError> {
         let mut backoff = Backoff::default();

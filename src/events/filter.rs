@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use alloy::primitives::{Address, B256, U64};
+use alloy::primitives::{Address, B256, Bloom, U64};
 use itertools::Itertools;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     profile::{Event, Profile, View},
+    rpc::in_range,
     tally::Wallet,
 };
 
@@ -33,14 +34,18 @@ struct Pattern {
     wallets: Vec<usize>,
     /// Which view lists the members of the wallet in which topic.
     members: Option<(usize, usize)>,
+    /// The bits of contract and selector in a bloom.
+    bloom: Bloom,
 }
 
-/// Which logs to ask for.
+/// Which logs to ask for; without contracts and topics, all of the blocks.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Filter {
-    address: Vec<Address>,
-    topics: [Vec<B256>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<Vec<Address>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topics: Option<[Vec<B256>; 1]>,
     #[serde(flatten)]
     blocks: Blocks,
 }
@@ -59,6 +64,7 @@ pub(super) enum Blocks {
 pub(super) struct Log {
     address: Address,
     topics: Vec<B256>,
+    #[serde(deserialize_with = "in_range")]
     pub(super) block_number: U64,
     pub(super) block_hash: B256,
     #[serde(default)]
@@ -115,11 +121,18 @@ impl EventFilter {
     }
 
     pub(super) fn of(&self, blocks: Blocks) -> Filter {
-        Filter { address: self.contracts(), topics: [self.selectors()], blocks }
+        Filter { address: Some(self.contracts()), topics: Some([self.selectors()]), blocks }
+    }
+
+    /// Whether a block with this bloom may hold a log of an event that none of `logs` is of.
+    pub(super) fn may_hold_more(&self, bloom: &Bloom, logs: &[&Log]) -> bool {
+        self.events.iter().any(|event| {
+            event.may_be_in(bloom) && !logs.iter().any(|log| event.has_selector_of(log))
+        })
     }
 
     /// What these logs name.
-    pub(super) fn matches_in(&self, logs: &[Log]) -> LogMatches {
+    pub(super) fn matches_in<'a>(&self, logs: impl IntoIterator<Item = &'a Log>) -> LogMatches {
         let mut matches = LogMatches::default();
         for log in logs {
             // A filter asks for contracts and selectors in every combination.
@@ -155,9 +168,12 @@ fn pattern(event: &Event, views: &mut Vec<View>) -> Pattern {
         });
         Some((view, topic(&members.of)?))
     });
+    let mut bloom = Bloom::ZERO;
+    bloom.accrue_raw_log(event.contract, &[event.event.selector()]);
     Pattern {
         contract: event.contract,
         selector: event.event.selector(),
+        bloom,
         topics: indexed.len() + 1,
         wallets: event.wallets.iter().filter_map(topic).collect(),
         members,
@@ -166,9 +182,34 @@ fn pattern(event: &Event, views: &mut Vec<View>) -> Pattern {
 
 impl Pattern {
     fn fits(&self, log: &Log) -> bool {
-        log.address == self.contract
-            && log.topics.len() == self.topics
-            && log.topics.first() == Some(&self.selector)
+        self.has_selector_of(log) && log.topics.len() == self.topics
+    }
+
+    fn has_selector_of(&self, log: &Log) -> bool {
+        log.address == self.contract && log.topics.first() == Some(&self.selector)
+    }
+
+    fn may_be_in(&self, bloom: &Bloom) -> bool {
+        bloom.contains(&self.bloom)
+    }
+}
+
+impl Filter {
+    /// All logs of one block.
+    pub(super) const fn all_of(block_hash: B256) -> Self {
+        Self { address: None, topics: None, blocks: Blocks::One { block_hash } }
+    }
+}
+
+impl Log {
+    /// Whether a block with this bloom may hold it.
+    pub(super) fn may_be_in(&self, bloom: &Bloom) -> bool {
+        bloom.contains_raw_log(self.address, &self.topics)
+    }
+
+    /// Adds it to a bloom.
+    pub(super) fn accrue(&self, bloom: &mut Bloom) {
+        bloom.accrue_raw_log(self.address, &self.topics);
     }
 }
 
@@ -215,6 +256,41 @@ mod tests {
         let expected = BTreeMap::from([(wallet(1), 7), (wallet(2), 7), (wallet(3), 5)]);
         assert_eq!(matches.wallets, expected);
         assert!(matches.owners.is_empty());
+    }
+
+    #[test]
+    fn a_bloom_may_hold_an_event_only_with_its_contract_and_its_selector() {
+        let event_filter = event_filter();
+        let (transfer, staked) = (log(0, &[1, 2], 7), log(1, &[1], 7));
+        let bloom_of = |address, topic: B256| {
+            let mut bloom = Bloom::ZERO;
+            bloom.accrue_raw_log(address, &[topic]);
+            bloom
+        };
+        let transfers = bloom_of(transfer.address, transfer.topics[0]);
+        assert!(event_filter.may_hold_more(&transfers, &[]));
+        assert!(!event_filter.may_hold_more(&transfers, &[&transfer]));
+        assert!(event_filter.may_hold_more(&transfers, &[&staked]), "of another event");
+        for other in [
+            Bloom::ZERO,
+            // The token's contract with an event of staking.
+            bloom_of(transfer.address, staked.topics[0]),
+            bloom_of(Address::with_last_byte(1), transfer.topics[0]),
+        ] {
+            assert!(!event_filter.may_hold_more(&other, &[]));
+        }
+    }
+
+    #[test]
+    fn a_log_with_a_number_out_of_range_is_refused() {
+        let log = |number: &str| {
+            serde_json::from_value::<Log>(json!({
+                "address": Address::ZERO, "topics": [], "blockHash": B256::ZERO,
+                "blockNumber": number, "removed": true,
+            }))
+        };
+        log("0x7fffffffffffffff").unwrap();
+        log("0x8000000000000000").unwrap_err();
     }
 
     #[test]

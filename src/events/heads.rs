@@ -148,7 +148,7 @@ impl Heads {
 
     /// Announces a block.
     fn head(&self, block: Block, signal: impl FnOnce(Block) -> Signal) {
-        self.observer.notify(&WatchEvent::Head(block.number));
+        self.observer.notify(&WatchEvent::Head((&block).into()));
         self.send(signal(block));
     }
 

@@ -1,65 +1,73 @@
-//! Asks for the logs of one block, or of a range in pieces that the provider takes.
+//! What the logs of one block match, or of a range in pieces that the provider takes.
+//!
+//! In ranges, too, no answer is believed: each block within [`RECENT`] of the newest one is tested by its header's bloom,
+//! of older pieces the first, the last and some others. That costs a header a block (20 compute units at Alchemy), and one
+//! more `eth_getLogs` (60) for each block that may hold an event that was not given: on mainnet about a third of the blocks.
 
-use std::{iter, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+};
 
-use alloy::primitives::U64;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tracing::info;
 
-use super::filter::{Blocks, EventFilter, Log, LogMatches};
+use super::{
+    filter::{Log, LogMatches},
+    proof::ProvenLogs,
+};
 use crate::{
     follow::Block,
-    rpc::{
-        Action, Client, ErrorKind, Freshness, Limit, NodeError, Request, RequestError,
-        allowed_blocks,
-    },
+    rpc::{Action, Limit, RequestError, allowed_blocks},
     tally::Shutdown,
 };
 
 /// Blocks in one `eth_getLogs`. Most providers with a limit allow the first, at least to those who pay, and no more
 /// is ever asked for at once.
 const RANGE: Limit = Limit { kind: "eth_getLogs", first: 10_000, ceiling: 10_000, at_most: None };
+/// This many blocks behind the newest, each block is tested: nodes that are a little behind, or that have not indexed
+/// all receipts yet, are likely to lack some of these.
+const RECENT: u64 = 10_000;
+/// How many blocks of an older piece are tested, beside the first and the last.
+const SAMPLE: u64 = 8;
 
 /// Asks for logs, and finds out what they match.
 pub(super) struct LogReader {
-    pub(super) client: Arc<Client>,
-    pub(super) filter: EventFilter,
-    /// Requests at once.
+    pub(super) proven: ProvenLogs,
+    /// Blocks, or pieces of ranges, at once.
     pub(super) concurrency: usize,
     pub(super) shutdown: Shutdown,
 }
 
 impl LogReader {
-    /// What the logs of one block match.
-    pub(super) async fn of_block(&self, block: &Block) -> Result<LogMatches, RequestError> {
-        let filter = self.filter.of(Blocks::One { block_hash: block.hash });
-        let request = Request {
-            freshness: Freshness::HasHash(block.hash),
-            ..Request::new("eth_getLogs", (filter,))
-        };
-        let read = |logs: Vec<Log>| match logs.iter().find(|log| log.block_hash != block.hash) {
-            Some(other) => Err(format!("a log of block {} was not asked for", other.block_hash)),
-            None => Ok(logs),
-        };
-        Ok(self.filter.matches_in(&self.client.send(request, read).await?))
+    fn matches_in<'a>(&self, logs: impl IntoIterator<Item = &'a Log>) -> LogMatches {
+        self.proven.requests.filter.matches_in(logs)
     }
 
-    /// What the logs of these blocks match, one request for each block, several at once.
+    /// What the logs of these blocks match, several blocks at once.
     pub(super) async fn of_blocks(&self, blocks: Vec<Block>) -> Result<LogMatches, RequestError> {
         stream::iter(blocks)
-            .map(|block| async move { self.of_block(&block).await })
+            .map(|block| async move { self.proven.of_block(&block).await })
             .buffered(self.concurrency)
-            .try_fold(LogMatches::default(), |all, more| async { Ok(all.merge(more)) })
+            .try_fold(LogMatches::default(), |all, logs| async move {
+                Ok(all.merge(self.matches_in(&logs)))
+            })
             .await
     }
 
-    /// What the logs of the blocks from `from` to `to` match, piece by piece, several at once.
-    pub(super) async fn of_range(&self, from: u64, to: u64) -> Result<LogMatches, RequestError> {
+    /// What the logs of the blocks from `from` to `to` match, piece by piece, several at once; `newest` is the newest
+    /// block.
+    pub(super) async fn of_range(
+        &self,
+        from: u64,
+        to: u64,
+        newest: u64,
+    ) -> Result<LogMatches, RequestError> {
         let mut matches = LogMatches::default();
         let mut next = from;
         // One at a time, until a size is known to succeed.
         while next <= to && !self.is_size_known() {
-            if let Some((more, end)) = self.beginning(next, to).await? {
+            if let Some((more, end)) = self.beginning(next, to, newest).await? {
                 matches = matches.merge(more);
                 next = end + 1;
             }
@@ -72,18 +80,18 @@ impl LogReader {
             (from <= to).then_some((from, end))
         });
         stream::iter(pieces)
-            .map(|(from, to)| self.of_piece(from, to))
+            .map(|(from, to)| self.of_piece(from, to, newest))
             .buffered(self.concurrency)
             .try_fold(matches, |all, more| async { Ok(all.merge(more)) })
             .await
     }
 
     /// What the logs of a piece match, in smaller pieces if it turns out to be too large.
-    async fn of_piece(&self, from: u64, to: u64) -> Result<LogMatches, RequestError> {
+    async fn of_piece(&self, from: u64, to: u64, newest: u64) -> Result<LogMatches, RequestError> {
         let mut matches = LogMatches::default();
         let mut next = from;
         while next <= to {
-            if let Some((more, end)) = self.beginning(next, to).await? {
+            if let Some((more, end)) = self.beginning(next, to, newest).await? {
                 matches = matches.merge(more);
                 next = end + 1;
             }
@@ -97,42 +105,114 @@ impl LogReader {
         &self,
         from: u64,
         to: u64,
+        newest: u64,
     ) -> Result<Option<(LogMatches, u64)>, RequestError> {
         if self.shutdown.is_requested() {
             return Err(RequestError::stopped());
         }
-        let size = self.client.preferred().next_size(RANGE);
-        let end = end_of(from, to, size.get());
-        let blocks = Blocks::Range { from_block: U64::from(from), to_block: U64::from(end) };
-        let request = Request {
-            freshness: Freshness::HasBlock(end),
-            ..Request::new("eth_getLogs", (self.filter.of(blocks),))
+        let client = &self.proven.requests.client;
+        let asked = {
+            let size = client.preferred().next_size(RANGE);
+            let end = end_of(from, to, size.get());
+            (self.proven.requests.of_range(from, end).await, end)
         };
+        let (answer, end) = asked;
         let len = usize::try_from(end - from + 1).unwrap_or(usize::MAX);
-        match self.client.send_and_tell(request, Ok::<Vec<Log>, _>).await {
+        match answer {
             Ok((logs, endpoint)) => {
                 endpoint.limit(RANGE, |search| search.succeeded(len));
-                Ok(Some((self.filter.matches_in(&logs), end)))
+                Ok(Some((self.complete(from, end, newest, logs).await?, end)))
             }
-            Err(RequestError::Node(failure)) if len > 1 && may_be_too_large(&failure) => {
+            Err(RequestError::Node(failure)) if len > 1 && failure.is_answer() => {
+                // Unless it says that it was too much, only that less works shows that it was.
+                let one = match failure.kind.action() == Action::Split {
+                    true => None,
+                    false => match self.proven.requests.of_range(from, from).await {
+                        Ok((logs, _)) => {
+                            Some((self.complete(from, from, newest, logs).await?, from))
+                        }
+                        Err(_) => return Err(failure.into()),
+                    },
+                };
                 let allowed = allowed_blocks(&failure.message);
                 let allowed = allowed.map(|blocks| usize::try_from(blocks).unwrap_or(usize::MAX));
-                let endpoint = self.client.endpoint(&failure.endpoint);
+                let endpoint = client.endpoint(&failure.endpoint);
                 endpoint.limit(RANGE, |search| search.too_large(len, allowed));
                 info!(blocks = len, "too many blocks at once: {}", failure.message);
-                Ok(None)
+                Ok(one)
             }
             Err(error) => Err(error),
         }
     }
 
+    /// What the logs of these blocks match, with those that the answer of a range lacked.
+    async fn complete(
+        &self,
+        from: u64,
+        to: u64,
+        newest: u64,
+        logs: Vec<Log>,
+    ) -> Result<LogMatches, RequestError> {
+        let mut by_block: BTreeMap<u64, Vec<Log>> = BTreeMap::new();
+        for log in logs {
+            by_block.entry(log.block_number.to()).or_default().push(log);
+        }
+        let mut tested = stream::iter(blocks_to_test(from, to, newest))
+            .map(|number| {
+                let logs = by_block.get(&number).cloned().unwrap_or_default();
+                async move { Ok::<_, RequestError>((number, self.test(number, logs).await?)) }
+            })
+            .buffered(self.concurrency);
+        let mut complete = BTreeMap::new();
+        let mut has_blooms = true;
+        while let Some((number, logs)) = tested.try_next().await? {
+            match logs {
+                Some(logs) => drop(complete.insert(number, logs)),
+                None => {
+                    has_blooms = false;
+                    break;
+                }
+            }
+        }
+        drop(tested);
+        by_block.append(&mut complete);
+        let mut matches = self.matches_in(by_block.values().flatten());
+        if !has_blooms && matches.logs == 0 {
+            let again = self.proven.requests.of_range_again(from, to).await?;
+            matches = self.matches_in(&again);
+        }
+        Ok(matches)
+    }
+
+    /// `logs`, which a range gave of this block, or all that it holds; `None` if its bloom tells nothing.
+    async fn test(&self, number: u64, logs: Vec<Log>) -> Result<Option<Vec<Log>>, RequestError> {
+        let block = Block::from(self.proven.requests.header(number).await?);
+        let Some(bloom) = self.proven.blooms.usable(block.logs_bloom) else { return Ok(None) };
+        if logs.iter().any(|log| log.block_hash != block.hash) {
+            // One of the two was of a replaced block, or of a node that is behind.
+            return self.proven.of_block(&block).await.map(Some);
+        }
+        self.proven.complete(&block, bloom, logs).await.map(Some)
+    }
+
     fn is_size_known(&self) -> bool {
-        self.client.preferred().limit(RANGE, |search| search.is_known())
+        self.proven.requests.client.preferred().limit(RANGE, |search| search.is_known())
     }
 
     fn size_known(&self) -> usize {
-        self.client.preferred().limit(RANGE, |search| search.largest())
+        self.proven.requests.client.preferred().limit(RANGE, |search| search.largest())
     }
+}
+
+/// Which blocks of a range are tested by their blooms.
+fn blocks_to_test(from: u64, to: u64, newest: u64) -> Vec<u64> {
+    let recent = newest.saturating_sub(RECENT).max(from);
+    if recent > to {
+        let sample = (0..SAMPLE).map(|_| rand::random_range(from..=to));
+        return sample.chain([from, to]).collect::<BTreeSet<_>>().into_iter().collect();
+    }
+    let first = (recent > from).then_some(from);
+    first.into_iter().chain(recent..=to).collect()
 }
 
 /// The last of `size` blocks from `from` on, or `to`.
@@ -140,9 +220,20 @@ fn end_of(from: u64, to: u64, size: usize) -> u64 {
     from.saturating_add(size as u64 - 1).min(to)
 }
 
-/// True if fewer blocks may succeed: it says so, or was cut off again and again, or says something new.
-fn may_be_too_large(failure: &NodeError) -> bool {
-    failure.kind.action() == Action::Split
-        || failure.kind == ErrorKind::TimedOut
-        || failure.kind.is_odd_answer()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_recent_block_is_tested_and_some_of_the_older_ones() {
+        assert_eq!(blocks_to_test(5, 9, 5_000), [5, 6, 7, 8, 9]);
+        assert_eq!(
+            blocks_to_test(10, 105, 10_100),
+            [&[10][..], &(100..=105).collect::<Vec<_>>()].concat()
+        );
+        let old = blocks_to_test(1_000, 9_999, 1_000_000);
+        assert!((3..=10).contains(&old.len()), "{old:?}");
+        assert_eq!((old.first(), old.last()), (Some(&1_000), Some(&9_999)));
+        assert_eq!(blocks_to_test(7, 7, 1_000_000), [7]);
+    }
 }

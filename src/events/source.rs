@@ -1,11 +1,11 @@
 //! Which wallets the chain's events affect: blocks in, wallets out.
 //!
 //! New blocks are asked for one by one, by their hashes: a node that does not have one says so. Older ones are asked
-//! for in ranges of numbers, and an answer counts only from an endpoint that has the range's last block.
+//! for in ranges of numbers, and an answer counts only from an endpoint that has the range's last block. That a block holds
+//! no events is believed only where its header proves it, see `proof`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    slice,
     sync::Arc,
 };
 
@@ -16,6 +16,8 @@ use tracing::warn;
 use super::{
     filter::{EventFilter, Log, LogMatches, newest},
     logs::LogReader,
+    proof::ProvenLogs,
+    requests::LogRequests,
 };
 use crate::{
     follow::{AffectedWallets, Block, Source},
@@ -45,6 +47,7 @@ impl From<Header> for Block {
             hash: header.hash,
             parent: header.parent_hash,
             timestamp: header.timestamp.to(),
+            logs_bloom: header.logs_bloom,
         }
     }
 }
@@ -59,18 +62,23 @@ impl Events {
         shutdown: Shutdown,
     ) -> Self {
         let filter = EventFilter::of_profile(profile);
-        let logs = LogReader { client: Arc::clone(&client), filter, concurrency, shutdown };
+        let requests = LogRequests::new(Arc::clone(&client), filter, concurrency, shutdown.clone());
+        let logs = LogReader { proven: ProvenLogs::new(requests), concurrency, shutdown };
         Self { client, reader, logs, chain_id: profile.chain_id }
+    }
+
+    fn filter(&self) -> &EventFilter {
+        &self.logs.proven.requests.filter
     }
 
     /// What to subscribe to.
     pub(super) fn subscription(&self) -> Value {
-        self.logs.filter.subscription()
+        self.filter().subscription()
     }
 
     /// The wallets that a log names, without their members.
     pub(super) fn wallets_in(&self, log: &Log) -> BTreeSet<Wallet> {
-        self.logs.filter.matches_in(slice::from_ref(log)).wallets.into_keys().collect()
+        self.filter().matches_in([log]).wallets.into_keys().collect()
     }
 
     /// The chain that they are of.
@@ -103,7 +111,7 @@ impl Events {
     ) -> Result<AffectedWallets, RunError> {
         let LogMatches { logs, mut wallets, owners } = matches;
         let block = BlockRef { number: at.number, hash: Some(at.hash) };
-        for (index, view) in self.logs.filter.views.iter().enumerate() {
+        for (index, view) in self.filter().views.iter().enumerate() {
             let of_view: BTreeMap<Wallet, u64> = (owners.iter())
                 .filter(|((view, _), _)| *view == index)
                 .map(|((_, owner), block)| (*owner, *block))
@@ -158,7 +166,7 @@ impl Source for Events {
         let before = last.last().map_or(to.number + 1, |first| first.number);
         let mut matches = self.logs.of_blocks(last).await?;
         if from < before {
-            matches = matches.merge(self.logs.of_range(from, before - 1).await?);
+            matches = matches.merge(self.logs.of_range(from, before - 1, at.number).await?);
         }
         self.with_members(matches, at).await
     }

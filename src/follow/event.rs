@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Block;
 use crate::tally::{Counts, RunError};
 
 /// How new blocks are received.
@@ -53,6 +54,21 @@ pub struct Stored {
     pub made: Option<u64>,
 }
 
+/// A block that was announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its number.
+    pub number: u64,
+    /// When it was made, in seconds since 1970.
+    pub timestamp: u64,
+}
+
+impl From<&Block> for Head {
+    fn from(block: &Block) -> Self {
+        Self { number: block.number, timestamp: block.timestamp }
+    }
+}
+
 /// An event of `watch`.
 #[derive(Debug)]
 pub enum WatchEvent {
@@ -80,7 +96,7 @@ pub enum WatchEvent {
         pause: Duration,
     },
     /// The newest block that the node announced.
-    Head(u64),
+    Head(Head),
     /// Wallets were stored.
     Stored(Stored),
     /// All blocks that were missed have been caught up with.
@@ -93,6 +109,15 @@ pub enum WatchEvent {
         to: u64,
         /// Wallets that are read again.
         wallets: u64,
+    },
+    /// A reorganisation replaced more blocks than are remembered.
+    DeepReorg {
+        /// The last block that is on the chain still, as far as is known: every row that was read above is read again.
+        fork: u64,
+        /// The last replaced block.
+        to: u64,
+        /// How many blocks it replaced at least.
+        deeper_than: u64,
     },
     /// Everything up to this block, the newest that is to be followed, is stored.
     CaughtUp(u64),

@@ -2,26 +2,27 @@
 //!
 //! Wallets are read at the newest followed block, which is never older than the events that affect them. Before
 //! wallets are read at a block, the journal records which: if the block is replaced, even while no `watch` runs, they
-//! are read again.
+//! are read again. So are the rows that others read at replaced blocks, as far as the table knows (see `rereads`), and all
+//! rows above the fork of a reorganisation that is deeper than the blocks that are remembered (see `rows_above`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use alloy::primitives::{Address, B256};
 use tracing::warn;
 
 use super::{
-    AffectedWallets, Block, BlockReads, CheckpointUpdate, Journal, Observer, Source, Stored,
-    WatchEvent,
+    AffectedWallets, Block, BlockReads, CheckpointUpdate, Journal, Observer, RowsAbove, Source,
+    Stored, WatchEvent,
     adapters::{PinnedReader, Silent, WithEvents},
     recent_blocks::{DEPTH, RecentBlocks},
-    rereads::Rereads,
+    rereads::{LONG_AGO, Moment, Rereads},
 };
 use crate::tally::{Counts, Ledger, Pipeline, Reader, RunError, Shutdown, Wallet, pages_of};
 
-/// Reorganisations are no deeper.
+/// Reorganisations are hardly ever deeper.
 const DEEPEST_REORG: u64 = 64;
 /// Blocks whose events are gathered into one set of wallets, at first and at most.
 const FIRST_SLICE: u64 = 500;
@@ -32,6 +33,8 @@ const WALLETS_IN_SLICE: usize = 20_000;
 const TIME_OF_SLICE: Duration = Duration::from_secs(12);
 /// With fewer blocks, `watch` is not catching up, so that the age of a block shows how long storing it took.
 const LIVE: u64 = 16;
+/// How much earlier than a block the rows that were read at it may have been written, by clocks that differ.
+const CLOCKS: Duration = Duration::from_secs(600);
 
 /// Which wallets are refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +102,8 @@ pub struct Follower<'a> {
     next: Option<u64>,
     /// What was read at replaced blocks.
     rereads: Rereads,
+    /// Rows that are read again, page by page.
+    rows_above: Option<RowsAbove>,
     slice: u64,
 }
 
@@ -122,6 +127,7 @@ impl<'a> Follower<'a> {
             tip: None,
             next: next.map(|next| again.map_or(next, |again| again.min(next))),
             rereads: Rereads::of(reads.orphaned),
+            rows_above: reads.rows_above,
             slice: FIRST_SLICE,
         })
     }
@@ -134,6 +140,21 @@ impl<'a> Follower<'a> {
     /// Whether blocks that were seen are still to be looked through.
     pub(super) fn is_behind(&self) -> bool {
         self.next.zip(self.tip).is_some_and(|(next, tip)| next <= tip.0)
+    }
+
+    /// True if the newest block itself is followed, not one behind it.
+    pub(super) const fn follows_newest(&self) -> bool {
+        self.settings.confirmations == 0
+    }
+
+    /// When there is something to do next even if the chain stands still.
+    pub(super) fn next_search(&self) -> Option<tokio::time::Instant> {
+        self.rereads.next_search()
+    }
+
+    /// The blocks from `from` to `to` were replaced before they were followed; others may have read them.
+    pub(super) fn replaced_unseen(&mut self, from: u64, to: u64) {
+        self.rereads.search(from, to, CLOCKS);
     }
 
     /// Follows the chain towards `head`, the newest block, by at most one slice of blocks. Returns how that ended, and
@@ -150,8 +171,11 @@ impl<'a> Follower<'a> {
             Some(next) => next,
             None => self.begin(&at).await?,
         };
-        let due = self.rereads.due(at.number);
-        if from > at.number && due.is_empty() {
+        let moment = self.rereads.moment(at.number);
+        self.search(&moment).await?;
+        let due = self.rereads.due(&moment);
+        let page = self.page_above(at.number).await?;
+        if from > at.number && due.is_empty() && page.is_none() {
             return Ok((Step::CaughtUp(at.number), None));
         }
         let began = Instant::now();
@@ -160,13 +184,16 @@ impl<'a> Follower<'a> {
             true => AffectedWallets::default(),
             false => self.context.source.affected(from, &to, &at).await?,
         };
-        let wallets = self.to_read(affected.wallets.keys().copied().chain(due)).await?;
+        let above = page.iter().flatten().map(|(wallet, _)| *wallet);
+        let named = affected.wallets.keys().copied().chain(due).chain(above);
+        let wallets = self.to_read(named).await?;
         let Some(counts) = self.refresh(&wallets, &affected.wallets, &at).await? else {
             return Ok((Step::Interrupted, None));
         };
         let read_any = !wallets.is_empty();
         self.fit_slice(wallets.len(), began.elapsed(), to.number < at.number);
-        self.advance(&to, &at, wallets).await?;
+        self.advance(&to, &at, wallets, &moment).await?;
+        self.passed(page, at.number).await?;
         let is_live = from <= to.number && to.number - from < LIVE;
         let stored = Stored {
             from,
@@ -176,8 +203,44 @@ impl<'a> Follower<'a> {
             made: (is_live && read_any).then_some(to.timestamp),
         };
         self.context.observer.notify(&WatchEvent::Stored(stored));
-        let step = if to.number < at.number { Step::More } else { Step::CaughtUp(at.number) };
+        let has_more = to.number < at.number || self.waits_at(at.number);
+        let step = if has_more { Step::More } else { Step::CaughtUp(at.number) };
         Ok((step, Some(stored)))
+    }
+
+    /// Looks for rows that others read at replaced blocks.
+    async fn search(&mut self, moment: &Moment) -> Result<(), RunError> {
+        let mut found = Vec::new();
+        for rows in self.rereads.to_search(moment) {
+            let read = self.context.journal.rows_read_at(rows.from, rows.to, rows.within).await?;
+            found.extend(read);
+        }
+        self.rereads.found(moment, found);
+        Ok(())
+    }
+
+    /// Whether rows above a fork can be read again at this block.
+    fn waits_at(&self, block: u64) -> bool {
+        self.rows_above.as_ref().is_some_and(|pass| pass.wait_for <= block)
+    }
+
+    /// The next page of rows above a fork, if they can be read again at this block.
+    async fn page_above(&self, block: u64) -> Result<Option<Vec<(Wallet, u64)>>, RunError> {
+        let Some(pass) = self.rows_above.as_ref().filter(|_| self.waits_at(block)) else {
+            return Ok(None);
+        };
+        let limit = self.settings.page_size;
+        self.context.journal.rows_above(pass.block, pass.after, limit).await.map(Some)
+    }
+
+    /// This page of rows above a fork was read again.
+    async fn passed(&mut self, page: Option<Vec<(Wallet, u64)>>, at: u64) -> Result<(), RunError> {
+        let (Some(page), Some(mut pass)) = (page, self.rows_above.clone()) else { return Ok(()) };
+        let is_over = pass.passed(&page, at, page.len() < self.settings.page_size);
+        let left = (!is_over).then_some(pass);
+        self.context.journal.keep_rows_above(&self.settings.checkpoint, left.as_ref()).await?;
+        self.rows_above = left;
+        Ok(())
     }
 
     /// The block to follow up to; `None` while the chain is too short for `--confirmations`.
@@ -208,6 +271,7 @@ impl<'a> Follower<'a> {
                 last_block,
                 hash,
                 forget_below: 0,
+                keep: Vec::new(),
                 redone: Vec::new(),
                 forget: Vec::new(),
             };
@@ -294,13 +358,15 @@ impl<'a> Follower<'a> {
         to: &Block,
         at: &Block,
         wallets: BTreeSet<Wallet>,
+        moment: &Moment,
     ) -> Result<(), RunError> {
         let forget_below = at.number.saturating_sub(DEPTH);
         let complete = to.number == at.number;
         self.recent_blocks.add(to.number, to.hash, []);
+        self.recent_blocks.age(forget_below);
         // Until then, a restart has to read the events of the blocks in their place.
         let (mut redone, mut forget) = match complete {
-            true => self.rereads.hashes(at.number),
+            true => self.rereads.hashes(moment),
             false => Default::default(),
         };
         // A block may come back.
@@ -310,6 +376,7 @@ impl<'a> Follower<'a> {
             last_block: to.number,
             hash: Some(to.hash),
             forget_below,
+            keep: self.recent_blocks.older_hashes(),
             redone,
             forget,
         };
@@ -317,9 +384,8 @@ impl<'a> Follower<'a> {
         self.next = self.next.max(Some(to.number + 1));
         self.rereads.read_meanwhile(wallets);
         if complete {
-            self.rereads.was_read(at.number);
+            self.rereads.was_read(moment);
         }
-        self.recent_blocks.forget_below(forget_below);
         Ok(())
     }
 
@@ -342,26 +408,74 @@ impl<'a> Follower<'a> {
         } else if at.number == tip + 1 && at.parent == tip_hash {
             self.tip = Some((at.number, at.hash));
             return Ok(true);
-        } else if at.number < tip && self.recent_blocks.hash(at.number).is_none() {
+        } else if at.number < tip
+            && self.recent_blocks.hash(at.number).is_none()
+            && !self.is_of_another_chain(at, (tip, tip_hash)).await?
+        {
             // Nothing is known of that height. The next blocks will show what is true.
-            match source.block(tip, at.number).await? {
-                Some(block) if block.hash != tip_hash => {}
-                _ => return Ok(false),
-            }
+            return Ok(false);
         }
         let lowest = self.recent_blocks.lowest().unwrap_or(tip);
         while block.number > lowest && !self.is_known(block.number, block.hash) {
             block = source.parent(&block).await?;
         }
-        let fork = match self.is_known(block.number, block.hash) {
-            true => block.number,
-            false => lowest.min(block.number).saturating_sub(DEEPEST_REORG + 1),
-        };
-        if fork < tip {
-            self.orphan(fork + 1, tip, &[]).await?;
+        if !self.is_known(block.number, block.hash) {
+            self.deep_reorg(at, tip, lowest.min(block.number)).await?;
+        } else if block.number < tip {
+            let made = SystemTime::UNIX_EPOCH + Duration::from_secs(block.timestamp);
+            let age = made.elapsed().unwrap_or_default().saturating_add(CLOCKS);
+            self.orphan(block.number + 1, tip, &[], age).await?;
         }
         self.tip = Some((at.number, at.hash));
         Ok(true)
+    }
+
+    /// Whether `at`, a block below the tip of whose height nothing is known, is of another chain, rather than of a node
+    /// that is behind.
+    async fn is_of_another_chain(
+        &self,
+        at: &Block,
+        (tip, tip_hash): (u64, B256),
+    ) -> Result<bool, RunError> {
+        let source = self.context.source;
+        if let Some(block) = source.block(tip, at.number).await? {
+            return Ok(block.hash != tip_hash);
+        }
+        let known = self.recent_blocks.up_to(at.number.saturating_sub(DEEPEST_REORG));
+        let Some((number, hash)) = known.last() else { return Ok(false) };
+        let block = source.block(*number, at.number).await?;
+        Ok(block.is_some_and(|block| block.hash != *hash))
+    }
+
+    /// None of the recent blocks is on the chain of `at`, down to block `below`.
+    async fn deep_reorg(&mut self, at: &Block, tip: u64, below: u64) -> Result<(), RunError> {
+        let known = self.recent_blocks.up_to(below.saturating_sub(1).min(at.number));
+        // All up to the fork are on the chain, and none behind it.
+        let (mut on_chain, mut behind) = (0, known.len());
+        while on_chain < behind {
+            let middle = on_chain.midpoint(behind);
+            let (number, hash) = known[middle];
+            let block = self.context.source.block(number, at.number).await?;
+            match block.is_some_and(|block| block.hash == hash) {
+                true => on_chain = middle + 1,
+                false => behind = middle,
+            }
+        }
+        let fork = match on_chain.checked_sub(1) {
+            Some(last) => known[last].0,
+            // As deep again as is known, and no less than reorganisations can be.
+            None => {
+                let lowest = known.first().map_or(below, |(number, _)| *number);
+                lowest.saturating_sub((DEEPEST_REORG + 1).max(tip.saturating_sub(lowest)))
+            }
+        };
+        let pass = RowsAbove::block(fork, self.rows_above.as_ref());
+        self.context.journal.keep_rows_above(&self.settings.checkpoint, Some(&pass)).await?;
+        self.rows_above = Some(pass);
+        let deeper_than = tip.saturating_sub(below).max(1);
+        self.orphan(fork + 1, tip, &[], LONG_AGO).await?;
+        self.context.observer.notify(&WatchEvent::DeepReorg { fork, to: tip, deeper_than });
+        Ok(())
     }
 
     /// Whether this block is on the chain that was followed.
@@ -377,20 +491,29 @@ impl<'a> Follower<'a> {
         let is_known = |log: &&BlockReads| self.recent_blocks.hash(log.number) == Some(log.hash);
         if let Some(first) = logs.iter().filter(is_known).map(|log| log.number).min() {
             let newest = self.tip.map_or(first, |tip| tip.0);
-            self.orphan(first, newest, logs).await?;
+            self.orphan(first, newest, logs, LONG_AGO).await?;
             self.tip = None;
         } else if let (false, Some(next)) = (logs.is_empty(), self.next) {
             // Their blocks are known to be replaced, or are not remembered: the next block shows where the
             // fork is.
             self.context.journal.orphan(&self.settings.checkpoint, logs, next).await?;
+            let from = logs.iter().map(|log| log.number).min().unwrap_or(next);
+            let to = logs.iter().map(|log| log.number).max().unwrap_or(next);
             self.rereads.add(logs.to_vec());
+            self.rereads.search(from, to, LONG_AGO);
         }
         Ok(())
     }
 
     /// The blocks from `from` to `to` were replaced: what was read at them is read again, and the events of the blocks
-    /// in their place are read. `logs` are of replaced blocks too.
-    async fn orphan(&mut self, from: u64, to: u64, logs: &[BlockReads]) -> Result<(), RunError> {
+    /// in their place are read. `logs` are of replaced blocks too. The first of the blocks was made `age` ago.
+    async fn orphan(
+        &mut self,
+        from: u64,
+        to: u64,
+        logs: &[BlockReads],
+        age: Duration,
+    ) -> Result<(), RunError> {
         let mut orphaned = self.recent_blocks.from(from);
         for log in logs {
             match orphaned.iter_mut().find(|read| read.hash == log.hash) {
@@ -408,6 +531,7 @@ impl<'a> Follower<'a> {
             wallets: wallets.len() as u64,
         });
         self.rereads.add(orphaned);
+        self.rereads.search(from, to, age);
         self.next = self.next.map(|next| next.min(from));
         Ok(())
     }

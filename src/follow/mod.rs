@@ -13,15 +13,19 @@ mod event;
 mod follower;
 mod recent_blocks;
 mod rereads;
+mod rows_above;
 mod watcher;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    time::Duration,
+};
 
-use alloy::primitives::B256;
+use alloy::primitives::{B256, Bloom};
 use async_trait::async_trait;
 
 pub use backoff::Backoff;
-pub use event::{FilledGap, Observer, Stored, Transport, WatchEvent};
+pub use event::{FilledGap, Head, Observer, Stored, Transport, WatchEvent};
 pub use follower::{Context, Follower, FollowerSettings, Step, Track};
 pub use watcher::{Lock, WatchEnd, Watcher};
 
@@ -38,6 +42,8 @@ pub struct Block {
     pub parent: B256,
     /// When it was made, in seconds since 1970.
     pub timestamp: u64,
+    /// Which contracts and topics its logs may have; `None` where the node does not say.
+    pub logs_bloom: Option<Bloom>,
 }
 
 /// What the events of some blocks changed.
@@ -86,6 +92,20 @@ pub trait Source: Send + Sync {
     fn revive(&self);
 }
 
+/// Rows that are read again, as their total was read above a fork that is older than the blocks that are remembered.
+/// They are passed through in the order of their wallets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsAbove {
+    /// Rows that were read above this block are read again.
+    pub block: u64,
+    /// The last wallet that was passed.
+    pub after: Option<Wallet>,
+    /// The pass waits until the chain has reached this block.
+    pub wait_for: u64,
+    /// The lowest block at which this pass has read, and the highest at which a row was read that it could not overwrite.
+    pub left: Option<(u64, u64)>,
+}
+
 /// How far the chain was followed, as the database keeps it. Errors mean that it failed.
 #[async_trait]
 pub trait Journal: Send + Sync {
@@ -109,6 +129,30 @@ pub trait Journal: Send + Sync {
     /// Moves the checkpoint, never back, and remembers and forgets blocks; all of it or nothing.
     async fn advance(&self, checkpoint: &str, progress: &CheckpointUpdate) -> Result<(), RunError>;
 
+    /// The wallets behind `after`, in order, whose totals were read above this block, each with the block of its read.
+    async fn rows_above(
+        &self,
+        block: u64,
+        after: Option<Wallet>,
+        limit: usize,
+    ) -> Result<Vec<(Wallet, u64)>, RunError>;
+
+    /// Remembers which rows are read again; with `None`, that it is done.
+    async fn keep_rows_above(
+        &self,
+        checkpoint: &str,
+        rows: Option<&RowsAbove>,
+    ) -> Result<(), RunError>;
+
+    /// The wallets whose totals were read at one of the blocks from `from` to `to` and written lately, each with the block
+    /// of its read.
+    async fn rows_read_at(
+        &self,
+        from: u64,
+        to: u64,
+        within: Duration,
+    ) -> Result<Vec<(Wallet, u64)>, RunError>;
+
     /// Those of `wallets` that have a row.
     async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError>;
 }
@@ -120,6 +164,8 @@ pub struct RecentReads {
     pub on_chain: Vec<BlockReads>,
     /// Replaced blocks.
     pub orphaned: Vec<OrphanedBlock>,
+    /// Rows that are being read again, page by page.
+    pub rows_above: Option<RowsAbove>,
 }
 
 /// A block that a reorganisation replaced.
@@ -138,8 +184,10 @@ pub struct CheckpointUpdate {
     pub last_block: u64,
     /// That block's hash; `None` where the checkpoint stands in front of the first block to follow.
     pub hash: Option<B256>,
-    /// Blocks below this number are forgotten.
+    /// Blocks below this number are forgotten, and what was read at them.
     pub forget_below: u64,
+    /// Of these blocks only what was read at them is forgotten.
+    pub keep: Vec<B256>,
     /// Replaced blocks: the events of those in their place are read, and their wallets were read again once.
     pub redone: Vec<B256>,
     /// Replaced blocks to forget.

@@ -1,21 +1,34 @@
 //! The loop of `watch`: waits for signals, takes the follower to the newest block, retries what failed.
+//!
+//! A block that is replaced before it is followed costs neither retries nor a pause: the step is given up as soon as that
+//! is announced, or as soon as it fails and the node has another block in its place.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{
     sync::mpsc::UnboundedReceiver,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::info;
 
 use super::{
-    Backoff, Block, BlockReads, FilledGap, Follower, Observer, Signal, Source, Step, WatchEvent,
+    Backoff, Block, BlockReads, FilledGap, Follower, Observer, Signal, Source, Step, Stored,
+    WatchEvent,
 };
 use crate::tally::{RunError, Shutdown};
 
 /// How often an idle watcher looks whether it still holds its lock.
 const LOOK_AT_LOCK: Duration = Duration::from_secs(5);
+/// How long after blocks may have been missed the newest one is asked for once more: the first answer may have been of a
+/// node that is behind.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How long the node may take to say whether a block was replaced.
+const LOOK_FOR_OTHER: Duration = Duration::from_secs(2);
+/// How many blocks in a row may be given up without a pause.
+const WITHOUT_PAUSE: u32 = 5;
+/// How often an announced block that the node does not know may fail before it is forgotten.
+const UNKNOWN: u32 = 4;
 
 /// What only one watcher of a checkpoint holds.
 #[async_trait]
@@ -54,10 +67,16 @@ struct PendingSignals {
     ask: bool,
     /// The newest announced block.
     head: Option<Block>,
-    /// The number of the last block announced on this connection.
-    announced: Option<u64>,
+    /// The last block announced on this connection.
+    announced: Option<Block>,
     removed: Vec<BlockReads>,
+    /// The first and the last of the blocks that were announced and then replaced.
+    replaced: Option<(u64, u64)>,
     gap: Option<Gap>,
+    /// When to ask for the newest block, whatever is announced.
+    ask_at: Option<Instant>,
+    /// What came during a step, and is handled after it.
+    meanwhile: Vec<Signal>,
 }
 
 /// Blocks that may have been missed, while they are caught up with.
@@ -72,16 +91,22 @@ impl PendingSignals {
     fn take(&mut self, signal: Signal, next: Option<u64>) {
         match signal {
             Signal::Head(block) => {
-                if self.announced.is_some_and(|last| block.number > last + 1) {
-                    self.open_gap(next);
+                if let Some(last) = self.announced {
+                    if block.number > last.number + 1 {
+                        self.open_gap(next);
+                    }
+                    if replaces(&block, &last) {
+                        self.replace(block.number.min(last.number), last.number);
+                    }
                 }
-                self.announced = Some(block.number);
+                self.announced = Some(block);
                 self.head = Some(block);
             }
             Signal::Newest(block) => self.head = Some(block),
             Signal::Hint => self.ask = true,
             Signal::Missed => {
                 self.ask = true;
+                self.ask_at = Some(Instant::now() + ASK_AGAIN);
                 self.announced = None;
                 self.open_gap(next);
             }
@@ -94,8 +119,34 @@ impl PendingSignals {
         self.gap.get_or_insert(gap);
     }
 
+    fn replace(&mut self, first: u64, last: u64) {
+        let (from, to) = self.replaced.unwrap_or((first, last));
+        self.replaced = Some((from.min(first), to.max(last)));
+    }
+
     fn is_empty(&self) -> bool {
-        !self.ask && self.head.is_none() && self.removed.is_empty()
+        !self.ask && self.head.is_none() && self.removed.is_empty() && self.meanwhile.is_empty()
+    }
+}
+
+/// Whether `block`, announced after `last`, says that `last` was replaced.
+fn replaces(block: &Block, last: &Block) -> bool {
+    match block.number.checked_sub(last.number) {
+        None => true,
+        Some(0) => block.hash != last.hash,
+        Some(1) => block.parent != last.hash,
+        Some(_) => false,
+    }
+}
+
+/// Whether this signal says that `head` was replaced.
+fn says_replaced(signal: &Signal, head: &Block) -> bool {
+    match signal {
+        Signal::Head(block) => replaces(block, head),
+        // Another node may have answered, which is behind.
+        Signal::Newest(block) => block.number >= head.number && replaces(block, head),
+        Signal::Removed(log) => log.hash == head.hash,
+        Signal::Hint | Signal::Missed => false,
     }
 }
 
@@ -105,6 +156,7 @@ impl Watcher<'_> {
         let mut pending = PendingSignals::default();
         pending.take(Signal::Missed, self.follower.next());
         let mut backoff = Backoff::default();
+        let (mut failures, mut given_up) = (0, 0);
         loop {
             if self.shutdown.is_requested() {
                 return WatchEnd::Stopped;
@@ -112,24 +164,63 @@ impl Watcher<'_> {
             if !self.lock.is_held().await {
                 return WatchEnd::LockLost;
             }
+            let now = Instant::now();
+            if pending.ask_at.is_some_and(|when| when <= now) {
+                pending.ask_at = None;
+                pending.ask = true;
+            }
+            pending.ask |= self.follower.next_search().is_some_and(|when| when <= now);
             if pending.is_empty() {
-                let wake = Instant::now() + LOOK_AT_LOCK;
+                let times = [pending.ask_at, self.follower.next_search()];
+                let wake = times.into_iter().flatten().fold(now + LOOK_AT_LOCK, Instant::min);
                 self.listen(signals, &mut pending, wake, true).await;
                 continue;
             }
-            match self.catch_up(signals, &mut pending).await {
-                Ok(()) => backoff.reset(),
+            let mut tried = None;
+            match self.catch_up(signals, &mut pending, &mut tried).await {
+                Ok(()) => {
+                    backoff.reset();
+                    (failures, given_up) = (0, 0);
+                }
                 // Cut short by the shutdown: nothing is lost.
                 Err(error) if self.shutdown.is_requested() => info!("not finished: {error:#}"),
                 Err(error) => {
+                    if given_up < WITHOUT_PAUSE
+                        && matches!(error, RunError::Node(_))
+                        && let Some(other) = self.other_than(tried).await
+                    {
+                        info!("{error:#}; block {} was replaced meanwhile", other.number);
+                        given_up += 1;
+                        pending.head = Some(other);
+                        continue;
+                    }
                     let pause = backoff.pause();
                     self.observer.notify(&WatchEvent::Failed { error, pause });
+                    failures += 1;
+                    if failures % UNKNOWN == 0 {
+                        // It may never have been on the chain. What is true the node knows.
+                        pending.head = None;
+                    }
                     pending.ask = true;
                     self.listen(signals, &mut pending, Instant::now() + pause, false).await;
                     self.source.revive();
                 }
             }
         }
+    }
+
+    /// The newest block, if the node has another one in the place of the block that was tried.
+    async fn other_than(&self, tried: Option<Block>) -> Option<Block> {
+        let tried = tried.filter(|_| self.follower.follows_newest())?;
+        let other = async {
+            let newest = self.source.newest().await.ok()?;
+            let same_height = match newest.number.checked_sub(tried.number)? {
+                0 => newest,
+                _ => self.source.block(tried.number, newest.number).await.ok()??,
+            };
+            (same_height.hash != tried.hash).then_some(newest)
+        };
+        timeout(LOOK_FOR_OTHER, other).await.ok()?
     }
 
     /// Receives signals until `end`, or only one if `one` is true.
@@ -159,27 +250,37 @@ impl Watcher<'_> {
         }
     }
 
-    /// Follows the chain towards the newest block; `pending` is unchanged if that fails.
+    /// Follows the chain towards the newest block, which is stored in `tried`; `pending` is unchanged if that fails.
     async fn catch_up(
         &mut self,
         signals: &mut UnboundedReceiver<Signal>,
         pending: &mut PendingSignals,
+        tried: &mut Option<Block>,
     ) -> Result<(), RunError> {
+        for signal in std::mem::take(&mut pending.meanwhile) {
+            pending.take(signal, self.follower.next());
+        }
         while let Ok(signal) = signals.try_recv() {
             pending.take(signal, self.follower.next());
         }
         self.follower.removed(&pending.removed).await?;
         pending.removed.clear();
+        if let Some((from, to)) = pending.replaced.take() {
+            self.follower.replaced_unseen(from, to);
+        }
         let announced = pending.head;
         let head = match announced {
             Some(head) if !pending.ask => head,
             _ => {
                 let newest = self.source.newest().await?;
-                self.observer.notify(&WatchEvent::Head(newest.number));
+                self.observer.notify(&WatchEvent::Head((&newest).into()));
                 announced.filter(|head| head.number > newest.number).unwrap_or(newest)
             }
         };
-        let (step, stored) = self.follower.step(&head).await?;
+        *tried = Some(head);
+        let Some((step, stored)) = self.step(&head, signals, pending).await? else {
+            return Ok(());
+        };
         if let (Some(gap), Some(stored)) = (&mut pending.gap, stored) {
             gap.from = gap.from.or(Some(stored.from));
             gap.logs += stored.logs;
@@ -212,6 +313,37 @@ impl Watcher<'_> {
         Ok(())
     }
 
+    /// One step towards `head`; `None` if it was given up because `head` was replaced. What was done then is as after
+    /// a failure: the journal knows what was read.
+    async fn step(
+        &mut self,
+        head: &Block,
+        signals: &mut UnboundedReceiver<Signal>,
+        pending: &mut PendingSignals,
+    ) -> Result<Option<(Step, Option<Stored>)>, RunError> {
+        let follows_newest = self.follower.follows_newest();
+        let mut step = pin!(self.follower.step(head));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut step => return done.map(Some),
+                Some(signal) = signals.recv() => {
+                    let is_replaced = follows_newest && says_replaced(&signal, head);
+                    if is_replaced {
+                        info!("block {} was replaced before it was stored", head.number);
+                        pending.head = None;
+                        // A removed log does not say by which.
+                        pending.ask = matches!(signal, Signal::Removed(_));
+                    }
+                    pending.meanwhile.push(signal);
+                    if is_replaced {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
     /// Reports the missed blocks that are stored now, if there were any.
     fn close(&self, gap: Gap, at: u64) {
         if let Some(from) = gap.from.filter(|from| *from <= at) {
@@ -225,5 +357,58 @@ impl Watcher<'_> {
                 elapsed,
             }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::B256;
+
+    use super::*;
+
+    fn block(number: u64, hash: u8, parent: u8) -> Block {
+        let (hash, parent) = (B256::repeat_byte(hash), B256::repeat_byte(parent));
+        Block { number, hash, parent, timestamp: 0, logs_bloom: None }
+    }
+
+    #[test]
+    fn a_signal_says_whether_a_block_was_replaced() {
+        let head = block(10, 1, 0);
+        let removed = |hash| {
+            let hash = B256::repeat_byte(hash);
+            Signal::Removed(BlockReads { number: 10, hash, wallets: [].into() })
+        };
+        for (signal, expected) in [
+            (Signal::Head(head), false),
+            (Signal::Head(block(10, 2, 0)), true),
+            (Signal::Head(block(9, 3, 0)), true),
+            (Signal::Head(block(11, 4, 1)), false),
+            (Signal::Head(block(11, 4, 2)), true),
+            (Signal::Head(block(12, 5, 4)), false),
+            (Signal::Newest(block(9, 3, 0)), false),
+            (Signal::Newest(block(10, 2, 0)), true),
+            (removed(1), true),
+            (removed(2), false),
+            (Signal::Hint, false),
+            (Signal::Missed, false),
+        ] {
+            assert_eq!(says_replaced(&signal, &head), expected, "{signal:?}");
+        }
+    }
+
+    #[test]
+    fn blocks_that_were_announced_and_replaced_are_noted() {
+        let mut pending = PendingSignals::default();
+        let mut announce = |block| {
+            pending.take(Signal::Head(block), Some(1));
+            pending.replaced
+        };
+        assert_eq!(announce(block(10, 1, 0)), None);
+        assert_eq!(announce(block(11, 2, 1)), None);
+        assert_eq!(announce(block(10, 3, 0)), Some((10, 11)));
+        assert_eq!(announce(block(11, 4, 3)), Some((10, 11)));
+        assert_eq!(announce(block(12, 6, 5)), Some((10, 11)));
+        assert_eq!(announce(block(15, 7, 6)), Some((10, 11)));
+        assert!(pending.gap.is_some());
     }
 }

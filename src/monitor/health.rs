@@ -1,14 +1,19 @@
 //! Whether `watch` is healthy, and if not, why. Judges by what it was notified of; asks nobody.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::{
-    follow::{Transport, WatchEvent},
+    follow::{Head, Transport, WatchEvent},
     redact,
 };
+
+/// A head this far below the checkpoint is no answer of a node that is a little behind.
+const FAR_BELOW: u64 = 64;
+/// A head that is older is of a node that is behind, even while it advances.
+const OLD: Duration = Duration::from_secs(600);
 
 /// What the health is judged by.
 #[derive(Debug)]
@@ -20,10 +25,17 @@ pub(super) struct HealthState {
     stands_by: bool,
     via: Option<Transport>,
     disconnected: Option<String>,
-    head: Option<u64>,
+    /// The highest block that was announced lately.
+    head: Option<Head>,
     head_moved: Instant,
+    /// When that block was last announced.
+    head_seen: Instant,
+    /// The block that was announced last, and since when all announced ones are below the checkpoint.
+    below: Option<(u64, Instant)>,
     seen: Option<u64>,
     checkpoint: Option<u64>,
+    /// Whether something was stored since it is active.
+    has_stored: bool,
     /// When the checkpoint last moved, or was where it should be.
     in_time: Instant,
     /// When everything up to the newest block was last stored.
@@ -74,7 +86,7 @@ impl Health {
         self.reasons.is_empty()
     }
 
-    /// Whether it does its job: it has caught up, or stands by.
+    /// Whether it does its job: it has caught up with a chain that advances, or stands by.
     pub fn is_ready(&self) -> bool {
         self.stands_by || self.caught_up
     }
@@ -91,6 +103,9 @@ impl HealthState {
             disconnected: None,
             head: None,
             head_moved: Instant::now(),
+            head_seen: Instant::now(),
+            below: None,
+            has_stored: false,
             seen: None,
             checkpoint: None,
             in_time: Instant::now(),
@@ -116,6 +131,7 @@ impl HealthState {
                 self.stands_by = false;
                 self.failing = None;
                 self.checkpoint = *checkpoint;
+                self.has_stored = false;
                 self.head_moved = Instant::now();
                 self.in_time = Instant::now();
             }
@@ -130,7 +146,7 @@ impl HealthState {
                 self.failed(reason.clone());
                 self.disconnected = Some(reason);
             }
-            WatchEvent::Head(number) => self.head(*number),
+            WatchEvent::Head(head) => self.head(*head),
             WatchEvent::Stored(stored) => {
                 self.stored(stored.to);
                 if stored.logs > 0 {
@@ -141,13 +157,16 @@ impl HealthState {
                 self.seen = self.seen.max(Some(*block));
                 self.in_time = Instant::now();
                 self.caught_up = Some(Instant::now());
+                self.failing = None;
+                // A lower block than the checkpoint is followed, but nothing is stored for it.
+                self.has_stored |= self.checkpoint.is_some_and(|checkpoint| checkpoint <= *block);
             }
             WatchEvent::Failed { error, .. } => {
                 let error = redact::clean_error(error);
                 self.failing = Some(error.clone());
                 self.failed(error);
             }
-            WatchEvent::GapFilled(_) | WatchEvent::Reorg { .. } => {}
+            WatchEvent::GapFilled(_) | WatchEvent::Reorg { .. } | WatchEvent::DeepReorg { .. } => {}
         }
     }
 
@@ -156,26 +175,62 @@ impl HealthState {
         self.last_error = Some(error);
     }
 
-    fn head(&mut self, number: u64) {
+    fn head(&mut self, head: Head) {
         if self.behind() == 0 {
             self.in_time = Instant::now();
         }
-        if Some(number) > self.head {
-            self.head = Some(number);
+        let highest = self.head.map(|head| head.number);
+        if Some(head.number) >= highest {
+            self.head_seen = Instant::now();
+        }
+        if Some(head.number) > highest {
             self.head_moved = Instant::now();
         }
+        // One that was not announced again for long is not on the chain, or never was.
+        if Some(head.number) > highest || self.head_seen.elapsed() > self.max_lag {
+            self.head = Some(head);
+            self.head_seen = Instant::now();
+        }
+        let is_below = Some(head.number) < self.checkpoint;
+        let since = self.below.map_or_else(Instant::now, |(_, since)| since);
+        self.below = is_below.then_some((head.number, since));
     }
 
     fn stored(&mut self, block: u64) {
         self.seen = Some(block);
         self.checkpoint = self.checkpoint.max(Some(block));
+        self.has_stored = true;
+        self.failing = None;
         self.in_time = Instant::now();
+    }
+
+    /// The newest block, if it is below the checkpoint, and not only as one answer came from a node that is behind.
+    fn head_below(&self) -> Option<u64> {
+        let (number, since) = self.below?;
+        let is_far = self.checkpoint > Some(number.saturating_add(FAR_BELOW));
+        (is_far || !self.has_stored || since.elapsed() > self.max_lag).then_some(number)
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.head_moved.elapsed() > self.max_lag
+    }
+
+    /// How old the newest block is, where its time can be true.
+    fn head_age(&self) -> Option<u64> {
+        let head = self.head?;
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(head.timestamp);
+        Some(made.elapsed().ok()?.as_secs())
+    }
+
+    /// How old the newest block is, if that is too old.
+    fn too_old(&self) -> Option<u64> {
+        self.head_age().filter(|age| *age > OLD.max(self.max_lag).as_secs())
     }
 
     /// Number of blocks that are still to be stored.
     fn behind(&self) -> u64 {
         let (Some(head), Some(checkpoint)) = (self.head, self.checkpoint) else { return 0 };
-        head.saturating_sub(self.confirmations).saturating_sub(checkpoint)
+        head.number.saturating_sub(self.confirmations).saturating_sub(checkpoint)
     }
 
     pub(super) fn health(&self) -> Health {
@@ -187,14 +242,17 @@ impl HealthState {
             transport: self.via.map(Transport::name),
             last_block_seen: self.seen,
             checkpoint_block: self.checkpoint,
-            head_block: self.head,
+            head_block: self.head_below().or(self.head.map(|head| head.number)),
             last_event_at: (self.last_event_at)
                 .map(|time| time.to_rfc3339_opts(SecondsFormat::Secs, true)),
             errors: self.errors,
             last_error: self.last_error.clone(),
             reasons,
             caught_up: (self.caught_up)
-                .is_some_and(|when| self.behind() == 0 || when.elapsed() <= self.max_lag),
+                .is_some_and(|when| self.behind() == 0 || when.elapsed() <= self.max_lag)
+                && !self.is_frozen()
+                && self.too_old().is_none()
+                && self.head_below().is_none(),
             stands_by: self.stands_by,
         }
     }
@@ -205,7 +263,8 @@ impl HealthState {
     }
 
     fn standby_reasons(&self) -> Vec<String> {
-        self.failing.iter().map(|error| format!("cannot take over: {error}")).collect()
+        let what = if self.stands_by { "cannot take over" } else { "nothing is stored yet" };
+        self.failing.iter().map(|error| format!("{what}: {error}")).collect()
     }
 
     fn reasons(&self) -> Vec<String> {
@@ -214,9 +273,22 @@ impl HealthState {
             let why = self.disconnected.iter().map(|reason| format!(": {reason}"));
             reasons.push(format!("not connected{}", why.collect::<String>()));
         }
+        if let (Some(head), Some(checkpoint)) = (self.head_below(), self.checkpoint) {
+            reasons.push(format!("the head ({head}) is below the checkpoint ({checkpoint})"));
+        }
         let silent = self.head_moved.elapsed();
-        if silent > self.max_lag {
-            reasons.push(format!("the head has not advanced for {} s", silent.as_secs()));
+        let age = self.head_age();
+        if self.is_frozen() {
+            let age = age.map(|age| format!("; it is {age} s old")).unwrap_or_default();
+            reasons.push(format!("the head has not advanced for {} s{age}", silent.as_secs()));
+        } else if let Some(age) = self.too_old() {
+            reasons.push(format!("the head is {age} s old"));
+        }
+        if !self.has_stored {
+            let waited = self.in_time.elapsed();
+            let late = || format!("no block for {} s", waited.as_secs());
+            let why = self.failing.clone().or_else(|| (waited > self.max_lag).then(late));
+            reasons.extend(why.map(|why| format!("nothing is stored yet: {why}")));
         }
         if self.is_late() {
             reasons.push(format!(

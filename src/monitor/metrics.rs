@@ -156,6 +156,7 @@ impl Metrics {
             | WatchEvent::Active { .. }
             | WatchEvent::Began(_)
             | WatchEvent::Head(_)
+            | WatchEvent::DeepReorg { .. }
             | WatchEvent::CaughtUp(_) => {}
         }
     }

@@ -84,7 +84,7 @@ impl Attempts {
         let kind = failure.kind;
         let waited = self.began.elapsed();
         let is_pruned = failure.is_pruned();
-        let is_answer = kind == ErrorKind::TimedOut || failure.cause.is_none();
+        let is_answer = failure.is_answer();
         let index = failure.endpoint.index();
         let endpoint = &mut self.endpoints[index];
         endpoint.last = Some(failure);
@@ -103,13 +103,16 @@ impl Attempts {
             ErrorKind::BlockUnavailable => {
                 endpoint.is_done = is_pruned || patience.is_some_and(|patience| waited >= patience);
             }
-            ErrorKind::RateLimited => {
+            // A vague limit may be one on the size of the request.
+            ErrorKind::RateLimited if !(self.can_split && is_answer) => {
                 let since = *self.rate_limited_since.get_or_insert_with(Instant::now);
                 if is_spent && since.elapsed() < RATE_LIMIT_PATIENCE {
                     return Next::Retry;
                 }
             }
-            ErrorKind::Unreachable | ErrorKind::TimedOut if self.can_split && is_answer => {
+            ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::RateLimited
+                if self.can_split && is_answer =>
+            {
                 self.answered += 1;
                 if self.answered >= BEFORE_SPLIT {
                     return Next::Return;

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use alloy::primitives::{B256, U64};
-use serde::{Deserialize, Serialize, Serializer};
+use alloy::primitives::{B256, Bloom, U64};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use thiserror::Error;
 
 /// The block that a read is to be made at, before it is resolved to a number.
@@ -85,13 +85,30 @@ impl Serialize for BlockRef {
 #[serde(rename_all = "camelCase")]
 pub struct Header {
     /// The number.
+    #[serde(deserialize_with = "in_range")]
     pub number: U64,
     /// The hash.
     pub hash: B256,
     /// The hash of the block before.
     pub parent_hash: B256,
     /// When the block was made, in seconds since 1970.
+    #[serde(deserialize_with = "in_range")]
     pub timestamp: U64,
+    /// Which contracts and topics its logs may have; `None` where the node does not say.
+    #[serde(default)]
+    pub logs_bloom: Option<Bloom>,
+}
+
+/// Reads a block's number or time, and refuses what no chain reaches and no database holds.
+///
+/// # Errors
+/// When it is no quantity, or exceeds 63 bits.
+pub(crate) fn in_range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<U64, D::Error> {
+    let number = U64::deserialize(deserializer)?;
+    if i64::try_from(number.to::<u64>()).is_err() {
+        return Err(D::Error::custom(format_args!("the number {number} is out of range")));
+    }
+    Ok(number)
 }
 
 #[cfg(test)]
@@ -113,6 +130,24 @@ mod tests {
         for text in ["", "pending", "-1", "0x", "1.5"] {
             assert_eq!(text.parse::<BlockChoice>(), Err(BlockChoiceError), "{text}");
         }
+    }
+
+    #[test]
+    fn a_header_with_a_number_out_of_range_is_refused() {
+        let header = |number: &str, timestamp: &str| {
+            serde_json::from_value::<Header>(serde_json::json!({
+                "number": number, "timestamp": timestamp,
+                "hash": B256::ZERO, "parentHash": B256::ZERO,
+            }))
+        };
+        assert_eq!(header("0x7fffffffffffffff", "0x1").unwrap().logs_bloom, None);
+        for (number, timestamp) in
+            [("0x8000000000000000", "0x1"), ("0x1", "0xffffffffffffffff"), ("0x1", "-0x1")]
+        {
+            header(number, timestamp).unwrap_err();
+        }
+        let error = header("0x8000000000000000", "0x1").unwrap_err();
+        assert_eq!(error.to_string(), "the number 9223372036854775808 is out of range");
     }
 
     #[test]

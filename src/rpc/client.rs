@@ -140,6 +140,11 @@ impl Client {
         self.endpoints.iter().map(|endpoint| &endpoint.id).join(", ")
     }
 
+    /// True if there is another endpoint to ask.
+    pub const fn has_several_endpoints(&self) -> bool {
+        self.endpoints.len() > 1
+    }
+
     /// Requests sent so far, retries and halved chunks included.
     pub fn counts(&self) -> RequestCounts {
         RequestCounts { retries: self.retried.load(Relaxed), ..self.sender.counts() }

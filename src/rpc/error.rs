@@ -110,6 +110,24 @@ impl NodeError {
         Self { kind, endpoint, message, wait, cause, elsewhere, is_certain, is_pruned, remedy }
     }
 
+    /// True if the endpoint answered or let us wait in vain, so that asking for less may help; false if it is down, or
+    /// has refused us, or lacks the block.
+    pub const fn is_answer(&self) -> bool {
+        match self.kind {
+            ErrorKind::Refused
+            | ErrorKind::QuotaExhausted
+            | ErrorKind::BlockUnavailable
+            | ErrorKind::BlockReplaced => false,
+            ErrorKind::Unreachable => self.cause.is_none(),
+            ErrorKind::RateLimited => self.is_ambiguous(),
+            ErrorKind::TooLarge
+            | ErrorKind::Reverted
+            | ErrorKind::TimedOut
+            | ErrorKind::NotUnderstood
+            | ErrorKind::Unknown => true,
+        }
+    }
+
     /// True if the failure may be of another kind than it seems, so that a caller may hold it against evidence.
     pub const fn is_ambiguous(&self) -> bool {
         !self.is_certain

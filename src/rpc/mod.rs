@@ -24,6 +24,7 @@ mod sender;
 mod transport;
 mod wait;
 
+pub(crate) use block::in_range;
 pub use block::{BlockChoice, BlockChoiceError, BlockRef, Header};
 pub use checks::{Clock, Contracts};
 pub use client::{Ambient, Client, ClientSettings};

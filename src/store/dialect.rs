@@ -149,6 +149,8 @@ pub(super) struct Statements {
     pub(super) move_checkpoint: &'static str,
     /// Checkpoint, a list of hashes.
     pub(super) finish_rereads: &'static str,
-    /// Checkpoint, first number that is kept, a list of hashes.
+    /// Checkpoint, first number that is kept, a list of hashes to forget, a list of hashes to keep.
     pub(super) forget_blocks: &'static str,
+    /// From this block, up to this one, seconds since the oldest was written.
+    pub(super) rows_read_at: &'static str,
 }

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use alloy::primitives::B256;
 use anyhow::Context;
 use chrono::NaiveDateTime;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::{Checkpoint, Cursor, Page, Row, TableCounts};
 use crate::{
-    follow::{BlockReads, OrphanedBlock, RecentReads},
+    follow::{BlockReads, OrphanedBlock, RecentReads, RowsAbove},
     redact,
     tally::{RunError, TotalRead, Unreadable, Wallet},
 };
@@ -97,12 +98,49 @@ pub(super) fn wallets_json(wallets: &BTreeSet<Wallet>) -> String {
     serde_json::json!(wallets).to_string()
 }
 
+const FOREIGN: &str = "eth_watch_blocks holds a row that ethtally did not write";
+
+/// The hash of the row of `eth_watch_blocks` that is no block, but says which rows are read again.
+pub(super) const ROWS_ABOVE: &str = "rows above";
+
+/// [`RowsAbove`] as the JSON text that is stored instead of a block's wallets.
+#[derive(Serialize, Deserialize)]
+struct RowsAboveText {
+    block: u64,
+    after: Option<String>,
+    wait_for: u64,
+    left: Option<(u64, u64)>,
+}
+
+pub(super) fn rows_above_json(rows: &RowsAbove) -> String {
+    let RowsAbove { block, after, wait_for, left } = *rows;
+    let after = after.map(|wallet| wallet.to_string());
+    serde_json::json!(RowsAboveText { block, after, wait_for, left }).to_string()
+}
+
+fn rows_above(text: &str) -> anyhow::Result<RowsAbove> {
+    let RowsAboveText { block, after, wait_for, left } = serde_json::from_str(text)?;
+    let after = after.map(|wallet| wallet.parse()).transpose()?;
+    Ok(RowsAbove { block, after, wait_for, left })
+}
+
+/// Wallets and the blocks at which they were read, without those that are not wallets or were not read.
+pub(super) fn wallets_and_blocks(rows: Vec<(String, Option<i64>)>) -> Vec<(Wallet, u64)> {
+    let pair = |(wallet, block): (String, Option<i64>)| {
+        Some((wallet_of(&wallet)?, u64::try_from(block?).ok()?))
+    };
+    rows.into_iter().filter_map(pair).collect()
+}
+
 /// What was read at the blocks of these rows.
 pub(super) fn recent_reads(rows: Vec<RawBlock>) -> anyhow::Result<RecentReads> {
     let mut reads = RecentReads::default();
     for (number, hash, wallets, gone, redo_from) in rows {
-        let read = block_reads(number, &hash, &wallets)
-            .context("eth_watch_blocks holds a row that ethtally did not write")?;
+        if hash == ROWS_ABOVE {
+            reads.rows_above = Some(rows_above(&wallets).context(FOREIGN)?);
+            continue;
+        }
+        let read = block_reads(number, &hash, &wallets).context(FOREIGN)?;
         if gone {
             let from = redo_from.map(|from| u64::try_from(from).unwrap_or(0));
             reads.orphaned.push(OrphanedBlock { read, from });

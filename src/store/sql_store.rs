@@ -2,7 +2,7 @@
 //!
 //! Knows no SQL but the statements that read the same in both dialects.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::anyhow;
 use async_trait::async_trait;
@@ -15,13 +15,13 @@ use super::{
     dialect::{AnyRow, Column, Dialect, Value},
     error::StoreError,
     rows::{
-        BlockColumns, FailureColumns, TotalColumns, bigint, hash_texts, keys_of, recent_reads,
-        wallets_json, wallets_of,
+        BlockColumns, FailureColumns, ROWS_ABOVE, TotalColumns, bigint, hash_texts, keys_of,
+        recent_reads, rows_above_json, wallets_and_blocks, wallets_json, wallets_of,
     },
     schema,
 };
 use crate::{
-    follow::{BlockReads, CheckpointUpdate, Journal, Lock, RecentReads},
+    follow::{BlockReads, CheckpointUpdate, Journal, Lock, RecentReads, RowsAbove},
     tally::{Ledger, Recorded, RunError, Shard, Shutdown, TotalRead, Unreadable, Wallet},
 };
 
@@ -327,6 +327,9 @@ impl<D: Dialect> Journal for SqlStore<D> {
         let last_block = Value::Number(bigint(update.last_block)?);
         let forget_below = Value::Number(bigint(update.forget_below)?);
         let (redone, forget) = (hash_texts(&update.redone), hash_texts(&update.forget));
+        let keep = hash_texts(&update.keep);
+        let forget_reads = "update eth_watch_blocks set wallets = '[]'
+             where checkpoint = $1 and number < $2 and not gone and wallets <> '[]'";
         let remember_block = "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
              values ($1, $2, $3, '[]')
              on conflict (checkpoint, hash) do update set gone = false, redo_from = null";
@@ -340,11 +343,68 @@ impl<D: Dialect> Journal for SqlStore<D> {
             }
             let values = [name, Value::List(&redone)];
             D::execute(&mut *transaction, D::SQL.finish_rereads, &values).await?;
-            let values = [name, forget_below, Value::List(&forget)];
+            let values = [name, forget_below, Value::List(&forget), Value::List(&keep)];
             D::execute(&mut *transaction, D::SQL.forget_blocks, &values).await?;
+            let values = [name, forget_below];
+            D::execute(&mut *transaction, forget_reads, &values).await?;
             transaction.commit().await
         };
         self.explained(advanced.await).await
+    }
+
+    async fn rows_above(
+        &self,
+        block: u64,
+        after: Option<Wallet>,
+        limit: usize,
+    ) -> Result<Vec<(Wallet, u64)>, RunError> {
+        let rows_above = "select wallet, read_block from eth_wallet_balances
+             where read_block > $1 and wallet > $2
+             order by wallet
+             limit $3";
+        let after = after.map_or_else(String::new, |wallet| wallet.to_string());
+        let values = [
+            Value::Number(bigint(block)?),
+            Value::Text(&after),
+            Value::Number(bigint(limit as u64)?),
+        ];
+        Ok(wallets_and_blocks(self.fetch_by_index(rows_above, &values).await?))
+    }
+
+    async fn keep_rows_above(
+        &self,
+        checkpoint: &str,
+        rows: Option<&RowsAbove>,
+    ) -> Result<(), RunError> {
+        let keep = "insert into eth_watch_blocks (checkpoint, number, hash, wallets, gone)
+             values ($1, $2, $3, $4, true)
+             on conflict (checkpoint, hash) do update set
+                 number = excluded.number, wallets = excluded.wallets";
+        let forget = "delete from eth_watch_blocks where checkpoint = $1 and hash = $2";
+        let (name, key) = (Value::Text(checkpoint), Value::Text(ROWS_ABOVE));
+        match rows {
+            Some(rows) => {
+                let text = rows_above_json(rows);
+                let values = [name, Value::Number(bigint(rows.block)?), key, Value::Text(&text)];
+                self.execute(keep, &values).await.map(drop)
+            }
+            None => self.execute(forget, &[name, key]).await.map(drop),
+        }
+    }
+
+    async fn rows_read_at(
+        &self,
+        from: u64,
+        to: u64,
+        within: Duration,
+    ) -> Result<Vec<(Wallet, u64)>, RunError> {
+        let values = [
+            Value::Number(bigint(from)?),
+            Value::Number(bigint(to)?),
+            // No database of this kind is older, and a time before year 0 is none.
+            Value::Number(bigint(within.as_secs().min(1 << 30))?),
+        ];
+        Ok(wallets_and_blocks(self.fetch_by_index(D::SQL.rows_read_at, &values).await?))
     }
 
     async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {

@@ -8,7 +8,7 @@ use std::{
 use alloy::primitives::{B256, U256};
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
-    follow::{BlockReads, CheckpointUpdate, Lock, OrphanedBlock, RecentReads},
+    follow::{BlockReads, CheckpointUpdate, Lock, OrphanedBlock, RecentReads, RowsAbove},
     store::{Access, Cursor, LockKey, Row, Stale, Store, open},
     tally::{Recorded, Shard, Shutdown, TotalRead, Unreadable, Wallet},
 };
@@ -243,6 +243,7 @@ async fn every_method_of_the_store_works(database: Database) {
 
     // last_block, reads, begin_reads, advance, known
     check_journal(store.as_ref(), &database).await;
+    check_blocks_of_reads(store.as_ref(), &database).await;
     let known = [numbered(7), numbered(11), original, numbered(8_888), numbered(77_777)];
     assert_eq!(
         store.known(&known).await.unwrap(),
@@ -294,13 +295,14 @@ async fn check_journal(store: &dyn Store, database: &Database) {
         last_block,
         hash: Some(hash(last_block as u8)),
         forget_below: 0,
+        keep: Vec::new(),
         redone: Vec::new(),
         forget: Vec::new(),
     };
     // The reads on the chain; there must be no orphaned ones.
     let reads = async |name: &str| {
-        let RecentReads { mut on_chain, orphaned } = store.reads(name).await.unwrap();
-        assert_eq!(orphaned, []);
+        let RecentReads { mut on_chain, orphaned, rows_above } = store.reads(name).await.unwrap();
+        assert_eq!((orphaned, rows_above), (vec![], None));
         on_chain.sort_by_key(|read| read.number);
         on_chain
     };
@@ -358,6 +360,25 @@ async fn check_journal(store: &dyn Store, database: &Database) {
     store.begin_reads(NAME, &read_at(6, &[])).await.unwrap();
     assert_eq!(reads(NAME).await, [read_at(6, &[])]);
 
+    // Of old blocks some are kept, without what was read at them.
+    store.begin_reads("kept", &read_at(2, &[1])).await.unwrap();
+    store.begin_reads("kept", &read_at(3, &[1])).await.unwrap();
+    let aged = CheckpointUpdate { forget_below: 8, keep: vec![hash(3)], ..progress(8) };
+    store.advance("kept", &aged).await.unwrap();
+    assert_eq!(reads("kept").await, [read_at(3, &[]), read_at(8, &[])]);
+
+    // Which rows are read again, until all are.
+    let rows_above = async || store.reads("kept").await.unwrap().rows_above;
+    let mut rows = RowsAbove { block: 2, after: None, wait_for: 0, left: None };
+    store.keep_rows_above("kept", Some(&rows)).await.unwrap();
+    assert_eq!(rows_above().await, Some(rows.clone()));
+    rows = RowsAbove { after: Some(numbered(4)), wait_for: 9, left: Some((5, 8)), ..rows };
+    store.keep_rows_above("kept", Some(&rows)).await.unwrap();
+    store.advance("kept", &aged).await.unwrap();
+    assert_eq!(rows_above().await, Some(rows));
+    store.keep_rows_above("kept", None).await.unwrap();
+    assert_eq!(rows_above().await, None);
+
     // All or nothing: the block is written after the checkpoint.
     database.sql("alter table eth_watch_blocks rename column wallets to w").await;
     let error = format!("{:#}", store.advance(NAME, &progress(9)).await.unwrap_err());
@@ -373,6 +394,43 @@ async fn check_journal(store: &dyn Store, database: &Database) {
     database.sql("update eth_watch_blocks set wallets = 'x' where number = 6").await;
     let error = format!("{:#}", store.reads(NAME).await.unwrap_err());
     assert!(error.contains("eth_watch_blocks holds a row that ethtally did not write"), "{error}");
+}
+
+/// Tests which rows are found by the block of their read.
+async fn check_blocks_of_reads(store: &dyn Store, database: &Database) {
+    const FAR: u64 = 1_000_000_000;
+    let read = |n: u64, block: u64| TotalRead {
+        wallet: numbered(n),
+        total: U256::from(n),
+        read_block: FAR + block,
+        event_block: None,
+    };
+    let totals = [read(7_001, 1), read(7_002, 2), read(7_003, 3), read(7_004, 4)];
+    store.record(&totals, &[]).await.unwrap();
+    let rows = |wallets: &[u64]| -> Vec<(Wallet, u64)> {
+        let mut rows: Vec<_> = wallets.iter().map(|n| (numbered(*n), FAR + n - 7_000)).collect();
+        rows.sort_unstable();
+        rows
+    };
+    let all = store.rows_above(FAR + 1, None, 10).await.unwrap();
+    assert_eq!(all, rows(&[7_002, 7_003, 7_004]));
+    assert_eq!(store.rows_above(FAR + 1, None, 2).await.unwrap(), all[..2]);
+    assert_eq!(store.rows_above(FAR + 1, Some(all[1].0), 2).await.unwrap(), all[2..]);
+
+    let read_at = async |from: u64, to: u64, seconds: u64| {
+        let within = std::time::Duration::from_secs(seconds);
+        let mut rows = store.rows_read_at(FAR + from, FAR + to, within).await.unwrap();
+        rows.sort_unstable();
+        rows
+    };
+    assert_eq!(read_at(2, 3, 60).await, rows(&[7_002, 7_003]));
+    assert_eq!(read_at(2, 3, u64::MAX).await, rows(&[7_002, 7_003]));
+    let wallet = numbered(7_002);
+    let old = format!(
+        "update eth_wallet_balances set updated_at = '2026-01-01 00:00:00' where wallet = '{wallet}'"
+    );
+    database.sql(&old).await;
+    assert_eq!(read_at(2, 3, 60).await, rows(&[7_003]));
 }
 
 /// Tests the lock of watch: exclusive until dropped or until its session ends.

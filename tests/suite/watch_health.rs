@@ -8,13 +8,13 @@ use std::{
 use alloy::primitives::U256;
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
-    follow::{Observer, WatchEvent},
+    follow::{Head, Observer, Transport, WatchEvent},
     monitor::Monitor,
-    tally::RequestCounts,
+    tally::{RequestCounts, RunError},
 };
 use ethtally_testbed::{
     Chain,
-    stub::{Fault, When},
+    stub::{Fault, Stub, When},
     wallet,
 };
 use serde_json::{Value, json};
@@ -270,6 +270,162 @@ fn before_it_is_active_or_standby_it_is_not_ready() {
     assert!(!monitor.health().is_ready());
     monitor.notify(&WatchEvent::CaughtUp(2));
     assert!(monitor.health().is_ready());
+}
+
+/// A block of now, or of so many seconds ago.
+fn head(number: u64, age: i64) -> WatchEvent {
+    let timestamp = (Utc::now() - TimeDelta::seconds(age)).timestamp().unsigned_abs();
+    WatchEvent::Head(Head { number, timestamp })
+}
+
+fn connected_monitor(max_lag: Duration, checkpoint: Option<u64>) -> Monitor {
+    let monitor = Monitor::new(max_lag, 0, RequestCounts::default);
+    let endpoint = "ws://host".to_owned();
+    monitor.notify(&WatchEvent::Active { checkpoint });
+    monitor.notify(&WatchEvent::Connected { via: Transport::WebSocket, endpoint });
+    monitor
+}
+
+#[test]
+fn a_head_that_does_not_advance_is_not_ready() {
+    let monitor = connected_monitor(Duration::from_millis(300), Some(1));
+    let well = |number, age| {
+        monitor.notify(&head(number, age));
+        monitor.notify(&WatchEvent::CaughtUp(number));
+        (monitor.health().is_ready(), monitor.health().reasons)
+    };
+    assert_eq!(well(2, 0), (true, vec![]));
+    std::thread::sleep(Duration::from_millis(400));
+    // It is announced again, and all of it is stored.
+    let (ready, reasons) = well(2, 77);
+    assert!(!ready);
+    assert_eq!(reasons, ["the head has not advanced for 0 s; it is 0 s old"]);
+    assert_eq!(well(3, 0), (true, vec![]));
+    // A node that is behind advances too.
+    let (ready, reasons) = well(4, 86_400);
+    assert_eq!((ready, reasons), (false, vec!["the head is 86400 s old".to_owned()]));
+}
+
+#[test]
+fn a_head_below_the_checkpoint_is_not_ready_unless_it_is_only_a_moment() {
+    let monitor = connected_monitor(Duration::from_millis(300), Some(1_000));
+    monitor.notify(&head(20, 0));
+    monitor.notify(&WatchEvent::CaughtUp(20));
+    let health = monitor.health();
+    assert!(!health.is_ready());
+    assert_eq!(health.reasons, ["the head (20) is below the checkpoint (1000)"]);
+    assert_eq!(health.head_block, Some(20));
+
+    monitor.notify(&head(1_001, 0));
+    monitor.notify(&WatchEvent::CaughtUp(1_001));
+    assert!(monitor.health().is_ready() && monitor.health().is_well());
+    // Another node answers, which is one block behind.
+    monitor.notify(&head(999, 0));
+    assert!(monitor.health().is_ready() && monitor.health().is_well());
+    std::thread::sleep(Duration::from_millis(400));
+    monitor.notify(&head(999, 0));
+    assert_eq!(monitor.health().reasons[0], "the head (999) is below the checkpoint (1000)");
+    monitor.notify(&head(1_002, 0));
+    monitor.notify(&WatchEvent::CaughtUp(1_002));
+    assert!(monitor.health().is_ready());
+}
+
+#[test]
+fn before_anything_is_stored_the_reason_is_told() {
+    let failed = |message: &str| WatchEvent::Failed {
+        error: RunError::node(message),
+        pause: Duration::from_secs(1),
+    };
+    let monitor = Monitor::new(Duration::from_millis(300), 0, RequestCounts::default);
+    monitor.notify(&failed("no answer"));
+    assert_eq!(monitor.health().reasons, ["nothing is stored yet: no answer"]);
+    let monitor = connected_monitor(Duration::from_millis(300), None);
+    monitor.notify(&head(20, 0));
+    assert!(monitor.health().is_well());
+    monitor.notify(&failed("read-only"));
+    assert_eq!(monitor.health().reasons, ["nothing is stored yet: read-only"]);
+    monitor.notify(&WatchEvent::Began(20));
+    assert!(monitor.health().is_well());
+
+    let monitor = connected_monitor(Duration::from_millis(300), None);
+    std::thread::sleep(Duration::from_millis(400));
+    monitor.notify(&head(20, 0));
+    let reasons = monitor.health().reasons;
+    assert_eq!(reasons, Vec::<String>::new());
+    std::thread::sleep(Duration::from_millis(400));
+    monitor.notify(&head(21, 0));
+    monitor.notify(&failed("it is ill"));
+    assert_eq!(monitor.health().reasons, ["nothing is stored yet: it is ill"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_takes_nothing_is_unhealthy_with_the_reason() {
+    let chain = Chain::builder().start().await.unwrap();
+    let database = Database::sqlite();
+    store_unread(&database, 0..10);
+    database
+        .sql(
+            "create trigger no_writes before insert on eth_indexer_checkpoints
+             begin select raise(abort, 'attempt to write a readonly database'); end",
+        )
+        .await;
+    let watching = start(watch("--listen 0", chain.url(), &database));
+    let address = served_at(&watching);
+    let health = until_unhealthy(&address, "nothing is stored yet: ", || {});
+    assert!(health["reasons"].to_string().contains("readonly"), "{health}");
+    assert_eq!(get(&address, "/readyz").status, 503);
+    database.sql("drop trigger no_writes").await;
+    until_healthy(&address, || {});
+    watching.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_below_the_checkpoint_is_unhealthy() {
+    let chain = Chain::builder().start().await.unwrap();
+    chain.mine(5).await.unwrap();
+    let database = Database::sqlite();
+    store_unread(&database, 0..10);
+    let ahead =
+        "insert into eth_indexer_checkpoints (name, last_block) values ('audio_transfers', 1000)";
+    database.sql(ahead).await;
+    let watching = start(watch("--listen 0", chain.url(), &database));
+    let address = served_at(&watching);
+    let health = until_unhealthy(&address, "the head (5) is below the checkpoint (1000)", || {});
+    assert_eq!((&health["head_block"], &health["checkpoint_block"]), (&json!(5), &json!(1000)));
+    assert_eq!(get(&address, "/readyz").status, 503);
+    watching.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_fails_at_the_start_is_waited_for() {
+    let chain = Chain::builder().start().await.unwrap();
+    let stub = stub_of(&chain);
+    for (fault, expected) in [
+        (Fault::Reset, "the connection broke"),
+        (Fault::too_many_requests(1), "429"),
+        (Fault::NotJson, ""),
+        (Fault::status(401).with_body("who are you?"), "check the URL and its key"),
+    ] {
+        let database = Database::sqlite();
+        stub.fault(fault, When::always());
+        let arguments = format!("--listen 0 --retries 0 --ws-url {}", chain.ws_url());
+        let watching = start(watch(&arguments, stub.url(), &database));
+        let error = watching.until("error", 1);
+        assert!(error["error"].as_str().unwrap().contains(expected), "{error}");
+        let address = served_at(&watching);
+        until_unhealthy(&address, "nothing is stored yet: ", || {});
+        assert_eq!(get(&address, "/readyz").status, 503);
+        stub.clear();
+        until_healthy(&address, || {});
+        eventually("it is ready", || get(&address, "/readyz").status == 200);
+        watching.stop();
+    }
+    // Nobody listens there.
+    let database = Database::sqlite();
+    let watching = start(watch("--listen 0 --retries 0", Stub::dead(), &database));
+    watching.until("error", 1);
+    until_unhealthy(&served_at(&watching), "nothing is stored yet: ", || {});
+    watching.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,11 +9,7 @@ use ethtally::{
     report::{Report, ReportSettings},
     tally::Shutdown,
 };
-use ethtally_testbed::{
-    Chain,
-    socket::Socket,
-    stub::{Fault, Stub, When},
-};
+use ethtally_testbed::{Chain, socket::Socket, stub::Stub};
 
 use crate::support::{
     chains::still_chain,
@@ -125,26 +121,14 @@ async fn a_profile_that_cannot_be_watched_is_an_error_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_server_at_the_start_is_an_error_with_what_to_check() {
+async fn an_unreachable_database_at_the_start_is_an_error_with_what_to_check() {
     let url = still_chain().await.url();
-    let dead = Stub::dead();
-    let database = Database::sqlite();
-    let error = error_of(watch("--retries 0", &dead, &database).run());
-    let expected = "no connection; check that the node is up, or give a second --rpc-url";
-    assert!(error.starts_with(&format!("{dead}: {expected}: ")), "{error}");
-    let host = dead.replace("http://", "");
+    let host = Stub::dead().replace("http://", "");
     let there = format!("--database-url postgres://app:hush-hush@{host}/tally");
     let error = error_of(ethtally(["watch"].into_iter().chain(there.split(' '))).node(&url).run());
     let expected =
         "no connection; check that the server is up, and the host and port in --database-url";
     assert!(error.starts_with(&format!("database postgres://{host}: {expected}: ")), "{error}");
-
-    // A node that refuses every request.
-    let stub = Stub::in_front_of(&url).unwrap();
-    stub.fault(Fault::status(401).with_body("who are you?"), When::always());
-    let error = error_of(watch("", stub.url(), &database).run());
-    let expected = "HTTP 401 Unauthorized: who are you?; check the URL and its key";
-    assert_eq!(error, format!("{}: {expected}", stub.url()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

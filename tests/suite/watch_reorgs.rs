@@ -7,11 +7,14 @@ use ethtally_testbed::{
     Chain,
     genesis::{PROVIDERS, delegators_of},
     socket::Socket,
+    stub::{Fault, When},
     wallet,
 };
 
 use crate::support::{
+    chains::stub_of,
     database::{Database, on_both_databases},
+    program::sweep_all,
     table::store_unread,
     wallets::{one_audio, spenders},
     watch::{
@@ -30,6 +33,8 @@ on_both_databases! {
     wallets_of_removed_logs_are_read_again
     a_reorganisation_during_a_stalled_websocket_is_found
     a_reorganisation_within_the_confirmations_is_ignored
+    a_reorganisation_deeper_than_what_is_remembered_is_reported_and_repaired
+    rows_that_a_sweep_read_at_replaced_blocks_are_read_again
 }
 
 /// Mines a block with a transfer and another event; returns the wallets whose totals may change.
@@ -276,4 +281,68 @@ async fn a_reorganisation_within_the_confirmations_is_ignored(database: Database
     let last = lines.last().unwrap();
     assert_eq!(last["reorgs"], 0, "{last}");
     assert_eq!(last["checkpoint_block"], head + 6, "{last}");
+}
+
+/// Mines blocks that are followed one after another, so that each is remembered.
+async fn blocks_one_by_one(chain: &Chain, database: &Database, blocks: u64) {
+    for _ in 0..blocks {
+        chain.mine(1).await.unwrap();
+        caught_up(chain, database).await;
+    }
+}
+
+async fn a_reorganisation_deeper_than_what_is_remembered_is_reported_and_repaired(
+    database: Database,
+) {
+    let (chain, watching) = followed("", &database).await;
+    blocks_one_by_one(&chain, &database, 30).await;
+    // Long ago at the time of the reorganisation: no events of theirs are remembered.
+    let touched = busy_blocks(&chain, 10).await;
+    blocks_one_by_one(&chain, &database, 160).await;
+    let head = caught_up(&chain, &database).await;
+    assert_eq!(mismatches(&chain, &database, touched.iter().copied()).await, []);
+    let old = "update eth_wallet_balances set updated_at = '2026-01-01 00:00:00'";
+    database.sql(old).await;
+
+    watching.signal("STOP");
+    chain.reorg(175).await.unwrap();
+    let undone = mismatches(&chain, &database, touched.iter().copied()).await.len();
+    assert!(undone > touched.len() / 2, "{undone} of {} were undone", touched.len());
+    watching.signal("CONT");
+    let event = watching.until("deep_reorg", 1);
+    // Empty blocks are replaced by the same. The fork is bounded by a block that is remembered.
+    let (from, first_busy) = (event["from_block"].as_u64().unwrap(), 41);
+    assert!(from <= first_busy && from + 32 > first_busy, "{event}");
+    assert_eq!(event["to_block"], head);
+    assert!((127..=129).contains(&event["deeper_than"].as_u64().unwrap()), "{event}");
+    until_matches_chain(&chain, &database, touched.iter().copied()).await;
+
+    // It continues as usual.
+    let touched = busy_blocks(&chain, 3).await;
+    let head = caught_up(&chain, &database).await;
+    assert_eq!(mismatches(&chain, &database, touched).await, []);
+    let left = "select count(*) from eth_watch_blocks where hash = 'rows above'";
+    assert_eq!(database.value(left).await, "0");
+    assert_eq!(watching.stop().last().unwrap()["checkpoint_block"], head);
+}
+
+async fn rows_that_a_sweep_read_at_replaced_blocks_are_read_again(database: Database) {
+    let chain = Chain::builder().start().await.unwrap();
+    chain.mine(10).await.unwrap();
+    store_unread(&database, 0..1_000);
+    let stub = stub_of(&chain);
+    let arguments = format!("--ws-url {}", chain.ws_url());
+    let watching = start_connected(watch(&arguments, stub.url(), &database));
+    watching.until("began", 1);
+    // A block that is announced, but that watch cannot follow before it is replaced.
+    stub.fault(Fault::Hang, When::method("eth_getLogs").times(1));
+    let touched = busy_blocks(&chain, 1).await;
+    sweep_all(&database, &chain.url(), &[]).run().expect(0);
+    assert_eq!(mismatches(&chain, &database, touched.iter().copied()).await, []);
+    chain.reorg(1).await.unwrap();
+    let undone = mismatches(&chain, &database, touched.iter().copied()).await.len();
+    assert!(undone > 0);
+    until_matches_chain(&chain, &database, touched.iter().copied()).await;
+    assert!(watching.events("error").is_empty(), "{:?}", watching.lines());
+    watching.stop();
 }

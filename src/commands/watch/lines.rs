@@ -46,6 +46,11 @@ impl Observer for EventPrinter {
             WatchEvent::Reorg { from, to, wallets } => {
                 EventBody::Reorg { from_block: *from, to_block: *to, wallets: *wallets }
             }
+            WatchEvent::DeepReorg { fork, to, deeper_than } => EventBody::DeepReorg {
+                from_block: fork + 1,
+                to_block: *to,
+                deeper_than: *deeper_than,
+            },
             WatchEvent::Failed { error, pause } => EventBody::Error {
                 error: redact::clean_error(error),
                 retry_in_ms: pause.as_millis(),
@@ -112,6 +117,11 @@ pub(super) enum EventBody {
         from_block: u64,
         to_block: u64,
         wallets: u64,
+    },
+    DeepReorg {
+        from_block: u64,
+        to_block: u64,
+        deeper_than: u64,
     },
     Error {
         error: String,
@@ -186,6 +196,11 @@ impl CommandOutput for EventLine {
                 "{} replaced; re-reading {wallets} {}",
                 blocks_were(*from_block, *to_block),
                 if *wallets == 1 { "wallet" } else { "wallets" }
+            ),
+            EventBody::DeepReorg { from_block, deeper_than, .. } => format!(
+                "reorganisation deeper than {deeper_than} {}; re-reading every wallet read above block {}",
+                if *deeper_than == 1 { "block" } else { "blocks" },
+                from_block - 1
             ),
             EventBody::Error { error, retry_in_ms } => {
                 format!("failed: {error}; retrying in {}", seconds(*retry_in_ms))

@@ -99,7 +99,13 @@ pub(super) const SQL: Statements = Statements {
     finish_rereads: "update eth_watch_blocks set redo_from = null
              where checkpoint = $1 and hash = any($2)",
     forget_blocks: "delete from eth_watch_blocks
-             where checkpoint = $1 and (number < $2 or hash = any($3))",
+             where checkpoint = $1
+                 and (hash = any($3)
+                     or number < $2 and hash like '0x%' and not hash = any($4))",
+    rows_read_at: "select wallet, read_block from eth_wallet_balances
+             where updated_at >= now() at time zone 'utc' - interval '1 second' * $3::bigint
+                 and read_block between $1 and $2
+             order by updated_at",
 };
 
 /// The keys of rows from random pages of the table: $2 pages for each of the $1 rows, and some to

@@ -103,7 +103,12 @@ pub(super) const SQL: Statements = Statements {
              where checkpoint = $1 and hash in (select value from json_each($2))",
     forget_blocks: "delete from eth_watch_blocks
              where checkpoint = $1
-                 and (number < $2 or hash in (select value from json_each($3)))",
+                 and (hash in (select value from json_each($3))
+                     or number < $2 and hash like '0x%'
+                         and hash not in (select value from json_each($4)))",
+    rows_read_at: "select wallet, read_block from eth_wallet_balances
+             where updated_at >= strftime('%Y-%m-%d %H:%M:%f', 'now', format('-%d seconds', $3))
+                 and read_block between $1 and $2",
 };
 
 /// The keys of some of the rows with these numbers.

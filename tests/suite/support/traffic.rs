@@ -46,6 +46,11 @@ impl<'a> Traffic<'a> {
         Self { chain, wallets, newest: BTreeMap::new(), random, seed }
     }
 
+    /// The wallets that took part so far.
+    pub(crate) fn wallets(&self) -> Vec<u64> {
+        self.newest.keys().copied().collect()
+    }
+
     /// Mines a block with one to three transfers.
     pub(crate) async fn block(&mut self) {
         let mut pairs = Vec::new();

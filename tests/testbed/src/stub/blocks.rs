@@ -29,6 +29,26 @@ pub(super) fn lag(request: &mut Value, head: u64) -> Option<(&'static str, Value
     }
 }
 
+/// The hash of the block that a request is about, if it names one.
+pub(super) fn hash_in(request: &Value) -> Option<&str> {
+    let method = request["method"].as_str()?;
+    let params = &request["params"];
+    match method {
+        "eth_getLogs" => params[0]["blockHash"].as_str(),
+        "eth_getBlockByHash" => params[0].as_str(),
+        _ => params[parameter(method)?]["blockHash"].as_str(),
+    }
+}
+
+/// The response of a node that does not have the block that a request names by its hash.
+pub(super) fn without_block(request: &Value) -> (&'static str, Value) {
+    match request["method"].as_str() {
+        Some("eth_getLogs") => ("result", json!([])),
+        Some("eth_getBlockByHash") => ("result", Value::Null),
+        _ => ("error", json!({ "code": -32000, "message": "header not found" })),
+    }
+}
+
 fn lag_logs(
     filter: &mut serde_json::Map<String, Value>,
     head: u64,

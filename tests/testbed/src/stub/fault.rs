@@ -99,6 +99,13 @@ pub enum Fault {
     /// without an error, and any other request at a later block gets the error "header not found", -32000. That includes
     /// `eth_getBlockByNumber`, for which some nodes return null: use [`Fault::Answer`] for these.
     Lagging(u64),
+    /// Several nodes answer, one of them at random, each this far behind: a block is there so long after it was first seen
+    /// here. Until then its logs are missing without an error, by its hash too, and all else about it is as if it did not exist.
+    Pool(Vec<Duration>),
+    /// As [`Fault::Pool`], but only the logs are missing: the nodes have the blocks, and have not indexed their receipts.
+    Unindexed(Vec<Duration>),
+    /// The blooms of blocks are empty, as those of some chains.
+    WithoutBlooms,
     /// `eth_chainId` and `net_version` return this chain id.
     ChainId(u64),
     /// `eth_getCode` returns no code.
@@ -189,6 +196,9 @@ impl Fault {
             Self::StateDroppedAfter(_) => "state dropped",
             Self::LogsWiderThan(..) => "logs wider than",
             Self::Lagging(_) => "lagging",
+            Self::Pool(_) => "pool",
+            Self::WithoutBlooms => "without blooms",
+            Self::Unindexed(_) => "unindexed",
             Self::ChainId(_) => "chain id",
             Self::NoCode => "no code",
         }
@@ -222,6 +232,12 @@ impl Fault {
             Self::LogsWiderThan(limit, _) => {
                 method == "eth_getLogs"
                     && blocks::spanned(&request["params"][0]).is_some_and(|blocks| blocks > *limit)
+            }
+            Self::WithoutBlooms => method.starts_with("eth_getBlockBy"),
+            Self::Unindexed(_) => method == "eth_getLogs",
+            Self::Pool(_) => {
+                matches!(method, "eth_blockNumber" | "eth_getLogs" | "eth_getBlockByHash")
+                    || blocks::parameter(method).is_some()
             }
             Self::Lagging(_) => {
                 matches!(method, "eth_blockNumber" | "eth_getLogs")
@@ -291,6 +307,7 @@ impl Fault {
                 | Self::GarbageReturns
                 | Self::CorruptPacked(_)
                 | Self::WithId(_)
+                | Self::WithoutBlooms
         )
     }
 
@@ -298,6 +315,13 @@ impl Fault {
     pub(super) fn tamper(&self, response: &mut Value) {
         if let Self::WithId(id) = self {
             response["id"] = id.clone();
+            return;
+        }
+        if *self == Self::WithoutBlooms {
+            if let Some(bloom) = response["result"].get_mut("logsBloom") {
+                *bloom = format!("0x{}", "00".repeat(256)).into();
+            }
+            return;
         }
         let Some(answer) = response["result"].as_str() else {
             return;

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::{
     RecordedRequest,
-    blocks::lag,
+    blocks::{hash_in, lag, without_block},
     connection::{BreakableListener, ConnectionHandle},
     fault::Fault,
     when::{RequestContext, Rule},
@@ -74,15 +74,32 @@ impl Upstream {
     async fn head(&self) -> Option<u64> {
         let request =
             json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": [] });
-        let answer = self.post(request.to_string().into()).await.ok()?;
-        let answer: Value = serde_json::from_slice(&answer.body).ok()?;
-        u64::from_str_radix(answer["result"].as_str()?.trim_start_matches("0x"), 16).ok()
+        number_in(&self.ask(&request).await?["result"])
     }
+
+    /// The number of the block with this hash.
+    async fn number_of(&self, hash: &str) -> Option<u64> {
+        let request = json!({
+            "jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByHash", "params": [hash, false],
+        });
+        number_in(&self.ask(&request).await?["result"]["number"])
+    }
+
+    async fn ask(&self, request: &Value) -> Option<Value> {
+        let answer = self.post(request.to_string().into()).await.ok()?;
+        serde_json::from_slice(&answer.body).ok()
+    }
+}
+
+fn number_in(text: &Value) -> Option<u64> {
+    u64::from_str_radix(text.as_str()?.trim_start_matches("0x"), 16).ok()
 }
 
 #[derive(Debug)]
 pub(super) struct Proxy {
     upstream: Upstream,
+    /// When which head was first seen, for [`Fault::Pool`].
+    heads: Mutex<Vec<(Instant, u64)>>,
     rules: Mutex<Vec<Rule>>,
     journal: Mutex<Vec<RecordedRequest>>,
     /// The last response to each method.
@@ -114,6 +131,7 @@ impl Proxy {
     pub(super) fn new(upstream: Upstream) -> Self {
         Self {
             upstream,
+            heads: Mutex::default(),
             rules: Mutex::default(),
             journal: Mutex::default(),
             last_responses: Mutex::default(),
@@ -182,6 +200,10 @@ impl Proxy {
                         .await
                         .and_then(|head| lag(request, head.saturating_sub(*blocks)))
                 }
+                Fault::Pool(delays) | Fault::Unindexed(delays) => {
+                    changed = true;
+                    self.behind(request, delays).await
+                }
                 Fault::IgnoresOverrides => {
                     changed = true;
                     if let Some(params) = request["params"].as_array_mut() {
@@ -226,6 +248,34 @@ impl Proxy {
             connection.break_off_after(half as u64);
         }
         (answer.status, [(CONTENT_TYPE, answer.content_type)], answer.body).into_response()
+    }
+
+    /// Treats a request like one of several nodes, each this far behind.
+    async fn behind(
+        &self,
+        request: &mut Value,
+        delays: &[Duration],
+    ) -> Option<(&'static str, Value)> {
+        let newest = self.upstream.head().await?;
+        let asked = match hash_in(request) {
+            Some(hash) => Some(self.upstream.number_of(hash).await?),
+            None => None,
+        };
+        let now = Instant::now();
+        let head = {
+            let mut heads = lock(&self.heads);
+            if heads.last().is_none_or(|(_, head)| *head < newest) {
+                heads.push((now, newest));
+            }
+            // What was there at first, each has.
+            let delay = delays[rand::random_range(0..delays.len())];
+            let seen = heads.iter().rev().find(|(when, _)| *when + delay <= now);
+            seen.or(heads.first()).map_or(newest, |(_, head)| *head).min(newest)
+        };
+        match asked {
+            Some(asked) => (asked > head).then(|| without_block(request)),
+            None => lag(request, head),
+        }
     }
 
     /// Applies the rules and writes the journal. Returns each request's fault, and the delay of all.
