@@ -9,6 +9,8 @@
 const SMALL_STEP: u32 = 5;
 /// Successes before the size that failed is tried again, the first time.
 const PATIENCE: u32 = 16;
+/// The same where the node does not say that the size was too large.
+const DOUBT: u32 = 4;
 /// The same after many failures.
 const LONGEST_PATIENCE: u32 = 256;
 
@@ -154,6 +156,18 @@ impl LimitSearch {
         }
     }
 
+    /// A request of this size failed where a smaller one worked. It may have been a bad moment, so that the size is soon
+    /// tried again; if it fails then, it is too large.
+    pub fn may_be_too_large(&mut self, len: usize) {
+        if self.bad == Some(len) && self.wait == 0 {
+            return self.too_large(len, None);
+        }
+        let (patience, up) = (self.patience, self.up);
+        self.too_large(len, None);
+        (self.patience, self.up) = (patience, up);
+        self.wait = self.wait.min(DOUBT);
+    }
+
     /// Half way between what succeeded and what failed; nothing where these are close.
     fn between(&self) -> Option<usize> {
         let bad = self.bad?;
@@ -276,6 +290,42 @@ mod tests {
         assert!((450..=500).contains(&fallen.last().unwrap().0), "{fallen:?}");
         let risen = tries(&mut search, 5_000, 2_000);
         assert!(risen.last().unwrap().0 >= 4_600, "{:?}", risen.last());
+    }
+
+    /// Of requests that any size can fail, three in a hundred do, once every retry is spent.
+    #[test]
+    fn bad_moments_do_not_keep_sizes_small() {
+        for offset in 0..30 {
+            let mut search = auto(2_600);
+            let mut asked = 0;
+            for call in 0..120 {
+                let size = search.next_size();
+                match (call + offset) % 33 == 0 {
+                    true => search.may_be_too_large(size.len),
+                    false => search.succeeded(size.len),
+                }
+                search.ended(size);
+                asked += size.len;
+            }
+            assert!(asked / 120 >= 2_000, "{offset}: {} wallets a call", asked / 120);
+        }
+    }
+
+    /// As behind a gateway that cuts off what takes too long.
+    #[test]
+    fn a_limit_that_the_node_does_not_state_is_found_at_little_cost() {
+        let mut search = auto(60_000);
+        let (mut lost, mut asked) = (0, 0);
+        for _ in 0..600 {
+            let size = search.next_size();
+            match size.len <= 2_300 {
+                true => (search.succeeded(size.len), asked += size.len).0,
+                false => (search.may_be_too_large(size.len), lost += 1).0,
+            }
+            search.ended(size);
+        }
+        assert!(lost <= 16, "{lost} calls were too much");
+        assert!(asked / 600 >= 2_100, "{} wallets a call", asked / 600);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::tally::Wallet;
 const MARGIN: u64 = 4;
 /// How long after the reorganisation the table is looked through. A sweep reads at one block for up to 10 s, and stores
 /// what it has read a little later.
-const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(15)];
+const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(8), Duration::from_secs(15)];
 /// How old the rows that were read at replaced blocks may be if nothing better is known.
 pub(super) const LONG_AGO: Duration = Duration::from_secs(3_600);
 
@@ -76,6 +76,8 @@ impl Rereads {
         }
         if let (Some(from), Some(to)) = (from, to) {
             rereads.search(from, to, LONG_AGO);
+            // What was stored before is found later, too.
+            rereads.searches.iter_mut().for_each(|search| search.done = 1);
         }
         rereads
     }
@@ -276,10 +278,10 @@ mod tests {
         assert_eq!(search(&mut rereads, 11, &[(wallet(1), 10), (wallet(2), 12)]), (1, 1));
         assert_eq!(search(&mut rereads, 12, &[]), (0, 1));
         assert_eq!(search(&mut rereads, 20, &[]), (0, 0));
-        tokio::time::advance(Duration::from_secs(5)).await;
+        tokio::time::advance(Duration::from_secs(8)).await;
         assert!(rereads.next_search().unwrap() <= Instant::now());
         assert_eq!(search(&mut rereads, 20, &[(wallet(3), 11)]), (1, 1));
-        tokio::time::advance(Duration::from_secs(10)).await;
+        tokio::time::advance(Duration::from_secs(7)).await;
         // The last time, as both blocks and time have passed.
         assert_eq!(search(&mut rereads, 20, &[]), (1, 3));
         assert_eq!((search(&mut rereads, 21, &[]), rereads.next_search()), ((0, 0), None));

@@ -233,6 +233,7 @@ impl Watcher<'_> {
     ) {
         loop {
             tokio::select! {
+                biased;
                 () = self.shutdown.requested() => return,
                 () = sleep_until(end) => return,
                 signal = signals.recv() => match signal {

@@ -1,19 +1,29 @@
 //! The call data of Multicall3's `aggregate3` for many wallets, and what its results mean. Pure: bytes in, bytes out.
 //!
 //! A [`Question`] is what is asked about each wallet: its total ([`Totals`]), or which wallets are its members
-//! ([`List`]).
+//! ([`List`]). In front of its sub-calls stand two that tell where the call ran.
+
+use std::sync::Arc;
 
 use alloy::{
     primitives::{Address, Bytes, U256},
-    providers::bindings::IMulticall3::{Call3, Result as CallResult, aggregate3Call},
+    providers::bindings::IMulticall3::{
+        Call3, Result as CallResult, aggregate3Call, getBlockNumberCall, getChainIdCall,
+        getCurrentBlockTimestampCall,
+    },
     sol_types::{SolCall, SolValue},
 };
 
 use crate::{
     profile::{Profile, View},
-    rpc::Limit,
+    rpc::{Call, Limit, Origin, OriginCheck},
     tally::{Reading, Wallet},
 };
+
+/// Sub-calls in front, which tell where the call ran.
+const IN_FRONT: usize = 2;
+/// Bytes of the result for each sub-call that returns a word: its place, its success and its word.
+pub(super) const BYTES_OF_WORD: usize = 160;
 
 /// What is known of each wallet, or why it is not.
 pub type Answers<T> = Vec<(Wallet, Result<T, String>)>;
@@ -26,14 +36,71 @@ pub(super) trait Question: Send + Sync {
     /// The largest number of wallets in a call is searched for by this limit; `None` where that is not searched for.
     fn limit(&self) -> Option<Limit>;
 
-    /// Call data of `aggregate3` for these wallets.
-    fn encode(&self, wallets: &[Wallet]) -> Bytes;
+    /// Contract and call data of each sub-call.
+    fn calls(&self, wallets: &[Wallet]) -> impl Iterator<Item = (Address, Bytes)>;
 
-    /// The answer for each wallet, or why it has none, from what `aggregate3` returned.
+    /// Bytes that the sub-calls for this number of wallets return at most; `None` if that is not known.
+    fn returned(&self, wallets: usize) -> Option<usize>;
+
+    /// The answer for each wallet, or why it has none, from what its sub-calls returned.
     ///
     /// # Errors
-    /// When the bytes are not as many results as calls were made.
-    fn decode(&self, wallets: &[Wallet], returned: &[u8]) -> Result<Answers<Self::Answer>, String>;
+    /// When there are not as many results as sub-calls.
+    fn decode(
+        &self,
+        wallets: &[Wallet],
+        results: &[CallResult],
+    ) -> Result<Answers<Self::Answer>, String>;
+}
+
+/// Multicall3, where it is on the chain.
+#[derive(Clone, Debug)]
+pub(super) struct Aggregator {
+    contract: Address,
+    /// How it is checked where an answer is from.
+    pub(super) origin: Arc<OriginCheck>,
+}
+
+impl Aggregator {
+    /// Multicall3 at this address, on this chain.
+    pub(super) fn new(contract: Address, chain_id: u64) -> Self {
+        let timestamp = getCurrentBlockTimestampCall {}.abi_encode();
+        let probe = aggregate3(contract, [(contract, timestamp.into())].into_iter());
+        let probe = Call {
+            to: contract,
+            data: probe,
+            overrides: None,
+            returned: Some(64 + BYTES_OF_WORD * (IN_FRONT + 1)),
+            origin: None,
+        };
+        let origin = Arc::new(OriginCheck { chain_id, probe, read: read_probe });
+        Self { contract, origin }
+    }
+
+    /// The call that asks this about these wallets.
+    pub(super) fn call<Q: Question>(&self, question: &Q, wallets: &[Wallet]) -> Call {
+        let in_front = 64 + BYTES_OF_WORD * IN_FRONT;
+        Call {
+            to: self.contract,
+            data: aggregate3(self.contract, question.calls(wallets)),
+            overrides: None,
+            returned: question.returned(wallets.len()).map(|bytes| in_front + bytes),
+            origin: Some(Arc::clone(&self.origin)),
+        }
+    }
+}
+
+/// Where the call ran, and the answer for each wallet, from what `aggregate3` returned.
+///
+/// # Errors
+/// When the bytes are not as many results as sub-calls were made.
+pub(super) fn decode<Q: Question>(
+    question: &Q,
+    wallets: &[Wallet],
+    returned: &[u8],
+) -> Result<(Option<Origin>, Answers<Q::Answer>), String> {
+    let (origin, results) = results(returned)?;
+    Ok((Some(origin), question.decode(wallets, &results[IN_FRONT..])?))
 }
 
 /// The totals of wallets.
@@ -51,12 +118,16 @@ impl Question for Totals {
     }
 
     /// Every part of every wallet: wallet by wallet, each in the profile's order.
-    fn encode(&self, wallets: &[Wallet]) -> Bytes {
-        self.parts.encode(wallets)
+    fn calls(&self, wallets: &[Wallet]) -> impl Iterator<Item = (Address, Bytes)> {
+        wallets.iter().flat_map(|wallet| self.parts.calls(*wallet))
     }
 
-    fn decode(&self, wallets: &[Wallet], returned: &[u8]) -> Result<Vec<Reading>, String> {
-        self.parts.decode(wallets, returned)
+    fn returned(&self, wallets: usize) -> Option<usize> {
+        Some(BYTES_OF_WORD * wallets * self.parts.views.len())
+    }
+
+    fn decode(&self, wallets: &[Wallet], results: &[CallResult]) -> Result<Vec<Reading>, String> {
+        self.parts.decode(wallets, results)
     }
 }
 
@@ -95,25 +166,43 @@ impl Parts {
                 return Err(format!("{name} failed"));
             }
             let part = word(&result.returnData).map_err(|why| format!("{name} {why}"))?;
-            sum = sum.checked_add(part).ok_or("the sum of the parts does not fit a uint256")?;
+            sum = sum.checked_add(part).ok_or(OVERFLOW)?;
         }
         Ok(sum)
     }
 
-    fn encode(&self, wallets: &[Wallet]) -> Bytes {
-        aggregate3(wallets.iter().flat_map(|wallet| self.calls(*wallet)))
-    }
-
-    fn decode(&self, wallets: &[Wallet], returned: &[u8]) -> Result<Vec<Reading>, String> {
-        let results = results(returned, wallets.len() * self.views.len())?;
+    fn decode(&self, wallets: &[Wallet], results: &[CallResult]) -> Result<Vec<Reading>, String> {
+        require_count(results, wallets.len() * self.views.len())?;
         let of_each = results.chunks_exact(self.views.len());
         Ok(wallets.iter().zip(of_each).map(|(wallet, parts)| (*wallet, self.sum(parts))).collect())
     }
 }
 
+/// Why a sum is no total.
+pub(super) const OVERFLOW: &str = "the sum of the parts does not fit a uint256";
+
 /// A view that lists the members of a wallet.
 #[derive(Clone, Debug)]
 pub(super) struct List(pub(super) View);
+
+impl List {
+    /// Contract and call data for one wallet.
+    pub(super) fn call(&self, wallet: Wallet) -> (Address, Bytes) {
+        (self.0.contract, call_data(&self.0, wallet))
+    }
+
+    /// The members that the view returned.
+    pub(super) fn members(&self, returned: &[u8]) -> Result<Vec<Address>, String> {
+        let name = &self.0.function.name;
+        Vec::<Address>::abi_decode(returned)
+            .map_err(|error| format!("{name} returned no list of addresses: {error}"))
+    }
+
+    /// The view's name.
+    pub(super) fn name(&self) -> &str {
+        &self.0.function.name
+    }
+}
 
 impl Question for List {
     type Answer = Vec<Address>;
@@ -122,36 +211,69 @@ impl Question for List {
         None
     }
 
-    fn encode(&self, wallets: &[Wallet]) -> Bytes {
-        aggregate3(wallets.iter().map(|wallet| (self.0.contract, call_data(&self.0, *wallet))))
+    fn calls(&self, wallets: &[Wallet]) -> impl Iterator<Item = (Address, Bytes)> {
+        wallets.iter().map(|wallet| self.call(*wallet))
     }
 
-    fn decode(&self, wallets: &[Wallet], returned: &[u8]) -> Result<Answers<Self::Answer>, String> {
-        let results = results(returned, wallets.len())?;
-        let name = &self.0.function.name;
+    fn returned(&self, _wallets: usize) -> Option<usize> {
+        None
+    }
+
+    fn decode(
+        &self,
+        wallets: &[Wallet],
+        results: &[CallResult],
+    ) -> Result<Answers<Self::Answer>, String> {
+        require_count(results, wallets.len())?;
         let list = |result: &CallResult| match result.success {
-            false => Err(format!("{name} failed")),
-            true => Vec::<Address>::abi_decode(&result.returnData)
-                .map_err(|error| format!("{name} returned no list of addresses: {error}")),
+            false => Err(format!("{} failed", self.name())),
+            true => self.members(&result.returnData),
         };
-        Ok(wallets.iter().zip(&results).map(|(wallet, result)| (*wallet, list(result))).collect())
+        Ok(wallets.iter().zip(results).map(|(wallet, result)| (*wallet, list(result))).collect())
     }
 }
 
-/// Call data of `aggregate3`, failure of each sub-call allowed.
-fn aggregate3(calls: impl Iterator<Item = (Address, Bytes)>) -> Bytes {
-    let calls =
-        calls.map(|(target, data)| Call3 { target, allowFailure: true, callData: data }).collect();
+/// Call data of `aggregate3` of this contract, failure of each sub-call allowed. First it tells where it runs.
+fn aggregate3(contract: Address, calls: impl Iterator<Item = (Address, Bytes)>) -> Bytes {
+    let in_front: [Vec<u8>; IN_FRONT] =
+        [getBlockNumberCall {}.abi_encode(), getChainIdCall {}.abi_encode()];
+    let in_front = in_front.into_iter().map(|data| (contract, Bytes::from(data)));
+    let calls = in_front
+        .chain(calls)
+        .map(|(target, data)| Call3 { target, allowFailure: true, callData: data })
+        .collect();
     aggregate3Call { calls }.abi_encode().into()
 }
 
-/// The results of an `aggregate3` with this number of sub-calls.
-fn results(returned: &[u8], expected: usize) -> Result<Vec<CallResult>, String> {
+/// Where an `aggregate3` ran, and all its results.
+fn results(returned: &[u8]) -> Result<(Origin, Vec<CallResult>), String> {
     let results = aggregate3Call::abi_decode_returns(returned)
         .map_err(|error| format!("aggregate3 returned no list of results: {error}"))?;
+    let in_front = |index: usize, what: &str| match results.get(index) {
+        Some(result) if result.success => {
+            word(&result.returnData).map_err(|why| format!("{what} of Multicall3 {why}"))
+        }
+        Some(_) => Err(format!("{what} of Multicall3 failed")),
+        None => Err(format!("aggregate3 returned {} results", results.len())),
+    };
+    let block = in_front(0, "getBlockNumber")?;
+    let chain_id = in_front(1, "getChainId")?;
+    Ok((Origin { block, chain_id, timestamp: None }, results))
+}
+
+/// The origin of a call that asks for nothing else, with the block's timestamp.
+fn read_probe(returned: &[u8]) -> Result<Origin, String> {
+    let (origin, results) = results(returned)?;
+    require_count(&results[IN_FRONT..], 1)?;
+    let timestamp = word(&results[IN_FRONT].returnData)?;
+    Ok(Origin { timestamp: Some(timestamp), ..origin })
+}
+
+/// Fails unless there is a result for each sub-call.
+fn require_count(results: &[CallResult], calls: usize) -> Result<(), String> {
     match results.len() {
-        count if count == expected => Ok(results),
-        count => Err(format!("aggregate3 returned {count} results for {expected} calls")),
+        count if count == calls => Ok(()),
+        count => Err(format!("aggregate3 returned {count} results for {calls} calls")),
     }
 }
 
@@ -175,18 +297,30 @@ mod tests {
     use alloy::primitives::{B256, hex};
 
     use super::*;
+    use crate::profile::MULTICALL3;
 
     fn parts() -> Parts {
         Parts::of(&Profile::audius())
+    }
+
+    fn totals(parts: Parts) -> Totals {
+        let limit = Limit { kind: "multicall3", first: 1, ceiling: 1, at_most: None };
+        Totals { parts, limit }
     }
 
     fn wallet() -> Wallet {
         "0x00000000000000000000000000000000000000aa".parse().unwrap()
     }
 
+    fn encoded(parts: Parts, wallets: &[Wallet]) -> Bytes {
+        Aggregator::new(MULTICALL3, 1).call(&totals(parts), wallets).data
+    }
+
     #[test]
-    fn the_selector_of_aggregate3_is_82ad56cb() {
+    fn the_selectors_are_those_of_multicall3() {
         assert_eq!(aggregate3Call::SELECTOR, [0x82, 0xad, 0x56, 0xcb]);
+        assert_eq!(getBlockNumberCall::SELECTOR, [0x42, 0xcb, 0xb1, 0x5c]);
+        assert_eq!(getChainIdCall::SELECTOR, [0x34, 0x08, 0xe4, 0x70]);
     }
 
     /// Written by hand from the ABI specification, word by word.
@@ -197,25 +331,37 @@ mod tests {
         let expected = [
             "82ad56cb",
             "0000000000000000000000000000000000000000000000000000000000000020", // where the array begins
-            "0000000000000000000000000000000000000000000000000000000000000001", // one call
-            "0000000000000000000000000000000000000000000000000000000000000020", // where its tuple begins
-            "00000000000000000000000018aaa7115705e8be94bffebde57af9bfc265b998", // target
+            "0000000000000000000000000000000000000000000000000000000000000003", // three calls
+            "0000000000000000000000000000000000000000000000000000000000000060", // where each tuple begins
+            "0000000000000000000000000000000000000000000000000000000000000100",
+            "00000000000000000000000000000000000000000000000000000000000001a0",
+            "000000000000000000000000ca11bde05977b3631167028862be2a173976ca11", // target
             "0000000000000000000000000000000000000000000000000000000000000001", // allowFailure
             "0000000000000000000000000000000000000000000000000000000000000060", // where callData begins
+            "0000000000000000000000000000000000000000000000000000000000000004", // 4 bytes
+            "42cbb15c00000000000000000000000000000000000000000000000000000000",
+            "000000000000000000000000ca11bde05977b3631167028862be2a173976ca11",
+            "0000000000000000000000000000000000000000000000000000000000000001",
+            "0000000000000000000000000000000000000000000000000000000000000060",
+            "0000000000000000000000000000000000000000000000000000000000000004",
+            "3408e47000000000000000000000000000000000000000000000000000000000",
+            "00000000000000000000000018aaa7115705e8be94bffebde57af9bfc265b998",
+            "0000000000000000000000000000000000000000000000000000000000000001",
+            "0000000000000000000000000000000000000000000000000000000000000060",
             "0000000000000000000000000000000000000000000000000000000000000024", // 36 bytes
             "70a0823100000000000000000000000000000000000000000000000000000000",
             "000000aa00000000000000000000000000000000000000000000000000000000",
         ]
         .concat();
-        assert_eq!(hex::encode(one_call.encode(&[wallet()])), expected);
+        assert_eq!(hex::encode(encoded(one_call, &[wallet()])), expected);
     }
 
     #[test]
     fn calls_go_wallet_by_wallet_in_the_profiles_order() {
         let other: Wallet = "0x00000000000000000000000000000000000000bb".parse().unwrap();
-        let encoded = parts().encode(&[wallet(), other]);
+        let encoded = encoded(parts(), &[wallet(), other]);
         let calls = aggregate3Call::abi_decode(&encoded).unwrap().calls;
-        let seen: Vec<_> = calls
+        let seen: Vec<_> = calls[IN_FRONT..]
             .iter()
             .map(|call| (hex::encode(&call.callData[..4]), call.callData[35]))
             .collect();
@@ -234,11 +380,21 @@ mod tests {
         let returned = hex::decode(
             [
                 "0000000000000000000000000000000000000000000000000000000000000020", // where the array begins
-                "0000000000000000000000000000000000000000000000000000000000000001", // one result
-                "0000000000000000000000000000000000000000000000000000000000000020", // where its tuple begins
+                "0000000000000000000000000000000000000000000000000000000000000003", // three results
+                "0000000000000000000000000000000000000000000000000000000000000060", // where each tuple begins
+                "00000000000000000000000000000000000000000000000000000000000000e0",
+                "0000000000000000000000000000000000000000000000000000000000000160",
                 "0000000000000000000000000000000000000000000000000000000000000001", // success
                 "0000000000000000000000000000000000000000000000000000000000000040", // where returnData begins
                 "0000000000000000000000000000000000000000000000000000000000000020", // 32 bytes
+                "0000000000000000000000000000000000000000000000000000000000000007", // block 7
+                "0000000000000000000000000000000000000000000000000000000000000001",
+                "0000000000000000000000000000000000000000000000000000000000000040",
+                "0000000000000000000000000000000000000000000000000000000000000020",
+                "0000000000000000000000000000000000000000000000000000000000000005", // chain 5
+                "0000000000000000000000000000000000000000000000000000000000000001",
+                "0000000000000000000000000000000000000000000000000000000000000040",
+                "0000000000000000000000000000000000000000000000000000000000000020",
                 "0000000000000000000000000000000000000000000000000de0b6b3a7640000", // 10^18
             ]
             .concat(),
@@ -246,20 +402,33 @@ mod tests {
         .unwrap();
         let one_call =
             Parts { views: parts().views[..1].to_vec(), names: vec!["balanceOf".into()] };
-        let readings = one_call.decode(&[wallet()], &returned).unwrap();
+        let (origin, readings) = decode(&totals(one_call), &[wallet()], &returned).unwrap();
+        let [block, chain_id] = [7, 5].map(U256::from);
+        assert_eq!(origin, Some(Origin { block, chain_id, timestamp: None }));
         assert_eq!(readings, [(wallet(), Ok(U256::from(10).pow(U256::from(18))))]);
+        let size = Aggregator::new(MULTICALL3, 1).call(&totals(parts()), &[wallet()]).returned;
+        assert_eq!(size, Some(returned.len() + 2 * BYTES_OF_WORD), "with three parts");
     }
 
     fn ok(bytes: impl Into<Vec<u8>>) -> (bool, Bytes) {
         (true, bytes.into().into())
     }
 
+    /// What `aggregate3` returns, with these results behind those in front.
+    fn returned(results: Vec<(bool, Bytes)>) -> Vec<u8> {
+        let in_front = [7, 1].map(|number| ok(B256::with_last_byte(number).to_vec()));
+        in_front.into_iter().chain(results).collect::<Vec<_>>().abi_encode()
+    }
+
+    fn reading(results: Vec<(bool, Bytes)>) -> Result<Vec<Reading>, String> {
+        decode(&totals(parts()), &[wallet()], &returned(results)).map(|(_, readings)| readings)
+    }
+
     /// Decodes three parts of one wallet, of which the last is given.
     fn with_last_part(last: (bool, Bytes)) -> Result<U256, String> {
-        let results: Vec<(bool, Bytes)> =
+        let results =
             vec![ok(B256::with_last_byte(1).to_vec()), ok(B256::with_last_byte(2).to_vec()), last];
-        let returned = results.abi_encode();
-        parts().decode(&[wallet()], &returned).unwrap().remove(0).1
+        reading(results).unwrap().remove(0).1
     }
 
     #[test]
@@ -294,7 +463,7 @@ mod tests {
         let list = List(view.expect("audius has members").view);
         let member = Address::repeat_byte(7);
         let answer = |result: (bool, Bytes)| {
-            list.decode(&[wallet()], &vec![result].abi_encode()).unwrap().remove(0).1
+            decode(&list, &[wallet()], &returned(vec![result])).unwrap().1.remove(0).1
         };
         assert_eq!(answer(ok(vec![member].abi_encode())), Ok(vec![member]));
         assert_eq!(answer(ok(Vec::<Address>::new().abi_encode())), Ok(vec![]));
@@ -302,17 +471,39 @@ mod tests {
         assert_eq!(failed, Err("getDelegatorsList failed".into()));
         let none = answer(ok([])).unwrap_err();
         assert!(none.starts_with("getDelegatorsList returned no list of addresses"), "{none}");
-        assert_eq!(hex::encode(&list.encode(&[wallet()])[..4]), "82ad56cb");
+        assert_eq!(Aggregator::new(MULTICALL3, 1).call(&list, &[wallet()]).returned, None);
     }
 
     #[test]
     fn a_result_too_few_or_too_many_is_an_error() {
         for count in [2, 4] {
-            let results: Vec<(bool, Bytes)> = vec![ok([0; 32]); count];
-            let error = parts().decode(&[wallet()], &results.abi_encode()).unwrap_err();
+            let error = reading(vec![ok([0; 32]); count]).unwrap_err();
             assert_eq!(error, format!("aggregate3 returned {count} results for 3 calls"));
         }
-        assert!(parts().decode(&[wallet()], &[1, 2, 3]).is_err());
-        assert!(parts().decode(&[wallet()], &[]).is_err());
+        for bytes in [&[1_u8, 2, 3][..], &[]] {
+            assert!(decode(&totals(parts()), &[wallet()], bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn an_answer_that_does_not_tell_where_it_ran_is_an_error() {
+        let part = ok([0; 32]);
+        let silent = |first: (bool, Bytes)| vec![first, part.clone(), part.clone()].abi_encode();
+        for (first, why) in [
+            ((false, Bytes::new()), "getBlockNumber of Multicall3 failed"),
+            (ok([]), "getBlockNumber of Multicall3 returned nothing"),
+        ] {
+            assert_eq!(decode(&totals(parts()), &[wallet()], &silent(first)).unwrap_err(), why);
+        }
+        let none = Vec::<(bool, Bytes)>::new().abi_encode();
+        let error = decode(&totals(parts()), &[], &none).unwrap_err();
+        assert_eq!(error, "aggregate3 returned 0 results");
+    }
+
+    #[test]
+    fn the_probe_tells_block_chain_and_time() {
+        let origin = read_probe(&returned(vec![ok(B256::with_last_byte(9).to_vec())])).unwrap();
+        let [block, chain_id, timestamp] = [7, 1, 9].map(U256::from);
+        assert_eq!(origin, Origin { block, chain_id, timestamp: Some(timestamp) });
     }
 }

@@ -6,28 +6,45 @@ use alloy::primitives::U256;
 use tracing::{info, warn};
 
 use super::{
-    bisect::{Calls, ChunkRead, ReadError},
+    bisect::ChunkRead,
+    calls::{Calls, ReadError, may_be_of_request},
     method::TotalsMethod,
-    multicall::Multicall3,
     packed::{Packed, PackedResult},
     settings::MethodChoice,
 };
 use crate::{
-    rpc::{Client, Endpoint, EndpointId, ErrorKind, Feature, RequestError, Support},
+    rpc::{Client, Endpoint, EndpointId, Feature, NodeError, RequestError, Support},
     tally::{Reading, Wallet},
 };
 
 /// The methods, and the choice between them.
 pub(super) struct Methods {
     pub(super) choice: MethodChoice,
-    pub(super) multicall3: Arc<Multicall3>,
+    /// Reads through Multicall3; on a chain without it, each part by a call of its own.
+    pub(super) plain: Arc<dyn TotalsMethod>,
     pub(super) packed: Packed,
 }
 
 impl Methods {
+    /// The endpoint that the next chunk is cut for.
+    pub(super) fn preferred<'a>(&self, client: &'a Client) -> &'a Endpoint {
+        match self.choice {
+            MethodChoice::Packed => self.packed.preferred(client),
+            MethodChoice::Multicall3 | MethodChoice::Auto => client.preferred(),
+        }
+    }
+
     /// The method for an endpoint's next chunk.
     pub(super) fn of(&self, endpoint: &Endpoint) -> &dyn TotalsMethod {
-        if self.is_packed(endpoint) { &self.packed } else { self.multicall3.as_ref() }
+        if self.is_packed(endpoint) { &self.packed } else { self.plain.as_ref() }
+    }
+
+    /// The method that `verify` compares single parts with.
+    pub(super) fn batched(&self) -> &dyn TotalsMethod {
+        match self.choice {
+            MethodChoice::Packed => &self.packed,
+            MethodChoice::Multicall3 | MethodChoice::Auto => self.plain.as_ref(),
+        }
     }
 
     /// True if the endpoint's next chunk shows whether it can be read by the packed reader.
@@ -39,7 +56,7 @@ impl Methods {
         match self.choice {
             MethodChoice::Multicall3 => false,
             MethodChoice::Packed => true,
-            MethodChoice::Auto => endpoint.support(Feature::Overrides) != Support::Missing,
+            MethodChoice::Auto => self.packed.suits(endpoint),
         }
     }
 
@@ -63,27 +80,29 @@ impl Methods {
         wallets: Vec<Wallet>,
     ) -> ChunkRead<U256> {
         let client = calls.client();
-        let mut result = self.packed.read_packed(calls, wallets.clone()).await;
         let is_untried =
             |id: &EndpointId| client.endpoint(id).support(Feature::Overrides) != Support::Works;
+        let is_trial = is_untried(&endpoint.id);
+        let mut result = self.packed.read_packed(calls, wallets.clone(), is_untried).await;
         let untried: Vec<_> =
             result.answered_by.iter().filter(|id| is_untried(id)).cloned().collect();
-        let is_trial =
-            !untried.is_empty() || result.answered_by.is_empty() && is_untried(&endpoint.id);
         match result.error.take() {
-            Some(ReadError::Unsupported { endpoint, reason }) => {
-                do_without(client, &endpoint, &reason);
-                self.multicall3.read_all(calls, wallets).await
+            Some(ReadError::Unsupported { endpoint, reason, .. }) => {
+                self.do_without(client, &endpoint, &reason);
+                self.plain.read_all(calls, wallets).await
             }
-            None if is_trial => self.compare(calls, wallets, result, &untried).await,
+            None if !untried.is_empty() => self.compare(calls, wallets, result, &untried).await,
+            Some(ReadError::Request(RequestError::Node(failure)))
+                if may_be_of_request(&failure) && is_untried(&failure.endpoint) =>
+            {
+                self.try_without(calls, wallets, failure).await
+            }
+            // The endpoint that takes overrides fails, and another is there that does not.
+            Some(_) if !self.packed.suits(client.preferred()) => {
+                self.plain.read_all(calls, wallets).await
+            }
             // What was read so far was not compared with anything.
-            Some(error) if is_trial => match refused_by(&error) {
-                Some(endpoint) => {
-                    let endpoint = endpoint.clone();
-                    self.try_without(calls, wallets, &endpoint, error).await
-                }
-                None => (Vec::new(), Some(error)),
-            },
+            Some(error) if is_trial => (Vec::new(), Some(error)),
             error => self.packed.complete(calls, PackedResult { error, ..result }).await,
         }
     }
@@ -98,7 +117,7 @@ impl Methods {
         untried: &[EndpointId],
     ) -> ChunkRead<U256> {
         let count = wallets.len();
-        let (readings, error) = self.multicall3.read_all(calls, wallets).await;
+        let (readings, error) = self.plain.read_all(calls, wallets).await;
         if error.is_some() || readings.len() < count {
             // Nothing was learnt.
             return (readings, error);
@@ -126,7 +145,7 @@ impl Methods {
                     shown(packed.get(wallet)),
                     shown(total.as_ref().ok()),
                 );
-                untried.iter().for_each(|id| do_without(client, id, &reason));
+                untried.iter().for_each(|id| self.do_without(client, id, &reason));
             }
         }
         (readings, error)
@@ -138,30 +157,23 @@ impl Methods {
         &self,
         calls: &Calls<'_>,
         wallets: Vec<Wallet>,
-        endpoint: &EndpointId,
-        error: ReadError,
+        failure: NodeError,
     ) -> ChunkRead<U256> {
         let count = wallets.len();
-        let (readings, second) = self.multicall3.read_all(calls, wallets).await;
+        let (readings, second) = self.plain.read_all(calls, wallets).await;
         if second.is_none() && readings.len() == count {
-            do_without(calls.client(), endpoint, &error.to_string());
-            return (readings, None);
+            let reason = format!("{}: {}", failure.endpoint, failure.message);
+            self.do_without(calls.client(), &failure.endpoint, &reason);
         }
-        (readings, Some(error))
+        (readings, second)
     }
-}
 
-/// From now on this endpoint is read from through Multicall3.
-fn do_without(client: &Client, endpoint: &EndpointId, why: &str) {
-    let before = client.endpoint(endpoint).learn(Feature::Overrides, Support::Missing);
-    if before != Support::Missing {
-        warn!("totals are read through multicall3, as the packed reader does not work here: {why}");
+    /// From now on this endpoint is read from through Multicall3.
+    fn do_without(&self, client: &Client, endpoint: &EndpointId, why: &str) {
+        if self.packed.give_up(client, endpoint, why) {
+            warn!(
+                "totals are read through multicall3, as the packed reader does not work here: {why}"
+            );
+        }
     }
-}
-
-/// The endpoint that answered with this error, and may have refused the form of the request.
-fn refused_by(error: &ReadError) -> Option<&EndpointId> {
-    let ReadError::Request(RequestError::Node(failure)) = error else { return None };
-    let is_refusal = matches!(failure.kind, ErrorKind::Unreachable | ErrorKind::Refused);
-    (is_refusal && failure.cause.is_none()).then_some(&failure.endpoint)
 }

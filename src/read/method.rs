@@ -3,11 +3,12 @@
 use alloy::primitives::U256;
 use async_trait::async_trait;
 
-use super::{
-    bisect::{Calls, ChunkRead},
-    settings::ChunkLimit,
+use super::{bisect::ChunkRead, calls::Calls, settings::ChunkLimit};
+use crate::{
+    limit::LimitSearch,
+    rpc::{Client, Endpoint, Limit},
+    tally::Wallet,
 };
-use crate::{limit::LimitSearch, rpc::Limit, tally::Wallet};
 
 /// Wallets in the first call, where the size is searched for.
 const FIRST: usize = 200;
@@ -23,6 +24,16 @@ pub(super) trait TotalsMethod: Send + Sync {
     /// The limit on the number of wallets in a call.
     fn limit(&self) -> Limit;
 
+    /// False if this endpoint is known not to work with it.
+    fn suits(&self, _endpoint: &Endpoint) -> bool {
+        true
+    }
+
+    /// The endpoint that would be asked now.
+    fn preferred<'a>(&self, client: &'a Client) -> &'a Endpoint {
+        client.preferred_of(|endpoint| self.suits(endpoint)).unwrap_or_else(|| client.preferred())
+    }
+
     /// Reads the totals of a chunk that is small enough for one call, as far as is known.
     async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<U256>;
 
@@ -31,7 +42,7 @@ pub(super) trait TotalsMethod: Send + Sync {
         let mut readings = Vec::with_capacity(wallets.len());
         let mut left = wallets.as_slice();
         while !left.is_empty() && !calls.is_stopped() {
-            let size = calls.client().preferred().next_size(self.limit());
+            let size = self.preferred(calls.client()).next_size(self.limit());
             let (now, later) = left.split_at(size.get().min(left.len()));
             let (read, error) = self.read(calls, now.to_vec()).await;
             readings.extend(read);

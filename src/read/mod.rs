@@ -8,7 +8,9 @@
 mod aggregate3;
 mod auto;
 mod bisect;
+mod calls;
 mod chunker;
+mod direct;
 mod method;
 mod multicall;
 mod packed;

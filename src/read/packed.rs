@@ -5,22 +5,32 @@
 //! gas. It changes nothing, keeps nothing, and exists only during the call.
 //!
 //! A wallet that it marks by 2²⁵⁶−1 is one that it has no total for, or whose total is just that: it is read again
-//! through Multicall3.
+//! without the program.
+//!
+//! An endpoint is said not to take state overrides only where the program fails there, whatever the wallet, and the
+//! same wallet can be read without it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use alloy::primitives::{Address, U256, address, hex};
+use alloy::primitives::{Address, Bytes, U256, address, hex};
 use async_trait::async_trait;
+use tracing::warn;
 
 use super::{
     aggregate3::Parts,
-    bisect::{Calls, ChunkRead, ReadError, halves},
+    bisect::{ChunkRead, halves},
+    calls::{Calls, ReadError, canary, is_asked_little, may_be_of_request},
     method::{CallCost, TotalsMethod, limit},
-    multicall::Multicall3,
     settings::ChunkLimit,
 };
 use crate::{
-    rpc::{Call, EndpointId, Feature, Limit, Override, Overrides, RequestError, Support},
+    rpc::{
+        Action, Call, Client, Endpoint, EndpointId, Feature, Limit, NodeError, Origin, OriginCheck,
+        Override, Overrides, RequestError, Support,
+    },
     tally::{Reading, Wallet},
 };
 
@@ -38,16 +48,26 @@ const BYTES_RETURNED: usize = 32;
 /// In place of a total that is missing.
 const MARK: U256 = U256::MAX;
 
+/// Times that the program is tried with one wallet where an error will hardly change.
+const TRIES: usize = 3;
+
+/// The total of each wallet in wei, `None` for one that is marked.
+type PackedTotals = Vec<(Wallet, Option<U256>)>;
+
 /// The method that reads totals by a program of our own.
 pub(super) struct Packed {
     overrides: Arc<Overrides>,
     /// What every call begins with: the parts.
     table: Vec<u8>,
     parts: usize,
-    chain_id: u64,
+    origin: Arc<OriginCheck>,
     limit: Limit,
     /// Reads the wallets that are marked.
-    multicall3: Arc<Multicall3>,
+    plain: Arc<dyn TotalsMethod>,
+    /// What helps where it does not work.
+    remedy: &'static str,
+    /// Why it does not work, by endpoint.
+    reasons: Mutex<BTreeMap<EndpointId, String>>,
 }
 
 /// What the program gave for a chunk.
@@ -63,23 +83,44 @@ pub(super) struct PackedResult {
 }
 
 impl PackedResult {
-    pub(super) fn readings(&self) -> Vec<Reading> {
+    fn readings(&self) -> Vec<Reading> {
         self.totals.iter().map(|(wallet, total)| (*wallet, Ok(*total))).collect()
     }
 }
 
 impl Packed {
-    /// Reads the parts that `multicall3` reads.
-    pub(super) fn new(multicall3: Arc<Multicall3>, chain_id: u64, chunk: ChunkLimit) -> Self {
+    /// Reads these parts on this chain; `plain` reads without the program. `origin` checks where answers are from;
+    /// without it the program itself is asked.
+    pub(super) fn new(
+        parts: &Parts,
+        chain_id: u64,
+        chunk: ChunkLimit,
+        plain: Arc<dyn TotalsMethod>,
+        origin: Option<Arc<OriginCheck>>,
+    ) -> Self {
         let code = hex::decode(CODE.trim()).expect("packed.hex is hexadecimal");
-        let parts = multicall3.parts().views().len();
+        let overrides = Arc::new([(PROGRAM, Override { code: code.into() })].into());
+        let table = table(parts);
+        let count = parts.views().len();
+        let remedy = match origin {
+            Some(_) => "use --reader multicall3 or auto",
+            None => "give an --rpc-url whose node takes state overrides",
+        };
+        let itself = || {
+            let mut probe = Call::plain(PROGRAM, table.clone().into());
+            probe.overrides = Some(Arc::clone(&overrides));
+            let read = |returned: &[u8]| split(returned, 0).map(|(origin, _)| origin);
+            Arc::new(OriginCheck { chain_id, probe, read })
+        };
         Self {
-            overrides: Arc::new([(PROGRAM, Override { code: code.into() })].into()),
-            table: table(multicall3.parts()),
-            parts,
-            chain_id,
-            limit: limit("packed", chunk, Self::cost(parts)),
-            multicall3,
+            origin: origin.unwrap_or_else(itself),
+            overrides,
+            table,
+            parts: count,
+            limit: limit("packed", chunk, Self::cost(count)),
+            plain,
+            remedy,
+            reasons: Mutex::default(),
         }
     }
 
@@ -98,40 +139,30 @@ impl Packed {
             data: data.into(),
             overrides: Some(Arc::clone(&self.overrides)),
             returned: Some(BYTES_RETURNED * (wallets.len() + 2)),
+            origin: Some(Arc::clone(&self.origin)),
         }
     }
 
-    /// The total of each wallet in wei, `None` for one that is marked.
-    ///
-    /// # Errors
-    /// If it is not what the program returns for these wallets, on this chain at this block.
-    fn decode(
+    /// Runs the program for these wallets.
+    async fn run<'a>(
         &self,
+        calls: &Calls<'a>,
         wallets: &[Wallet],
-        block: u64,
-        returned: &[u8],
-    ) -> Result<Vec<(Wallet, Option<U256>)>, String> {
-        if returned.is_empty() {
-            return Err("it returned nothing, as if there were no code".to_owned());
-        }
-        let expected = BYTES_RETURNED * (wallets.len() + 2);
-        if returned.len() != expected {
-            return Err(format!("it returned {} bytes, not {expected}", returned.len()));
-        }
-        let mut words = returned.chunks_exact(32).map(U256::from_be_slice);
-        for (what, right) in [("at block", block), ("on chain", self.chain_id)] {
-            let word = words.next().unwrap_or_default();
-            if word != U256::from(right) {
-                return Err(format!("it ran {what} {word}, not {right}"));
-            }
-        }
-        Ok(wallets.iter().copied().zip(words.map(|word| (word != MARK).then_some(word))).collect())
+    ) -> Result<(PackedTotals, &'a Endpoint), RequestError> {
+        let read = |bytes: Bytes| decode(wallets, &bytes);
+        calls.call(wallets.len() > 1, self.call(wallets), read).await
     }
 
-    /// Reads a chunk by the program alone, halving what is too large.
-    pub(super) async fn read_packed(&self, calls: &Calls<'_>, chunk: Vec<Wallet>) -> PackedResult {
+    /// Reads a chunk by the program alone, halving what is too large. While an endpoint `is_trial`, what it does not say
+    /// to be too large fails at once: the chunk is then read without the program, which shows whether that is the cause.
+    pub(super) async fn read_packed(
+        &self,
+        calls: &Calls<'_>,
+        chunk: Vec<Wallet>,
+        is_trial: impl Fn(&EndpointId) -> bool + Sync,
+    ) -> PackedResult {
         let mut result = PackedResult::default();
-        result.error = self.read_into(&mut result, calls, chunk).await.err();
+        result.error = self.read_into(&mut result, calls, chunk, is_trial).await.err();
         result
     }
 
@@ -140,40 +171,17 @@ impl Packed {
         result: &mut PackedResult,
         calls: &Calls<'_>,
         chunk: Vec<Wallet>,
+        is_trial: impl Fn(&EndpointId) -> bool + Sync,
     ) -> Result<(), ReadError> {
         let size = chunk.len();
-        let client = calls.client();
-        let is_trusted = client.preferred().support(Feature::Overrides) == Support::Works;
         let mut open = vec![chunk];
-        // One wallet that fails alone before any was read may be the cause itself; two are not. A node that
-        // was seen to work may have stopped to, or another one answers.
-        let mut has_answered = is_trusted;
-        let mut failed_alone = false;
-        // One strange answer may be a bad moment.
-        let mut may_be_strange = is_trusted;
         while let Some(wallets) = open.pop() {
             if calls.is_stopped() {
                 break;
             }
-            match calls.call(wallets.len() > 1, self.call(&wallets), Ok).await {
-                Ok((returned, endpoint)) => {
-                    let totals = match self.decode(&wallets, calls.block.number, &returned) {
-                        Ok(totals) => totals,
-                        Err(_) if may_be_strange => {
-                            may_be_strange = false;
-                            open.push(wallets);
-                            continue;
-                        }
-                        Err(why) => {
-                            let reason = format!("{}: {why}", endpoint.id);
-                            return Err(ReadError::Unsupported {
-                                endpoint: endpoint.id.clone(),
-                                reason,
-                            });
-                        }
-                    };
+            let failure = match self.run(calls, &wallets).await {
+                Ok((totals, endpoint)) => {
                     endpoint.limit(self.limit, |search| search.succeeded(wallets.len()));
-                    has_answered = true;
                     result.answered_by.push(endpoint.id.clone());
                     for (wallet, total) in totals {
                         match total {
@@ -181,35 +189,93 @@ impl Packed {
                             None => result.marked.push(wallet),
                         }
                     }
+                    continue;
                 }
-                Err(RequestError::Node(failure)) => {
-                    let endpoint = failure.endpoint.clone();
-                    let is_strange = failure.kind.is_odd_answer();
-                    if is_strange && !has_answered {
-                        return Err(ReadError::Unsupported { endpoint, reason: failure.message });
-                    }
-                    let has_answered_now = !result.answered_by.is_empty();
-                    let is_open = !has_answered || is_strange && !has_answered_now;
-                    let limit = Some(self.limit).filter(|_| wallets.len() == size);
-                    let reason = calls.blame(failure.into(), &wallets, limit).await?;
-                    match wallets.len() {
-                        1 if is_open && (failed_alone || size == 1) => {
-                            return Err(ReadError::Unsupported { endpoint, reason });
-                        }
-                        1 => {
-                            failed_alone = true;
-                            result.marked.extend(wallets);
-                        }
-                        _ => open.extend(halves(wallets)),
-                    }
-                }
+                Err(RequestError::Node(failure)) => failure,
                 Err(error) => return Err(error.into()),
+            };
+            let is_alone = wallets.len() == 1;
+            let is_clear = failure.kind.action() == Action::Split && !is_alone;
+            if !may_be_of_request(&failure) || !is_alone && !is_clear && is_trial(&failure.endpoint)
+            {
+                return Err(failure.into());
+            }
+            if !is_clear {
+                self.require_runs(calls).await?;
+            }
+            if wallets.len() == size {
+                let endpoint = calls.client().endpoint(&failure.endpoint);
+                endpoint.too_large(self.limit, size, &failure);
+            }
+            match is_alone {
+                true => result.marked.extend(wallets),
+                false => open.extend(halves(wallets)),
             }
         }
         Ok(())
     }
 
-    /// The readings of a chunk, with the wallets that the program has no total for read through Multicall3.
+    /// Fails unless the program runs for a wallet that holds nothing: because the node fails, or, if that wallet can be
+    /// read without the program, because the endpoint does not take it.
+    async fn require_runs(&self, calls: &Calls<'_>) -> Result<(), ReadError> {
+        let canary = [canary()];
+        let mut failure: Option<NodeError> = None;
+        for _ in 0..TRIES {
+            match self.run(calls, &canary).await {
+                Ok(_) => return Ok(()),
+                Err(RequestError::Node(node)) if may_be_of_request(&node) => failure = Some(node),
+                Err(error) => return Err(error.into()),
+            }
+            // The client has retried the others as often as it may.
+            if failure.as_ref().is_some_and(|failure| !is_asked_little(failure.kind)) {
+                break;
+            }
+        }
+        let Some(failure) = failure else { return Ok(()) };
+        let endpoint = calls.client().endpoint(&failure.endpoint);
+        if !calls.is_well(endpoint).await? {
+            return Err(failure.into());
+        }
+        // It may have been a bad moment.
+        let read = |bytes: Bytes| decode(&canary, &bytes);
+        match calls.call_at(endpoint, self.call(&canary), read).await {
+            Ok(_) => Ok(()),
+            Err(RequestError::Node(failure)) => Err(self.unsupported(&failure)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn unsupported(&self, failure: &NodeError) -> ReadError {
+        ReadError::Unsupported {
+            endpoint: failure.endpoint.clone(),
+            reason: format!("{}: {}", failure.endpoint, failure.message),
+            remedy: self.remedy,
+        }
+    }
+
+    /// Remembers that it does not work with this endpoint; returns true if that is news.
+    pub(super) fn give_up(&self, client: &Client, endpoint: &EndpointId, reason: &str) -> bool {
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.insert(endpoint.clone(), reason.to_owned());
+        let before = client.endpoint(endpoint).learn(Feature::Overrides, Support::Missing);
+        before != Support::Missing
+    }
+
+    /// Fails if no endpoint may take state overrides.
+    fn require_endpoint(&self, client: &Client) -> Result<(), ReadError> {
+        if client.preferred_of(|endpoint| self.suits(endpoint)).is_some() {
+            return Ok(());
+        }
+        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons: Vec<_> = reasons.values().map(String::as_str).collect();
+        Err(ReadError::Unsupported {
+            endpoint: client.preferred().id.clone(),
+            reason: reasons.join("; "),
+            remedy: self.remedy,
+        })
+    }
+
+    /// The readings of a chunk, with the wallets that the program has no total for read without it.
     pub(super) async fn complete(
         &self,
         calls: &Calls<'_>,
@@ -220,7 +286,7 @@ impl Packed {
             return (readings, result.error);
         }
         let marked = std::mem::take(&mut result.marked);
-        let (read, error) = self.multicall3.read_all(calls, marked).await;
+        let (read, error) = self.plain.read_all(calls, marked).await;
         readings.extend(read);
         (readings, error)
     }
@@ -236,14 +302,39 @@ impl TotalsMethod for Packed {
         self.limit
     }
 
+    fn suits(&self, endpoint: &Endpoint) -> bool {
+        endpoint.support(Feature::Overrides) != Support::Missing
+    }
+
+    /// At one endpoint after another, as long as there is one that may take state overrides.
     async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<U256> {
-        let result = self.read_packed(calls, wallets).await;
-        let answered: HashSet<_> =
-            result.answered_by.iter().filter(|_| result.error.is_none()).collect();
-        for id in answered {
-            calls.client().endpoint(id).learn(Feature::Overrides, Support::Works);
+        let client = calls.client();
+        loop {
+            if let Err(error) = self.require_endpoint(client) {
+                return (Vec::new(), Some(error));
+            }
+            let result = self.read_packed(calls, wallets.clone(), |_| false).await;
+            match &result.error {
+                Some(ReadError::Unsupported { endpoint, reason, .. }) => {
+                    let is_news = self.give_up(client, endpoint, reason);
+                    if is_news && self.require_endpoint(client).is_ok() {
+                        warn!(
+                            "the packed reader does not work with {reason}; using another endpoint for it"
+                        );
+                    }
+                }
+                // Another chunk has found that out of the last endpoint.
+                Some(_) if self.require_endpoint(client).is_err() => {}
+                _ => {
+                    let answered: HashSet<_> =
+                        result.answered_by.iter().filter(|_| result.error.is_none()).collect();
+                    for id in answered {
+                        client.endpoint(id).learn(Feature::Overrides, Support::Works);
+                    }
+                    return self.complete(calls, result).await;
+                }
+            }
         }
-        self.complete(calls, result).await
     }
 }
 
@@ -259,17 +350,43 @@ fn table(parts: &Parts) -> Vec<u8> {
     table
 }
 
+/// Where the program ran, and the totals of these wallets.
+///
+/// # Errors
+/// If it is not what the program returns for these wallets.
+fn decode(wallets: &[Wallet], returned: &[u8]) -> Result<(Option<Origin>, PackedTotals), String> {
+    let (origin, words) = split(returned, wallets.len())?;
+    let words = words.chunks_exact(BYTES_RETURNED).map(U256::from_be_slice);
+    let totals = words.map(|word| (word != MARK).then_some(word));
+    Ok((Some(origin), wallets.iter().copied().zip(totals).collect()))
+}
+
+/// Where the program ran, and the words behind that, one for each wallet.
+fn split(returned: &[u8], wallets: usize) -> Result<(Origin, &[u8]), String> {
+    if returned.is_empty() {
+        return Err("it returned nothing, as if there were no code".to_owned());
+    }
+    let expected = BYTES_RETURNED * (wallets + 2);
+    if returned.len() != expected {
+        return Err(format!("it returned {} bytes, not {expected}", returned.len()));
+    }
+    let (block, rest) = returned.split_at(BYTES_RETURNED);
+    let (chain_id, words) = rest.split_at(BYTES_RETURNED);
+    let [block, chain_id] = [block, chain_id].map(U256::from_be_slice);
+    Ok((Origin { block, chain_id, timestamp: None }, words))
+}
+
 #[cfg(test)]
 mod tests {
     use alloy::primitives::keccak256;
 
-    use super::*;
+    use super::{super::direct::Direct, *};
     use crate::profile::Profile;
 
     fn packed() -> Packed {
         let parts = Parts::of(&Profile::audius());
-        let multicall3 = Arc::new(Multicall3::new(parts, ChunkLimit::Auto));
-        Packed::new(multicall3, 1, ChunkLimit::Auto)
+        let plain = Arc::new(Direct::new(parts.clone()));
+        Packed::new(&parts, 1, ChunkLimit::Auto, plain, None)
     }
 
     fn wallets(count: u8) -> Vec<Wallet> {
@@ -303,21 +420,28 @@ mod tests {
     fn totals_and_marks_are_told_apart() {
         let mut returned = words(&[7, 1, 5, 0]);
         returned.extend([0xff; 32]);
-        let totals: Vec<_> = (packed().decode(&wallets(3), 7, &returned).unwrap().into_iter())
-            .map(|(_, total)| total)
-            .collect();
+        let (origin, totals) = decode(&wallets(3), &returned).unwrap();
+        let [block, chain_id] = [7, 1].map(U256::from);
+        assert_eq!(origin, Some(Origin { block, chain_id, timestamp: None }));
+        let totals: Vec<_> = totals.into_iter().map(|(_, total)| total).collect();
         assert_eq!(totals, [Some(U256::from(5)), Some(U256::ZERO), None]);
     }
 
     #[test]
     fn what_the_program_does_not_return_is_refused() {
         let whole = words(&[7, 1, 5]);
-        let refused =
-            |block, returned: &[u8]| packed().decode(&wallets(1), block, returned).unwrap_err();
-        assert_eq!(refused(7, &[]), "it returned nothing, as if there were no code");
-        assert_eq!(refused(7, &whole[..32]), "it returned 32 bytes, not 96");
-        assert_eq!(refused(7, &[&whole[..], &[0]].concat()), "it returned 97 bytes, not 96");
-        assert_eq!(refused(8, &whole), "it ran at block 7, not 8");
-        assert_eq!(refused(7, &words(&[7, 5, 5])), "it ran on chain 5, not 1");
+        let refused = |returned: &[u8]| decode(&wallets(1), returned).unwrap_err();
+        assert_eq!(refused(&[]), "it returned nothing, as if there were no code");
+        assert_eq!(refused(&whole[..32]), "it returned 32 bytes, not 96");
+        assert_eq!(refused(&[&whole[..], &[0]].concat()), "it returned 97 bytes, not 96");
+    }
+
+    #[test]
+    fn the_program_itself_tells_where_it_runs() {
+        let packed = packed();
+        let OriginCheck { probe, read, .. } = packed.origin.as_ref();
+        assert_eq!(probe.data, packed.call(&[]).data);
+        assert_eq!(read(&words(&[7, 1])).unwrap().block, U256::from(7));
+        assert!(read(&words(&[7, 1, 5])).is_err());
     }
 }

@@ -16,19 +16,20 @@ use futures_util::{
 };
 
 use super::{
-    aggregate3::{Answers, List, Parts},
+    aggregate3::{Aggregator, Answers, List, Parts},
     auto::Methods,
-    bisect::{Caller, Calls},
+    calls::{Caller, Calls, ReadError},
     chunker::Chunker,
+    direct::{Direct, PartsRead},
     method::TotalsMethod,
     multicall::Multicall3,
     packed::Packed,
     pin::PinnedBlock,
-    settings::ReaderSettings,
+    settings::{MethodChoice, ReaderSettings},
 };
 use crate::{
     profile::{Profile, View},
-    rpc::{BlockChoice, BlockRef, Call, Client, Endpoint, RequestError, SizeInUse},
+    rpc::{BlockChoice, BlockRef, Client, Endpoint, RequestError, SizeInUse},
     tally::{Chunk, Pages, Reader, Reading, RunError, Shutdown, Wallet},
 };
 
@@ -43,6 +44,9 @@ const LISTS_IN_CALL: usize = 200;
 pub struct NodeReader {
     caller: Caller,
     methods: Methods,
+    direct: Arc<Direct>,
+    /// `None` if the chain has no Multicall3.
+    aggregator: Option<Aggregator>,
     block: BlockChoice,
     pinned: PinnedBlock,
 }
@@ -62,12 +66,24 @@ impl NodeReader {
         settings: ReaderSettings,
         shutdown: Shutdown,
     ) -> Self {
-        let multicall3 = Arc::new(Multicall3::new(Parts::of(profile), settings.chunk));
-        let packed = Packed::new(Arc::clone(&multicall3), profile.chain_id, settings.chunk);
+        let ReaderSettings { block, chunk, method } = settings;
+        let (parts, chain_id) = (Parts::of(profile), profile.chain_id);
+        let aggregator = profile.multicall3.map(|address| Aggregator::new(address, chain_id));
+        let totals = Arc::new(Multicall3::totals(parts.clone(), chunk));
+        let direct = Arc::new(Direct::new(parts.clone()));
+        let plain: Arc<dyn TotalsMethod> = match &aggregator {
+            Some(aggregator) => Arc::new(Multicall3::new(aggregator.clone(), Arc::clone(&totals))),
+            None => Arc::clone(&direct) as _,
+        };
+        let origin = aggregator.as_ref().map(|aggregator| Arc::clone(&aggregator.origin));
+        let packed = Packed::new(&parts, chain_id, chunk, Arc::clone(&plain), origin);
+        let choice = if aggregator.is_some() { method } else { MethodChoice::Packed };
         Self {
-            caller: Caller::new(client, Arc::clone(&multicall3.totals), shutdown),
-            methods: Methods { choice: settings.method, multicall3, packed },
-            block: settings.block,
+            caller: Caller::new(client, totals, aggregator.clone(), shutdown),
+            methods: Methods { choice, plain, packed },
+            direct,
+            aggregator,
+            block,
             pinned: PinnedBlock::default(),
         }
     }
@@ -99,7 +115,7 @@ impl NodeReader {
         self.caller.client.block_number(self.block).await
     }
 
-    /// Reads these wallets through Multicall3 at `block`.
+    /// Reads these wallets through Multicall3 at `block`; on a chain without it, by the packed reader.
     ///
     /// # Errors
     /// When the node fails, or a shutdown came in between.
@@ -110,14 +126,15 @@ impl NodeReader {
     ) -> Result<Vec<Reading>, RunError> {
         let count = wallets.len();
         let calls = self.caller.calls(block.into()).await;
-        match self.methods.multicall3.read_all(&calls, wallets).await {
+        match self.methods.batched().read_all(&calls, wallets).await {
             (_, Some(error)) => Err(error.into()),
             (readings, None) if readings.len() < count => Err(RunError::stopped()),
             (readings, None) => Ok(readings),
         }
     }
 
-    /// Reads each part of a wallet's total by an `eth_call` of its own, not through Multicall3.
+    /// Reads each part of a wallet's total by an `eth_call` of its own, not through Multicall3. Parts whose sum is not
+    /// `expected` are read again, until the same are read twice.
     ///
     /// Returns name and wei of each part in the profile's order, or why a part is missing.
     ///
@@ -127,18 +144,10 @@ impl NodeReader {
         &self,
         wallet: Wallet,
         block: u64,
-    ) -> Result<Result<Vec<(String, U256)>, String>, RunError> {
+        expected: Option<U256>,
+    ) -> Result<PartsRead, RunError> {
         let calls = self.caller.calls(block.into()).await;
-        let parts = self.methods.multicall3.parts();
-        let mut read = Vec::with_capacity(parts.names().len());
-        for (name, (contract, data)) in parts.names().iter().zip(parts.calls(wallet)) {
-            let call = Call { to: contract, data, overrides: None, returned: None };
-            match calls.read_part(name, call, wallet).await? {
-                Ok(part) => read.push((name.clone(), part)),
-                Err(reason) => return Ok(Err(reason)),
-            }
-        }
-        Ok(Ok(read))
+        Ok(self.direct.parts(&calls, wallet, expected).await?)
     }
 
     /// The wallets that `view` lists for each of `owners` at `block`, or why it lists none.
@@ -155,7 +164,11 @@ impl NodeReader {
         let mut lists = Vec::with_capacity(owners.len());
         for chunk in owners.chunks(LISTS_IN_CALL) {
             let calls = self.caller.calls(block).await;
-            let (answers, error) = calls.ask(&question, chunk.to_vec()).await;
+            let Some(aggregator) = &self.aggregator else {
+                lists.extend(Direct::lists(&calls, &question, chunk).await?);
+                continue;
+            };
+            let (answers, error) = calls.ask(aggregator, &question, chunk.to_vec()).await;
             lists.extend(answers);
             if let Some(error) = error {
                 return Err(error.into());
@@ -171,7 +184,7 @@ impl NodeReader {
     async fn cut(&self) -> Cut<'_> {
         let client = &self.caller.client;
         let permit = client.permit(|| self.chunks_at_once()).await;
-        let endpoint = client.preferred();
+        let endpoint = self.methods.preferred(client);
         let size = endpoint.next_size(self.methods.of(endpoint).limit());
         // The block is resolved once there are wallets.
         Cut { endpoint, calls: self.caller.with_permit(permit, 0.into()), size }
@@ -179,7 +192,7 @@ impl NodeReader {
 
     /// How many chunks may be in flight now.
     fn chunks_at_once(&self) -> usize {
-        let endpoint = self.caller.client.preferred();
+        let endpoint = self.methods.preferred(&self.caller.client);
         let method = self.methods.of(endpoint);
         let (is_doubling, largest) =
             endpoint.limit(method.limit(), |search| (search.is_doubling(), search.largest()));
@@ -252,8 +265,8 @@ impl NodeReader {
             calls = calls.at(block);
             let (readings, error) = self.methods.read(endpoint, &calls, wallets.clone()).await;
             let newer = match &error {
-                Some(error) if chunks.len() < RENEWALS && error.is_block_unavailable() => {
-                    self.newer_than(block, fixed).await
+                Some(error) if chunks.len() < RENEWALS && fixed.is_none() => {
+                    self.newer_than(block, &calls, error).await
                 }
                 _ => None,
             };
@@ -277,14 +290,24 @@ impl NodeReader {
         }
     }
 
-    /// A newer block to read at, if there is one and it may be used.
-    async fn newer_than(&self, block: BlockRef, fixed: Option<BlockRef>) -> Option<BlockRef> {
-        if fixed.is_some() || matches!(self.block, BlockChoice::Number(_)) {
+    /// A newer block to read at, if there is one, and the older one's state is gone: the node says so, or, whatever it
+    /// says, it can be read from at the newer one.
+    async fn newer_than(
+        &self,
+        block: BlockRef,
+        calls: &Calls<'_>,
+        error: &ReadError,
+    ) -> Option<BlockRef> {
+        if matches!(self.block, BlockChoice::Number(_)) || !error.may_be_of_request() {
             return None;
         }
         self.pinned.expire(block.number).await;
         let newest = self.pinned.block(self.newest()).await.ok()?;
-        (newest > block.number).then(|| newest.into())
+        if newest <= block.number {
+            return None;
+        }
+        let newer = BlockRef::from(newest);
+        (error.is_block_unavailable() || calls.is_well_at(newer).await).then_some(newer)
     }
 }
 

@@ -1,10 +1,13 @@
 //! `eth_call`: at a block by its hash, or where that is not understood, by its number.
+//!
+//! An answer counts only if it ran where it was asked to, where the call can tell that.
 
 use std::time::Duration;
 
 use alloy::primitives::Bytes;
 use async_trait::async_trait;
-use tracing::warn;
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use super::{
     block::BlockRef,
@@ -14,13 +17,16 @@ use super::{
     kind::ErrorKind,
     learnt::{Feature, Support},
     limiter::Permit,
-    request::{Call, CallParams},
+    request::{Call, CallParams, Origin},
     sender::{Rejected, Sender},
 };
 
+/// The first pause before an endpoint is asked again of which something is to be learnt; then twice as long each time.
+const PAUSE: Duration = Duration::from_millis(100);
+
 impl Client {
-    /// An `eth_call` at this block; `read` decodes the returned bytes. Returns also which endpoint answered.
-    /// `can_split` is as in [`super::Request`].
+    /// An `eth_call` at this block; `read` decodes the returned bytes, and where they are from. Returns also which
+    /// endpoint answered. `can_split` is as in [`super::Request`].
     ///
     /// # Errors
     /// As [`Client::send`].
@@ -30,10 +36,41 @@ impl Client {
         can_split: bool,
         call: Call,
         block: BlockRef,
-        read: impl Fn(Bytes) -> Result<T, String> + Sync,
+        read: impl Fn(Bytes) -> Result<(Option<Origin>, T), String> + Sync,
     ) -> Result<(T, &Endpoint), RequestError> {
         let sender = &self.sender;
         self.attempt(&CallAttempt { sender, permit, can_split, call, block, read }).await
+    }
+
+    /// The same at this endpoint only, of which something is to be learnt: every failure is retried, `retries` times.
+    ///
+    /// # Errors
+    /// [`RequestError::Node`] when every retry is spent.
+    pub async fn eth_call_at<T: Send>(
+        &self,
+        endpoint: &Endpoint,
+        retries: u32,
+        permit: &Permit<'_>,
+        call: Call,
+        block: BlockRef,
+        read: impl Fn(Bytes) -> Result<(Option<Origin>, T), String> + Sync,
+    ) -> Result<T, RequestError> {
+        let sender = &self.sender;
+        let attempt = CallAttempt { sender, permit, can_split: false, call, block, read };
+        let mut failures = 0;
+        loop {
+            let failure = match attempt.at(endpoint).await {
+                Err(RequestError::Node(failure)) => failure,
+                answer => return answer,
+            };
+            info!(method = attempt.method(), kind = ?failure.kind, "{failure}");
+            if failures >= retries {
+                return Err(failure.into());
+            }
+            let pause = failure.wait.unwrap_or(PAUSE.saturating_mul(1 << failures.min(8)));
+            sender.unless_stopped(endpoint, sleep(pause)).await?;
+            failures += 1;
+        }
     }
 }
 
@@ -47,7 +84,9 @@ struct CallAttempt<'a, F> {
 }
 
 #[async_trait]
-impl<T: Send, F: Fn(Bytes) -> Result<T, String> + Sync> Attempt for CallAttempt<'_, F> {
+impl<T: Send, F: Fn(Bytes) -> Result<(Option<Origin>, T), String> + Sync> Attempt
+    for CallAttempt<'_, F>
+{
     type Answer = T;
 
     async fn at(&self, endpoint: &Endpoint) -> Result<T, RequestError> {
@@ -85,14 +124,23 @@ impl<T: Send, F: Fn(Bytes) -> Result<T, String> + Sync> Attempt for CallAttempt<
     fn state_of(&self) -> Option<u64> {
         Some(self.block.number)
     }
+
+    fn suits(&self, endpoint: &Endpoint) -> bool {
+        self.call.overrides.is_none() || endpoint.support(Feature::Overrides) != Support::Missing
+    }
 }
 
-impl<T: Send, F: Fn(Bytes) -> Result<T, String> + Sync> CallAttempt<'_, F> {
+impl<T: Send, F: Fn(Bytes) -> Result<(Option<Origin>, T), String> + Sync> CallAttempt<'_, F> {
     async fn send(&self, endpoint: &Endpoint, block: BlockRef) -> Result<T, RequestError> {
         let params = CallParams(&self.call, block);
         let returned = self.call.returned;
         let read = |bytes| (self.read)(bytes).map_err(Rejected::from);
-        self.sender.ask_long(endpoint, "eth_call", &params, returned, read).await
+        let answer = self.sender.ask_long(endpoint, "eth_call", &params, returned, read);
+        let (origin, value) = answer.await?;
+        if let (Some(check), Some(origin)) = (&self.call.origin, origin) {
+            self.sender.require_origin(endpoint, self.block.number, origin, check).await?;
+        }
+        Ok(value)
     }
 
     async fn by_number(&self, endpoint: &Endpoint) -> Result<T, RequestError> {

@@ -166,6 +166,18 @@ impl Client {
         available.unwrap_or(&self.endpoints[0])
     }
 
+    /// The endpoint that would be asked now, of those that `suits` is true for; `None` if it is for none.
+    pub fn preferred_of(&self, suits: impl Fn(&Endpoint) -> bool) -> Option<&Endpoint> {
+        let suitable = || self.endpoints.iter().filter(|endpoint| suits(endpoint));
+        suitable().find(|endpoint| endpoint.is_available()).or_else(|| suitable().next())
+    }
+
+    /// Another endpoint that may be asked now.
+    pub fn other_than(&self, endpoint: &Endpoint) -> Option<&Endpoint> {
+        let mut others = self.endpoints.iter().filter(|other| other.id != endpoint.id);
+        others.find(|other| other.is_checked() && other.is_available())
+    }
+
     /// The endpoint with this id.
     pub fn endpoint(&self, id: &EndpointId) -> &Endpoint {
         &self.endpoints[id.index()]
@@ -250,7 +262,7 @@ impl Client {
         let (can_split, state_of) = (attempt.can_split(), attempt.state_of());
         let mut attempts = Attempts::new(self.endpoints.len(), self.retries, can_split);
         loop {
-            let endpoint = match self.next_endpoint(&attempts, state_of).await {
+            let endpoint = match self.next_endpoint(&attempts, attempt).await {
                 Ok(endpoint) => endpoint,
                 Err(error) => return Err(self.failed(attempts, error)),
             };
@@ -316,17 +328,20 @@ impl Client {
     }
 
     /// The first endpoint that may be asked, as soon as there is one; if possible, one that is not known to lack the
-    /// state of `block`.
-    async fn next_endpoint(
+    /// state that is needed.
+    async fn next_endpoint<A: Attempt>(
         &self,
         attempts: &Attempts,
-        block: Option<u64>,
+        attempt: &A,
     ) -> Result<&Endpoint, RequestError> {
+        let block = attempt.state_of();
         loop {
             let now = Instant::now();
             let mut earliest: Option<Instant> = None;
             let mut available = None;
-            let asked = |endpoint: &&Endpoint| attempts.may_ask(endpoint.id.index());
+            let asked = |endpoint: &&Endpoint| {
+                attempts.may_ask(endpoint.id.index()) && attempt.suits(endpoint)
+            };
             for endpoint in self.endpoints.iter().filter(asked) {
                 let Availability::From(then) = endpoint.availability() else { continue };
                 if then > now {
@@ -364,7 +379,7 @@ impl Client {
     fn no_endpoint(&self) -> RequestError {
         let unfit: Vec<_> = self.endpoints.iter().filter_map(unfit).collect();
         let reasons = unfit.iter().map(|unfit| &unfit.reason).join("; ");
-        match unfit.iter().all(|unfit| unfit.is_mistake) {
+        match !unfit.is_empty() && unfit.iter().all(|unfit| unfit.is_mistake) {
             true => RequestError::Settings(reasons),
             false => RequestError::NoEndpoint(reasons),
         }
@@ -392,6 +407,11 @@ pub(super) trait Attempt: Sync {
     /// The block whose state it needs.
     fn state_of(&self) -> Option<u64> {
         None
+    }
+
+    /// False if this endpoint is known not to understand it.
+    fn suits(&self, _endpoint: &Endpoint) -> bool {
+        true
     }
 }
 

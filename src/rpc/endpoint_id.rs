@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use url::Url;
 
 /// Which endpoint: its place in the list, and all of its URL that may be shown.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointId {
     index: usize,
     label: Arc<str>,

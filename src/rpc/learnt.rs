@@ -12,7 +12,7 @@ use std::{
 use alloy::primitives::Address;
 use tokio::{sync::OnceCell, time::Instant};
 
-use super::endpoint::Endpoint;
+use super::{endpoint::Endpoint, error::NodeError, kind::ErrorKind};
 use crate::limit::{LimitSearch, Size};
 
 /// How long a form that did not work is not tried again.
@@ -166,6 +166,15 @@ impl Endpoint {
             None => LimitSearch::from(limit.first, limit.ceiling),
         };
         work(limits.entry(limit.kind).or_insert_with(new))
+    }
+
+    /// A request of this kind and size failed, as it seems for its size: the node says so, or smaller ones work.
+    pub fn too_large(&self, limit: Limit, len: usize, failure: &NodeError) {
+        let says_so = failure.kind == ErrorKind::TooLarge;
+        self.limit(limit, |search| match says_so {
+            true => search.too_large(len, None),
+            false => search.may_be_too_large(len),
+        });
     }
 
     /// The size of the next request of this kind.

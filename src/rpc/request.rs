@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use alloy::primitives::{Address, B256, Bytes};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use serde::{Serialize, Serializer};
 
 use super::block::BlockRef;
@@ -52,6 +52,38 @@ pub struct Call {
     /// Bytes that it returns at most; `None` if that is not known.
     #[serde(skip)]
     pub returned: Option<usize>,
+    /// How it is checked where the answer is from; `None` if that cannot be told.
+    #[serde(skip)]
+    pub origin: Option<Arc<OriginCheck>>,
+}
+
+/// Where the EVM says that it ran a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The block's number.
+    pub block: U256,
+    /// The chain's id.
+    pub chain_id: U256,
+    /// The block's timestamp, where that was asked for.
+    pub timestamp: Option<U256>,
+}
+
+/// How an answer's origin is checked.
+#[derive(Debug)]
+pub struct OriginCheck {
+    /// The chain that every answer must be from.
+    pub chain_id: u64,
+    /// A call that asks for nothing but the origin.
+    pub probe: Call,
+    /// Decodes what `probe` returns.
+    pub read: fn(&[u8]) -> Result<Origin, String>,
+}
+
+impl Call {
+    /// A call of this contract, of whose result nothing is known.
+    pub const fn plain(to: Address, data: Bytes) -> Self {
+        Self { to, data, overrides: None, returned: None, origin: None }
+    }
 }
 
 /// The third parameter of `eth_call`: state overrides by account.

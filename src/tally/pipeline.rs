@@ -185,6 +185,7 @@ impl Pipeline<'_> {
             future::pending().await
         };
         tokio::select! {
+            biased;
             run = recording => run,
             run = feeding => run,
         }

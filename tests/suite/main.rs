@@ -3,9 +3,11 @@
 mod backfill;
 mod chunks;
 mod database_errors;
+mod evidence;
 mod faults;
 mod freshness;
 mod node_errors;
+mod origins;
 mod pace;
 mod packed;
 mod packed_words;

@@ -5,6 +5,7 @@ pub(crate) mod database;
 pub(crate) mod metrics;
 pub(crate) mod original;
 pub(crate) mod program;
+pub(crate) mod random;
 pub(crate) mod requests;
 pub(crate) mod secrets;
 pub(crate) mod table;

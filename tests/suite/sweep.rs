@@ -94,7 +94,7 @@ async fn all_reads_every_row_older_than_the_start_once_and_in_batches(database: 
     assert_eq!(wallets_read(&stub), expected.iter().cloned().collect::<Vec<_>>());
     assert_eq!(read_wallets(&database).await, expected);
     assert!(
-        (1..10).contains(&stub.count("eth_blockNumber")),
+        (1..12).contains(&stub.count("eth_getBlockByNumber")),
         "the block is resolved from time to time"
     );
 }

@@ -184,8 +184,10 @@ async fn a_wrong_multicall_result_is_detected_and_not_stored(database: Database)
     let before = dump(&database).await;
     let held = chain.holding_at(wallet(1), 0).await.unwrap();
     let parts = [held.balance + U256::from(1), held.staked, held.delegated];
-    let lie: Vec<_> = parts
+    let in_front = [U256::from(0), U256::from(1)];
+    let lie: Vec<_> = in_front
         .iter()
+        .chain(&parts)
         .map(|part| CallResult { success: true, returnData: part.to_be_bytes_vec().into() })
         .collect();
     let lie = hex::encode_prefixed(aggregate3Call::abi_encode_returns(&lie));

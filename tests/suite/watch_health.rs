@@ -299,7 +299,8 @@ fn a_head_that_does_not_advance_is_not_ready() {
     // It is announced again, and all of it is stored.
     let (ready, reasons) = well(2, 77);
     assert!(!ready);
-    assert_eq!(reasons, ["the head has not advanced for 0 s; it is 0 s old"]);
+    let [reason] = &reasons[..] else { panic!("{reasons:?}") };
+    assert!(reason.starts_with("the head has not advanced for 0 s; it is "), "{reason}");
     assert_eq!(well(3, 0), (true, vec![]));
     // A node that is behind advances too.
     let (ready, reasons) = well(4, 86_400);

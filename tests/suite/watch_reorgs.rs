@@ -314,7 +314,8 @@ async fn a_reorganisation_deeper_than_what_is_remembered_is_reported_and_repaire
     let (from, first_busy) = (event["from_block"].as_u64().unwrap(), 41);
     assert!(from <= first_busy && from + 32 > first_busy, "{event}");
     assert_eq!(event["to_block"], head);
-    assert!((127..=129).contains(&event["deeper_than"].as_u64().unwrap()), "{event}");
+    // More where the first new head comes alone.
+    assert!(event["deeper_than"].as_u64() >= Some(127), "{event}");
     until_matches_chain(&chain, &database, touched.iter().copied()).await;
 
     // It continues as usual.

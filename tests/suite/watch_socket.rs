@@ -123,6 +123,7 @@ async fn blocks_with_lost_heads_are_filled(database: Database) {
 async fn blocks_mined_while_disconnected_are_filled(database: Database) {
     let (chain, socket) = chain(&database).await;
     let watching = start_connected(watch(&through(&socket), chain.url(), &database));
+    watching.until("began", 1);
     let mut traffic = Traffic::on(&chain).await;
     traffic.block().await;
     let before = traffic.until_stored(&database).await;

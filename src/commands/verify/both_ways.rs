@@ -106,7 +106,8 @@ impl BothWays<'_> {
         block: u64,
     ) -> Result<Result<OnChain, Unread>, RunError> {
         let unread = |reason, in_both_ways| Ok(Err(Unread { reason, in_both_ways }));
-        match (read_directly(self.reader, wallet, block).await, batched) {
+        let expected = batched.as_ref().ok().copied();
+        match (read_directly(self.reader, wallet, block, expected).await, batched) {
             (Ok(Ok((parts, total))), Ok(batched)) => {
                 Ok(Ok(OnChain { block, parts, total, batched }))
             }
@@ -131,8 +132,9 @@ pub(super) async fn read_directly(
     reader: &NodeReader,
     wallet: Wallet,
     block: u64,
+    batched: Option<U256>,
 ) -> Result<Result<(Vec<(String, U256)>, U256), String>, RunError> {
-    let parts = match reader.read_parts(wallet, block).await? {
+    let parts = match reader.read_parts(wallet, block, batched).await? {
         Ok(parts) => parts,
         Err(reason) => return Ok(Err(reason)),
     };

@@ -119,7 +119,8 @@ impl<'a> Judge<'a> {
             if self.app.shutdown.is_requested() {
                 return Err(RunError::stopped());
             }
-            if let Ok((_, total)) = read_directly(&self.reader, wallet, block).await? {
+            if let Ok((_, total)) = read_directly(&self.reader, wallet, block, batched.ok()).await?
+            {
                 totals.insert(wallet, total);
             }
         }

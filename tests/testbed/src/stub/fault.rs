@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use alloy::primitives::U256;
 use serde_json::{Value, json};
 
 use super::{
@@ -57,6 +58,8 @@ pub enum Fault {
     Garbage,
     /// The result of an `aggregate3` with all elements, each a success with random bytes.
     GarbageReturns,
+    /// The result of an `aggregate3` that asks first where it runs, as if the contracts of all other calls had no code.
+    EmptyReturns,
     /// An `aggregate3` with more than this many calls (not wallets, which may take several), or a packed call with more than
     /// this many wallets, gets the error "out of gas", -32000.
     OutOfGasAbove(usize),
@@ -99,6 +102,13 @@ pub enum Fault {
     /// without an error, and any other request at a later block gets the error "header not found", -32000. That includes
     /// `eth_getBlockByNumber`, for which some nodes return null: use [`Fault::Answer`] for these.
     Lagging(u64),
+    /// An `eth_call` is answered from this block, whatever block it names.
+    AtBlock(u64),
+    /// The request is answered by the node at this URL.
+    AnsweredBy(String),
+    /// Contracts see the block numbers of another chain, which has a block for every 50 of this one and is this many blocks
+    /// ahead, as on Arbitrum.
+    ForeignBlockNumbers(u64),
     /// Several nodes answer, one of them at random, each this far behind: a block is there so long after it was first seen
     /// here. Until then its logs are missing without an error, by its hash too, and all else about it is as if it did not exist.
     Pool(Vec<Duration>),
@@ -182,6 +192,7 @@ impl Fault {
             Self::Short => "short",
             Self::Garbage => "garbage",
             Self::GarbageReturns => "garbage returns",
+            Self::EmptyReturns => "empty returns",
             Self::OutOfGasAbove(_) => "out of gas",
             Self::ResponseTooLargeAbove(_) => "response too large",
             Self::WalletsAbove { .. } => "too many wallets",
@@ -196,6 +207,9 @@ impl Fault {
             Self::StateDroppedAfter(_) => "state dropped",
             Self::LogsWiderThan(..) => "logs wider than",
             Self::Lagging(_) => "lagging",
+            Self::AtBlock(_) => "at another block",
+            Self::AnsweredBy(_) => "by another node",
+            Self::ForeignBlockNumbers(_) => "foreign block numbers",
             Self::Pool(_) => "pool",
             Self::WithoutBlooms => "without blooms",
             Self::Unindexed(_) => "unindexed",
@@ -220,12 +234,16 @@ impl Fault {
             Self::RefusesOverrides | Self::IgnoresOverrides => {
                 method == "eth_call" && !request["params"][2].is_null()
             }
-            Self::GasCap(_) => method == "eth_call",
+            Self::GasCap(_) | Self::AtBlock(_) => method == "eth_call",
+            Self::ForeignBlockNumbers(_) => {
+                aggregate3::tells_where_it_runs(request) || packed::wallets(request).is_some()
+            }
             Self::CorruptPacked(_) => packed::wallets(request).is_some(),
             Self::TooManyInFlight(limit) => context.in_flight > *limit,
             Self::StateDroppedAfter(blocks) => context.head.is_some_and(|head| {
                 blocks::needs_state_before(request, head.saturating_sub(*blocks))
             }),
+            Self::EmptyReturns => aggregate3::tells_where_it_runs(request),
             Self::Short | Self::Garbage | Self::GarbageReturns => {
                 aggregate3::calls(request).is_some()
             }
@@ -305,14 +323,16 @@ impl Fault {
             Self::Short
                 | Self::Garbage
                 | Self::GarbageReturns
+                | Self::EmptyReturns
                 | Self::CorruptPacked(_)
+                | Self::ForeignBlockNumbers(_)
                 | Self::WithId(_)
                 | Self::WithoutBlooms
         )
     }
 
-    /// Changes the node's response. Leaves an error as it is, but for its id.
-    pub(super) fn tamper(&self, response: &mut Value) {
+    /// Changes the node's response to this request. Leaves an error as it is, but for its id.
+    pub(super) fn tamper(&self, request: &Value, response: &mut Value) {
         if let Self::WithId(id) = self {
             response["id"] = id.clone();
             return;
@@ -330,7 +350,15 @@ impl Fault {
             Self::Short => aggregate3::shortened(answer),
             Self::Garbage => Some(aggregate3::garbage(answer)),
             Self::GarbageReturns => aggregate3::with_garbage_returns(answer),
+            Self::EmptyReturns => aggregate3::with_empty_returns(answer),
             Self::CorruptPacked(corruption) => corruption.applied_to(answer),
+            Self::ForeignBlockNumbers(ahead) => {
+                let foreign = |number: U256| number / U256::from(50) + U256::from(*ahead);
+                match packed::wallets(request) {
+                    Some(_) => packed::with_block_number(answer, foreign),
+                    None => aggregate3::with_block_number(answer, foreign),
+                }
+            }
             _ => None,
         };
         if let Some(tampered) = tampered {

@@ -1,6 +1,6 @@
 //! Packed calls, whose code comes with the call as a state override: counts their wallets, and corrupts their results.
 
-use alloy::primitives::hex;
+use alloy::primitives::{U256, hex};
 use serde_json::Value;
 
 /// Bytes of call data: the number of parts, each part, each wallet.
@@ -46,6 +46,15 @@ impl Corruption {
         }
         Some(hex::encode_prefixed(bytes))
     }
+}
+
+/// The result with this block number.
+pub(super) fn with_block_number(answer: &str, number: impl Fn(U256) -> U256) -> Option<String> {
+    let mut bytes = hex::decode(answer).ok()?;
+    let word = bytes.get_mut(..WORD)?;
+    let other = number(U256::from_be_slice(word));
+    word.copy_from_slice(&other.to_be_bytes_vec());
+    Some(hex::encode_prefixed(bytes))
 }
 
 /// Number of wallets in this request, if it is an `eth_call` to an address whose code it overrides.

@@ -200,6 +200,12 @@ impl Proxy {
                         .await
                         .and_then(|head| lag(request, head.saturating_sub(*blocks)))
                 }
+                Fault::AtBlock(block) => {
+                    changed = true;
+                    request["params"][1] = json!(format!("{block:#x}"));
+                    None
+                }
+                Fault::AnsweredBy(url) => by_another(url, request).await,
                 Fault::Pool(delays) | Fault::Unindexed(delays) => {
                     changed = true;
                     self.behind(request, delays).await
@@ -353,6 +359,14 @@ impl Proxy {
     }
 }
 
+/// What the node at this URL answers: a `result` or an `error` field with its value.
+async fn by_another(url: &str, request: &Value) -> Option<(&'static str, Value)> {
+    let answer = Upstream::new(url).ok()?.post(request.to_string().into()).await.ok()?;
+    let answer: Value = serde_json::from_slice(&answer.body).ok()?;
+    let field = if answer["error"].is_null() { "result" } else { "error" };
+    Some((field, answer[field].clone()))
+}
+
 /// The response to the whole HTTP request, if one of the faults demands it.
 async fn whole_answer(faults: &[Fault], connection: &ConnectionHandle) -> Option<Response> {
     for fault in faults {
@@ -404,7 +418,7 @@ fn put_together(
         let theirs = || {
             let position = passed.iter().position(|answer| answer["id"] == request["id"])?;
             let mut answer = passed.swap_remove(position);
-            fault.tamper(&mut answer);
+            fault.tamper(request, &mut answer);
             Some(answer)
         };
         all.extend(own.or_else(theirs));
