@@ -75,6 +75,15 @@ impl App {
         NonZeroUsize::new(self.settings.node.concurrency as usize).unwrap_or(NonZeroUsize::MIN)
     }
 
+    /// How old the newest block may be; `None` for a chain that stands still.
+    pub fn max_head_age(&self) -> Option<Duration> {
+        match self.settings.node.max_head_age {
+            Some(HeadAge::Off) => None,
+            Some(HeadAge::AtMost(age)) => Some(age),
+            None => self.profile.max_head_age,
+        }
+    }
+
     /// A client of the node that sends at most `max_calls` `eth_call`s. Sends nothing yet.
     ///
     /// # Errors
@@ -113,11 +122,7 @@ impl App {
             timeout: Duration::from_secs(node.timeout),
             block: node.block,
             contracts,
-            max_head_age: match node.max_head_age {
-                Some(HeadAge::Off) => None,
-                Some(HeadAge::AtMost(age)) => Some(age),
-                None => self.profile.max_head_age,
-            },
+            max_head_age: self.max_head_age(),
         };
         Ok(Arc::new(Client::new(settings, &self.profile, self.shutdown.clone())?))
     }

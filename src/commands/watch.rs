@@ -19,7 +19,7 @@ use crate::{
         Backoff, Context, Follower, FollowerSettings, Lock, Observer, Source, Track, WatchEnd,
         WatchEvent, Watcher,
     },
-    monitor::{Monitor, RunningServer, Server},
+    monitor::{HealthLimits, Monitor, RunningServer, Server},
     read::NodeReader,
     redact,
     report::Verdict,
@@ -64,7 +64,12 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
     );
     let ws_url = app.ws_url()?;
     let max_lag = Duration::from_secs(args.max_lag);
-    let monitor = Arc::new(Monitor::new(max_lag, args.confirmations, move || client.counts()));
+    let limits = HealthLimits {
+        max_lag,
+        max_head_age: app.max_head_age(),
+        confirmations: args.confirmations,
+    };
+    let monitor = Arc::new(Monitor::new(limits, move || client.counts()));
     let prepared = Prepared { app, args: &args, events: Arc::new(events), reader, ws_url };
     let mut server = None;
     tokio::select! {

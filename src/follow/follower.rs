@@ -24,6 +24,8 @@ use crate::tally::{Counts, Ledger, Pipeline, Reader, RunError, Shutdown, Wallet,
 
 /// Reorganisations are hardly ever deeper.
 const DEEPEST_REORG: u64 = 64;
+/// How far below the lowest block that is remembered the fork is taken to be if that one was replaced.
+const UNKNOWN_DEPTH: u64 = 1_024;
 /// Blocks whose events are gathered into one set of wallets, at first and at most.
 const FIRST_SLICE: u64 = 500;
 const LARGEST_SLICE: u64 = 10_000;
@@ -463,10 +465,10 @@ impl<'a> Follower<'a> {
         }
         let fork = match on_chain.checked_sub(1) {
             Some(last) => known[last].0,
-            // As deep again as is known, and no less than reorganisations can be.
+            // As deep again as is known, and deeper than any reorganisation that was ever seen.
             None => {
                 let lowest = known.first().map_or(below, |(number, _)| *number);
-                lowest.saturating_sub((DEEPEST_REORG + 1).max(tip.saturating_sub(lowest)))
+                lowest.saturating_sub(UNKNOWN_DEPTH.max(tip.saturating_sub(lowest)))
             }
         };
         let pass = RowsAbove::block(fork, self.rows_above.as_ref());
@@ -491,7 +493,13 @@ impl<'a> Follower<'a> {
         let is_known = |log: &&BlockReads| self.recent_blocks.hash(log.number) == Some(log.hash);
         if let Some(first) = logs.iter().filter(is_known).map(|log| log.number).min() {
             let newest = self.tip.map_or(first, |tip| tip.0);
-            self.orphan(first, newest, logs, LONG_AGO).await?;
+            // Blocks before it, without logs, may be replaced too. The next block shows whether the remembered one is.
+            let before = first.checked_sub(1).and_then(|last| self.recent_blocks.up_to(last).pop());
+            let from = match before {
+                Some((number, _)) => number + 1,
+                None => first.saturating_sub(UNKNOWN_DEPTH),
+            };
+            self.orphan(from, newest, logs, LONG_AGO).await?;
             self.tip = None;
         } else if let (false, Some(next)) = (logs.is_empty(), self.next) {
             // Their blocks are known to be replaced, or are not remembered: the next block shows where the

@@ -12,14 +12,21 @@ use crate::{
 
 /// A head this far below the checkpoint is no answer of a node that is a little behind.
 const FAR_BELOW: u64 = 64;
-/// A head that is older is of a node that is behind, even while it advances.
-const OLD: Duration = Duration::from_secs(600);
+/// What a healthy `watch` keeps within.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthLimits {
+    /// How long there may be no new block, or nothing stored while there is one.
+    pub max_lag: Duration,
+    /// How old the newest block may be; `None` for a chain that stands still.
+    pub max_head_age: Option<Duration>,
+    /// How many blocks to stay behind the newest.
+    pub confirmations: u64,
+}
 
 /// What the health is judged by.
 #[derive(Debug)]
 pub(super) struct HealthState {
-    max_lag: Duration,
-    confirmations: u64,
+    limits: HealthLimits,
     active: bool,
     /// Whether another process is known to be active.
     stands_by: bool,
@@ -93,10 +100,9 @@ impl Health {
 }
 
 impl HealthState {
-    pub(super) fn new(max_lag: Duration, confirmations: u64) -> Self {
+    pub(super) fn new(limits: HealthLimits) -> Self {
         Self {
-            max_lag,
-            confirmations,
+            limits,
             active: false,
             stands_by: false,
             via: None,
@@ -187,7 +193,7 @@ impl HealthState {
             self.head_moved = Instant::now();
         }
         // One that was not announced again for long is not on the chain, or never was.
-        if Some(head.number) > highest || self.head_seen.elapsed() > self.max_lag {
+        if Some(head.number) > highest || self.head_seen.elapsed() > self.limits.max_lag {
             self.head = Some(head);
             self.head_seen = Instant::now();
         }
@@ -208,11 +214,11 @@ impl HealthState {
     fn head_below(&self) -> Option<u64> {
         let (number, since) = self.below?;
         let is_far = self.checkpoint > Some(number.saturating_add(FAR_BELOW));
-        (is_far || !self.has_stored || since.elapsed() > self.max_lag).then_some(number)
+        (is_far || !self.has_stored || since.elapsed() > self.limits.max_lag).then_some(number)
     }
 
     fn is_frozen(&self) -> bool {
-        self.head_moved.elapsed() > self.max_lag
+        self.head_moved.elapsed() > self.limits.max_lag
     }
 
     /// How old the newest block is, where its time can be true.
@@ -224,13 +230,14 @@ impl HealthState {
 
     /// How old the newest block is, if that is too old.
     fn too_old(&self) -> Option<u64> {
-        self.head_age().filter(|age| *age > OLD.max(self.max_lag).as_secs())
+        let oldest = self.limits.max_head_age?.max(self.limits.max_lag).as_secs();
+        self.head_age().filter(|age| *age > oldest)
     }
 
     /// Number of blocks that are still to be stored.
     fn behind(&self) -> u64 {
         let (Some(head), Some(checkpoint)) = (self.head, self.checkpoint) else { return 0 };
-        head.number.saturating_sub(self.confirmations).saturating_sub(checkpoint)
+        head.number.saturating_sub(self.limits.confirmations).saturating_sub(checkpoint)
     }
 
     pub(super) fn health(&self) -> Health {
@@ -249,7 +256,7 @@ impl HealthState {
             last_error: self.last_error.clone(),
             reasons,
             caught_up: (self.caught_up)
-                .is_some_and(|when| self.behind() == 0 || when.elapsed() <= self.max_lag)
+                .is_some_and(|when| self.behind() == 0 || when.elapsed() <= self.limits.max_lag)
                 && !self.is_frozen()
                 && self.too_old().is_none()
                 && self.head_below().is_none(),
@@ -259,7 +266,7 @@ impl HealthState {
 
     /// Whether blocks have waited for longer than `--max-lag`.
     fn is_late(&self) -> bool {
-        self.behind() > 0 && self.in_time.elapsed() > self.max_lag
+        self.behind() > 0 && self.in_time.elapsed() > self.limits.max_lag
     }
 
     fn standby_reasons(&self) -> Vec<String> {
@@ -287,7 +294,7 @@ impl HealthState {
         if !self.has_stored {
             let waited = self.in_time.elapsed();
             let late = || format!("no block for {} s", waited.as_secs());
-            let why = self.failing.clone().or_else(|| (waited > self.max_lag).then(late));
+            let why = self.failing.clone().or_else(|| (waited > self.limits.max_lag).then(late));
             reasons.extend(why.map(|why| format!("nothing is stored yet: {why}")));
         }
         if self.is_late() {

@@ -6,14 +6,11 @@ mod health;
 mod metrics;
 mod server;
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-pub use health::Health;
+pub use health::{Health, HealthLimits};
 pub use metrics::WatchCounts;
 pub use server::{RunningServer, Server};
 
@@ -33,12 +30,11 @@ pub struct Monitor {
 impl Monitor {
     /// Judges by these limits; `requests` returns what was sent to the node so far.
     pub fn new(
-        max_lag: Duration,
-        confirmations: u64,
+        limits: HealthLimits,
         requests: impl Fn() -> RequestCounts + Send + Sync + 'static,
     ) -> Self {
         Self {
-            state: Mutex::new(HealthState::new(max_lag, confirmations)),
+            state: Mutex::new(HealthState::new(limits)),
             metrics: Metrics::new(Box::new(requests)),
         }
     }

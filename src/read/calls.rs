@@ -190,13 +190,18 @@ impl<'a> Calls<'a> {
         limit: Option<Limit>,
     ) -> Result<Blame, ReadError> {
         let RequestError::Node(failure) = error else { return Err(error.into()) };
-        if !may_be_of_request(&failure) {
+        // Without retries, nothing has failed again.
+        let is_split = failure.kind.action() == Action::Split;
+        if !may_be_of_request(&failure) || !is_split && self.client().retries() == 0 {
             return Err(failure.into());
         }
-        if (wallets == 1 || failure.kind.action() != Action::Split)
-            && self.canary(self.block).await?.is_err()
-        {
-            return Err(failure.into());
+        if wallets == 1 || !is_split {
+            match self.canary(self.block).await {
+                Ok(Ok(_)) => {}
+                // That something failed says more than that nothing was sent any more.
+                Ok(Err(_)) | Err(RequestError::Stopped(_)) => return Err(failure.into()),
+                Err(error) => return Err(error.into()),
+            }
         }
         if let Some(limit) = limit {
             self.client().endpoint(&failure.endpoint).too_large(limit, wallets, &failure);

@@ -233,16 +233,20 @@ impl Packed {
         }
         let Some(failure) = failure else { return Ok(()) };
         let endpoint = calls.client().endpoint(&failure.endpoint);
-        if !calls.is_well(endpoint).await? {
-            return Err(failure.into());
+        let mut failure = failure;
+        // One failure more may be of a bad moment, several beside a node that works are not.
+        for _ in 0..TRIES {
+            if !calls.is_well(endpoint).await? {
+                return Err(failure.into());
+            }
+            let read = |bytes: Bytes| decode(&canary, &bytes);
+            match calls.call_at(endpoint, self.call(&canary), read).await {
+                Ok(_) => return Ok(()),
+                Err(RequestError::Node(again)) => failure = again,
+                Err(error) => return Err(error.into()),
+            }
         }
-        // It may have been a bad moment.
-        let read = |bytes: Bytes| decode(&canary, &bytes);
-        match calls.call_at(endpoint, self.call(&canary), read).await {
-            Ok(_) => Ok(()),
-            Err(RequestError::Node(failure)) => Err(self.unsupported(&failure)),
-            Err(error) => Err(error.into()),
-        }
+        Err(self.unsupported(&failure))
     }
 
     fn unsupported(&self, failure: &NodeError) -> ReadError {

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use alloy::primitives::{Address, B256, U256};
@@ -35,6 +36,9 @@ use crate::{
 
 /// Bytes of JSON that all calls in flight may take, so that memory is bounded.
 const BYTES_IN_FLIGHT: usize = 16_000_000;
+/// How long a block that is newer than one without state is waited for.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
 /// How often a chunk continues at a newer block.
 const RENEWALS: usize = 3;
 /// Lists that are asked for in one call, at most: each may be long.
@@ -301,11 +305,17 @@ impl NodeReader {
         if matches!(self.block, BlockChoice::Number(_)) || !error.may_be_of_request() {
             return None;
         }
-        self.pinned.expire(block.number).await;
-        let newest = self.pinned.block(self.newest()).await.ok()?;
-        if newest <= block.number {
-            return None;
-        }
+        let mut pauses = PAUSES.into_iter();
+        let newest = loop {
+            self.pinned.expire(block.number).await;
+            let newest = self.pinned.block(self.newest()).await.ok()?;
+            if newest > block.number {
+                break newest;
+            }
+            // The next one may be about to come.
+            let pause = pauses.next().filter(|_| !calls.is_stopped())?;
+            tokio::time::sleep(pause).await;
+        };
         let newer = BlockRef::from(newest);
         (error.is_block_unavailable() || calls.is_well_at(newer).await).then_some(newer)
     }

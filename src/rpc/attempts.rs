@@ -15,6 +15,8 @@ const SAME_ANSWER: u32 = 2;
 
 /// The attempts of one request.
 pub(super) struct Attempts {
+    /// True if what is asked for may be too large, or revert; other requests cannot.
+    is_sized: bool,
     can_split: bool,
     left: u32,
     began: Instant,
@@ -44,9 +46,10 @@ pub(super) enum Next {
 }
 
 impl Attempts {
-    /// The attempts of a request that begins now, at this number of endpoints.
-    pub(super) fn new(endpoints: usize, retries: u32, can_split: bool) -> Self {
+    /// The attempts of a request of this method that begins now, at this number of endpoints.
+    pub(super) fn new(method: &str, endpoints: usize, retries: u32, can_split: bool) -> Self {
         Self {
+            is_sized: matches!(method, "eth_call" | "eth_getLogs"),
             can_split,
             // Failing over is not a retry.
             left: retries.saturating_add(endpoints as u32),
@@ -59,8 +62,8 @@ impl Attempts {
     }
 
     /// The attempts of a request to the endpoint at this place only.
-    pub(super) fn at(index: usize, retries: u32) -> Self {
-        Self { left: retries.saturating_add(1), ..Self::new(index + 1, retries, false) }
+    pub(super) fn at(method: &str, index: usize, retries: u32) -> Self {
+        Self { left: retries.saturating_add(1), ..Self::new(method, index + 1, retries, false) }
     }
 
     /// True if the endpoint at this place may be asked again.
@@ -94,25 +97,20 @@ impl Attempts {
         let is_spent = self.left == 0;
         match kind {
             ErrorKind::TooLarge | ErrorKind::Reverted if self.can_split => return Next::Return,
-            ErrorKind::TooLarge | ErrorKind::Reverted | ErrorKind::BlockReplaced => {
-                endpoint.is_done = true;
-            }
+            ErrorKind::TooLarge | ErrorKind::Reverted => endpoint.is_done = self.is_sized,
+            ErrorKind::BlockReplaced => endpoint.is_done = true,
             kind if kind.is_odd_answer() && self.can_split => {
                 endpoint.is_done = endpoint.failures >= SAME_ANSWER;
             }
-            ErrorKind::BlockUnavailable => {
+            // A vague one may be meant otherwise.
+            ErrorKind::BlockUnavailable if !is_answer => {
                 endpoint.is_done = is_pruned || patience.is_some_and(|patience| waited >= patience);
             }
             // A vague limit may be one on the size of the request.
             ErrorKind::RateLimited if !(self.can_split && is_answer) => {
-                let since = *self.rate_limited_since.get_or_insert_with(Instant::now);
-                if is_spent && since.elapsed() < RATE_LIMIT_PATIENCE {
-                    return Next::Retry;
-                }
+                self.rate_limited_since.get_or_insert_with(Instant::now);
             }
-            ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::RateLimited
-                if self.can_split && is_answer =>
-            {
+            _ if self.can_split && is_answer => {
                 self.answered += 1;
                 if self.answered >= BEFORE_SPLIT {
                     return Next::Return;
@@ -121,16 +119,19 @@ impl Attempts {
             _ => {}
         }
         let all_done = self.endpoints.iter().all(|endpoint| endpoint.is_done);
-        if all_done || is_spent { Next::Return } else { Next::Retry }
+        let waits = |since: Instant| since.elapsed() < RATE_LIMIT_PATIENCE;
+        let is_over = is_spent && !self.rate_limited_since.is_some_and(waits);
+        if all_done || is_over { Next::Return } else { Next::Retry }
     }
 
     /// The failure that says most of the request, and the last ones at other endpoints; `None` if none failed.
     pub(super) fn into_failures(self) -> Option<(NodeError, Vec<NodeError>)> {
-        let is_of_request = |endpoint: &AtEndpoint| {
-            let kind = endpoint.last.as_ref().map(|failure| failure.kind);
-            matches!(kind, Some(ErrorKind::TooLarge | ErrorKind::Reverted))
+        let place = |is_telling: fn(ErrorKind) -> bool| {
+            let kind = |endpoint: &AtEndpoint| endpoint.last.as_ref().map(|failure| failure.kind);
+            self.endpoints.iter().position(|endpoint| kind(endpoint).is_some_and(is_telling))
         };
-        let telling = self.endpoints.iter().position(is_of_request).or(self.last)?;
+        let telling = place(ErrorKind::is_of_request).or_else(|| place(ErrorKind::is_odd_answer));
+        let telling = telling.or(self.last)?;
         let (mut first, mut others) = (None, Vec::new());
         for (index, endpoint) in self.endpoints.into_iter().enumerate() {
             match endpoint.last {
@@ -154,7 +155,7 @@ mod tests {
 
     /// How many failures of this kind one endpoint may have.
     fn tries(kind: ErrorKind, can_split: bool) -> usize {
-        let mut attempts = Attempts::new(1, 5, can_split);
+        let mut attempts = Attempts::new("eth_call", 1, 5, can_split);
         let failed = |_: &usize| attempts.failed(failure(0, kind), None) == Next::Retry;
         (0..100).take_while(failed).count() + 1
     }
@@ -183,7 +184,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rate_limit_is_waited_out_for_half_a_minute() {
-        let mut attempts = Attempts::new(1, 0, false);
+        let mut attempts = Attempts::new("eth_call", 1, 0, false);
         let mut failed = || attempts.failed(failure(0, ErrorKind::RateLimited), None);
         assert_eq!((0..9).map(|_| failed()).filter(|next| *next == Next::Retry).count(), 9);
         tokio::time::advance(Duration::from_secs(31)).await;
@@ -192,7 +193,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_block_is_asked_for_only_as_long_as_it_may_still_come() {
-        let mut attempts = Attempts::new(1, 5, false);
+        let mut attempts = Attempts::new("eth_call", 1, 5, false);
         let patience = Some(Duration::from_secs(2));
         let mut failed = || attempts.failed(failure(0, ErrorKind::BlockUnavailable), patience);
         assert_eq!(failed(), Next::Retry);
@@ -202,7 +203,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_next_endpoint_is_asked_before_a_request_is_called_too_large() {
-        let mut attempts = Attempts::new(2, 5, false);
+        let mut attempts = Attempts::new("eth_call", 2, 5, false);
         assert_eq!(attempts.failed(failure(0, ErrorKind::TooLarge), None), Next::Retry);
         assert!(!attempts.may_ask(0) && attempts.may_ask(1) && !attempts.may_wait());
         assert_eq!(attempts.failed(failure(1, ErrorKind::Unreachable), None), Next::Retry);

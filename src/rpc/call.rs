@@ -97,8 +97,7 @@ impl<T: Send, F: Fn(Bytes) -> Result<(Option<Origin>, T), String> + Sync> Attemp
         };
         let answer = match takes_hash {
             Support::Missing => self.by_number(endpoint).await?,
-            Support::Works => self.by_hash(endpoint).await?,
-            Support::Untried => self.by_either(endpoint).await?,
+            Support::Works | Support::Untried => self.by_either(endpoint).await?,
         };
         endpoint.has_state(self.block.number);
         Ok(answer)
@@ -164,7 +163,7 @@ impl<T: Send, F: Fn(Bytes) -> Result<(Option<Origin>, T), String> + Sync> CallAt
     }
 
     /// By hash; if that fails in a way that may be due to the form, by number. Only that the other form works shows
-    /// that it is the form.
+    /// that it is the form; one that has worked is doubted only if the node says so.
     async fn by_either(&self, endpoint: &Endpoint) -> Result<T, RequestError> {
         let failure = match self.by_hash(endpoint).await {
             Err(RequestError::Node(failure)) => failure,
@@ -175,7 +174,11 @@ impl<T: Send, F: Fn(Bytes) -> Result<(Option<Origin>, T), String> + Sync> CallAt
                 return answer;
             }
         };
-        if !failure.kind.is_odd_answer() && failure.kind != ErrorKind::Unreachable {
+        let may_be_the_form = match endpoint.support(Feature::BlockHash) {
+            Support::Works => failure.kind == ErrorKind::NotUnderstood,
+            _ => failure.kind.is_odd_answer() || failure.kind == ErrorKind::Unreachable,
+        };
+        if !may_be_the_form {
             return Err(failure.into());
         }
         let Ok(answer) = self.by_number(endpoint).await else { return Err(failure.into()) };

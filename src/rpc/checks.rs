@@ -108,7 +108,10 @@ pub(super) struct Checker<'a> {
     pub(super) endpoint: &'a Endpoint,
     /// Retries per request.
     pub(super) retries: u32,
+    /// True if no other endpoint is configured.
     pub(super) is_only_one: bool,
+    /// True if another endpoint can be asked instead.
+    pub(super) has_others: bool,
     /// The newest block of a total in the table.
     pub(super) newest_stored: u64,
     pub(super) shutdown: &'a Shutdown,
@@ -245,7 +248,7 @@ impl Checker<'_> {
         params: P,
         read: impl Fn(R) -> Result<T, String>,
     ) -> Result<T, RequestError> {
-        let mut attempts = Attempts::at(self.endpoint.id.index(), self.retries);
+        let mut attempts = Attempts::at(method, self.endpoint.id.index(), self.retries);
         loop {
             let counts = |result| read(result).map_err(Rejected::from);
             let failure = match self.sender.ask(self.endpoint, method, &params, counts).await {
@@ -254,9 +257,12 @@ impl Checker<'_> {
             };
             info!(method, "{failure}");
             self.endpoint.let_cool_down(&failure, attempts.failures(), self.is_only_one);
+            let is_silent = failure.is_silent();
             let next = attempts.failed(failure, None);
             let Availability::From(then) = self.endpoint.availability() else { break };
-            if next == Next::Return || self.shutdown.is_requested() {
+            // With another endpoint at hand it is quicker to ask that.
+            let is_enough = self.has_others && (is_silent || attempts.failures() >= 2);
+            if next == Next::Return || is_enough || self.shutdown.is_requested() {
                 break;
             }
             tokio::select! {

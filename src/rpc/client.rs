@@ -23,7 +23,7 @@ use super::{
     attempts::{Attempts, Next},
     block::BlockChoice,
     checks::{CheckFailure, Checker, Clock, Contracts, Expected},
-    endpoint::{Availability, Endpoint, Unfit},
+    endpoint::{Availability, Endpoint, SILENT, Unfit},
     endpoint_id::EndpointId,
     error::{NodeError, RequestError},
     limiter::{Permit, RateLimits},
@@ -260,13 +260,15 @@ impl Client {
         attempt: &A,
     ) -> Result<(A::Answer, &Endpoint), RequestError> {
         let (can_split, state_of) = (attempt.can_split(), attempt.state_of());
-        let mut attempts = Attempts::new(self.endpoints.len(), self.retries, can_split);
+        let mut attempts =
+            Attempts::new(attempt.method(), self.endpoints.len(), self.retries, can_split);
         loop {
             let endpoint = match self.next_endpoint(&attempts, attempt).await {
                 Ok(endpoint) => endpoint,
                 Err(error) => return Err(self.failed(attempts, error)),
             };
             if !endpoint.is_checked() {
+                let has_others = self.has_others(endpoint);
                 match self.checker(endpoint).check().await {
                     Ok(()) => {}
                     Err(CheckFailure::Unfit(unfit, time)) => {
@@ -274,8 +276,14 @@ impl Client {
                         continue;
                     }
                     Err(CheckFailure::Request(RequestError::Node(failure))) => {
-                        // It had retries of its own.
-                        if attempts.failed(failure, None) == Next::Return {
+                        if failure.is_silent() {
+                            let reason = failure.to_string();
+                            let unfit = Unfit { reason, is_mistake: false };
+                            self.pass_over(endpoint, unfit, SILENT).await;
+                        }
+                        let next = attempts.failed(failure, None);
+                        // The only endpoint has had every retry.
+                        if next == Next::Return || !has_others {
                             return Err(self.failed(attempts, RequestError::stopped()));
                         }
                         continue;
@@ -308,17 +316,22 @@ impl Client {
     }
 
     pub(super) fn checker<'a>(&'a self, endpoint: &'a Endpoint) -> Checker<'a> {
-        let is_only_one = self.endpoints.iter().filter(|other| other.is_available()).count() <= 1;
         Checker {
             sender: &self.sender,
             expected: &self.expected,
             endpoint,
-            // With another endpoint at hand it is quicker to ask that.
-            retries: if is_only_one { self.retries } else { self.retries.min(1) },
+            retries: self.retries,
             is_only_one: self.endpoints.len() == 1,
+            has_others: self.has_others(endpoint),
             newest_stored: self.newest_stored.load(Relaxed),
             shutdown: &self.shutdown,
         }
+    }
+
+    /// True if another endpoint can be asked instead of this one.
+    fn has_others(&self, endpoint: &Endpoint) -> bool {
+        let mut others = self.endpoints.iter().filter(|other| other.id != endpoint.id);
+        others.any(|other| unfit(other).is_none())
     }
 
     /// Passes an endpoint over for this time, and then checks it again.
@@ -370,9 +383,9 @@ impl Client {
         let Some((mut failure, others)) = attempts.into_failures() else { return otherwise };
         let mut seen: Vec<_> = others.iter().map(|other| other.endpoint.index()).collect();
         seen.push(failure.endpoint.index());
-        failure.elsewhere = others.iter().map(NodeError::to_string).collect();
         let unseen = self.endpoints.iter().filter(|other| !seen.contains(&other.id.index()));
-        failure.elsewhere.extend(unseen.filter_map(unfit).map(|unfit| unfit.reason));
+        let unfit = unseen.filter_map(unfit).map(|unfit| unfit.reason);
+        failure.elsewhere = others.iter().map(NodeError::to_string).chain(unfit).collect();
         failure.into()
     }
 

@@ -25,6 +25,9 @@ use super::{
 /// The longest wait that a provider may ask for; with a longer one the endpoint is given up.
 const LONGEST_ASKED_WAIT: Duration = Duration::from_secs(120);
 
+/// How long an endpoint that does not answer cools down while there are others.
+pub(super) const SILENT: Duration = Duration::from_secs(30);
+
 /// How long an endpoint cools down after each failure of a request in a row: 125 to 250 ms at first, twice as long each
 /// time, up to 15 to 30 s.
 fn cool_down(seed: u64) -> ExponentialBuilder {
@@ -156,6 +159,8 @@ impl Endpoint {
         }
         let seed = self.next_seed.fetch_add(1, Relaxed);
         let wait = cool_down(seed).build().nth(attempt as usize).unwrap_or_default().max(asked);
+        // One that has been silent for so long is not to hold up every request.
+        let wait = if failure.is_silent() && !is_only_one { wait.max(SILENT) } else { wait };
         if let Availability::From(then) = &mut *lock(&self.availability) {
             *then = (*then).max(Instant::now() + wait);
         }

@@ -45,7 +45,7 @@ pub struct NodeError {
     #[source]
     pub cause: Option<Box<dyn std::error::Error + Send + Sync>>,
     /// What failed at other endpoints, each with its name.
-    pub elsewhere: Vec<String>,
+    pub elsewhere: Box<[String]>,
     /// False if only a vague word, a code that is used for several things, or nothing at all has decided the kind.
     is_certain: bool,
     /// True if the node says that it no longer has the state of the block.
@@ -106,7 +106,7 @@ impl NodeError {
         let endpoint = endpoint.clone();
         let is_certain = kind != ErrorKind::Unknown;
         let (wait, cause, remedy, is_pruned) = (None, None, None, false);
-        let elsewhere = Vec::new();
+        let elsewhere = Box::default();
         Self { kind, endpoint, message, wait, cause, elsewhere, is_certain, is_pruned, remedy }
     }
 
@@ -114,18 +114,21 @@ impl NodeError {
     /// has refused us, or lacks the block.
     pub const fn is_answer(&self) -> bool {
         match self.kind {
-            ErrorKind::Refused
-            | ErrorKind::QuotaExhausted
-            | ErrorKind::BlockUnavailable
-            | ErrorKind::BlockReplaced => false,
+            ErrorKind::Refused | ErrorKind::QuotaExhausted | ErrorKind::BlockReplaced => false,
             ErrorKind::Unreachable => self.cause.is_none(),
-            ErrorKind::RateLimited => self.is_ambiguous(),
+            // A vague answer may be meant otherwise.
+            ErrorKind::RateLimited | ErrorKind::BlockUnavailable => self.is_ambiguous(),
             ErrorKind::TooLarge
             | ErrorKind::Reverted
             | ErrorKind::TimedOut
             | ErrorKind::NotUnderstood
             | ErrorKind::Unknown => true,
         }
+    }
+
+    /// True if the endpoint let us wait in vain.
+    pub const fn is_silent(&self) -> bool {
+        matches!(self.kind, ErrorKind::TimedOut) && self.cause.is_none()
     }
 
     /// True if the failure may be of another kind than it seems, so that a caller may hold it against evidence.
@@ -158,6 +161,10 @@ impl NodeError {
             HttpError::TimedOut | HttpError::TooLong(_) => None,
         };
         let remedy = cause.as_deref().and_then(remedy_for_tls);
+        let remedy = remedy.or_else(|| {
+            let is_broken = kind == ErrorKind::TimedOut && cause.is_some();
+            is_broken.then_some("; check the node and the network, or give a second --rpc-url")
+        });
         let cause = cause.map(Into::into);
         // A response that ends early, or never comes, may have been too large.
         let is_certain = kind != ErrorKind::TimedOut;
@@ -220,6 +227,12 @@ impl NodeError {
             (ErrorKind::TimedOut, Some(_)) => {
                 Some("; the gateway has given up: lower --chunk, or give a second --rpc-url")
             }
+            (ErrorKind::RateLimited, _) if !is_certain => {
+                Some("; a limit of the provider was reached")
+            }
+            (ErrorKind::BlockUnavailable, _) if !is_certain => {
+                Some("; the node may lack that block or its state")
+            }
             _ => None,
         };
         let wait = is_about_rate.then(asked).flatten();
@@ -258,7 +271,8 @@ impl NodeError {
             }
         };
         let remedy = Some(remedy);
-        Some(Self { remedy, ..Self::new(endpoint, ErrorKind::Refused, message) })
+        // A gateway may redirect one request of many.
+        Some(Self { remedy, ..Self::new(endpoint, ErrorKind::Unreachable, message) })
     }
 }
 

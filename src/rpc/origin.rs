@@ -23,6 +23,8 @@ const FOREIGN: u64 = 1_000;
 const SPAN: u64 = 64;
 /// How often each of them is asked about: a pool has several backends.
 const ROUNDS: usize = 3;
+/// Retries of each of these requests.
+const RETRIES: usize = 3;
 
 impl Sender {
     /// Checks that what the endpoint answered is from the block that was asked for, and from the right chain.
@@ -82,7 +84,13 @@ impl Sender {
             }
             let params = CallParams(&check.probe, BlockRef::from(asked));
             let read = |bytes: Bytes| (check.read)(&bytes).map_err(Rejected::from);
-            let origin = match self.ask_long(endpoint, "eth_call", &params, None, read).await {
+            let mut answer = self.ask_long(endpoint, "eth_call", &params, None, read).await;
+            for _ in 0..RETRIES {
+                if matches!(answer, Err(RequestError::Node(_))) {
+                    answer = self.ask_long(endpoint, "eth_call", &params, None, read).await;
+                }
+            }
+            let origin = match answer {
                 Ok(origin) => origin,
                 Err(RequestError::Node(failure)) => {
                     info!("cannot tell whose block number contracts see: {failure}");
@@ -111,7 +119,13 @@ impl Sender {
             header.ok_or_else(|| Rejected::NoBlock("it has no block".to_owned()))
         };
         let params = (U64::from(block), false);
-        match self.ask(endpoint, "eth_getBlockByNumber", params, present).await {
+        let mut answer = self.ask(endpoint, "eth_getBlockByNumber", params, present).await;
+        for _ in 0..RETRIES {
+            if matches!(answer, Err(RequestError::Node(_))) {
+                answer = self.ask(endpoint, "eth_getBlockByNumber", params, present).await;
+            }
+        }
+        match answer {
             Ok(header) => Ok(U256::from(header.timestamp.to::<u64>()) == timestamp),
             Err(RequestError::Node(_)) => Ok(false),
             Err(error) => Err(error),

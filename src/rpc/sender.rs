@@ -15,8 +15,8 @@ use super::{
 };
 use crate::tally::{RequestCounts, Shutdown};
 
-/// Bytes that a response may have beside the result: those of an error with the data of a call.
-const ROOM_FOR_ERROR: usize = 256 << 10;
+/// Bytes that a response may have beside the result: an error repeats the request, or worse.
+const ROOM_FOR_ERROR: usize = 8 << 20;
 /// Bytes of a response, at most.
 const LONGEST_RESPONSE: usize = 64 << 20;
 

@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// The exit status where no endpoint could be read.
-const NODE_FAILED: i32 = 2;
+const NODE_FAILED: i32 = 3;
 
 on_both_databases! {
     a_poisoned_message_of_one_wallet_leaves_the_others_stored

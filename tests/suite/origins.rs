@@ -83,7 +83,10 @@ async fn a_node_that_answers_from_another_block_every_time_is_never_believed() {
             let options = ["--reader", reader, "--retries", "2"];
             let (stored, ran) = swept(&stub.url(), &options).await;
             assert_eq!(ran.status, 3, "{reader}, {fault:?}: {ran:?}");
-            assert!(ran.error().contains("it ran "), "{reader}, {fault:?}: {ran:?}");
+            // The other chain may not even have such a block.
+            let says = ["it ran ", "BlockOutOfRange"];
+            let is_told = says.iter().any(|words| ran.error().contains(words));
+            assert!(is_told, "{reader}, {fault:?}: {ran:?}");
             assert!(stored.is_empty(), "{reader}, {fault:?}");
         }
     }

@@ -15,7 +15,7 @@ use ethtally_testbed::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    chains::{chain_and_stub, still_chain, stub_of},
+    chains::{asks_for_newest, chain_and_stub, newest_is, still_chain, stub_of},
     database::{Database, on_both_databases},
     requests::decoded_eth_calls,
     table::{date_rows, dump, store_unread},
@@ -227,8 +227,7 @@ async fn each_part_is_read_by_its_own_call_at_the_same_block() {
     read(&database, &chain.url(), 0..3).await;
     chain.mine(4).await.unwrap();
     // Asking for the block again would return another one.
-    let lag = When::method("eth_blockNumber").after(1);
-    stub.fault(Fault::Answer(json!("0x3")), lag);
+    stub.fault(newest_is(&chain, 3).await, asks_for_newest().after(2));
 
     let parts = [AUDIO, STAKING, DELEGATE_MANAGER];
     for (arguments, wallets) in [(vec![address(1)], 1), (vec!["--sample=3".into()], 3)] {

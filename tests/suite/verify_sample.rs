@@ -11,7 +11,7 @@ use ethtally_testbed::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    chains::{chain_and_stub, stub_of},
+    chains::{asks_for_newest, chain_and_stub, newest_is, stub_of},
     database::Database,
     program::{ethtally, eventually},
     requests::decoded_eth_calls,
@@ -27,6 +27,15 @@ async fn read_table(rows: u64) -> (Chain, Stub, Database) {
     (chain, stub, database)
 }
 
+/// These blocks as the newest, one after the other.
+async fn newest_blocks(chain: &Chain, blocks: [u64; 4]) -> Vec<Fault> {
+    let mut newest = Vec::new();
+    for block in blocks {
+        newest.push(newest_is(chain, block).await);
+    }
+    newest
+}
+
 /// True for the call of a part of this wallet's total.
 fn reads_directly(n: u64) -> When {
     let of_audio = |request: &Value| {
@@ -40,8 +49,8 @@ fn reads_directly(n: u64) -> When {
 async fn each_page_of_a_sample_has_a_block_of_its_own() {
     let (chain, stub, database) = read_table(250).await;
     chain.mine(5).await.unwrap();
-    let newest = ["0x2", "0x3", "0x4"].map(|block| Fault::Answer(json!(block)));
-    stub.script(newest, When::method("eth_blockNumber"));
+    // The endpoint is checked first.
+    stub.script(newest_blocks(&chain, [2, 2, 3, 4]).await, asks_for_newest());
 
     let seen = verify(&database, &stub.url(), &["--json", "--sample=250"]).expect(0).json();
     assert_eq!(seen, Sample { in_sync: 250, ..Sample::default() }.json(&[]));
@@ -60,8 +69,7 @@ async fn a_block_that_is_lost_half_way_is_replaced_by_a_newer_one() {
     for message in ["missing trie node", "state of block is not here, in words nobody knows"] {
         stub.forget();
         stub.clear();
-        let newest = ["0x2", "0x3", "0x4"].map(|block| Fault::Answer(json!(block)));
-        stub.script(newest, When::method("eth_blockNumber"));
+        stub.script(newest_blocks(&chain, [2, 2, 3, 4]).await, asks_for_newest());
         let at_block_2 = |request: &Value| request["params"][1] == "0x2";
         let lost = When::eth_call().matching(at_block_2).after(60);
         stub.fault(Fault::error(-32000, message), lost);

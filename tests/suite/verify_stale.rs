@@ -10,7 +10,7 @@ use ethtally_testbed::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    chains::chain_and_stub,
+    chains::{asks_for_newest, chain_and_stub, newest_is},
     database::{Database, on_both_databases},
     program::{ethtally, eventually},
     table::dump,
@@ -74,9 +74,11 @@ async fn a_row_that_is_newer_than_the_node_is_not_compared_nor_fixed(database: D
 
     // A node that is a moment behind gets another chance.
     stub.clear();
-    stub.script([Fault::Answer(json!("0x0"))], When::method("eth_blockNumber"));
+    let behind = newest_is(&chain, 0).await;
+    // The endpoint is checked first.
+    stub.script([behind.clone(), behind.clone()], asks_for_newest());
     verify(&database, &stub.url(), &[&address(3)]).expect(0);
-    stub.script([Fault::Answer(json!("0x0"))], When::method("eth_blockNumber"));
+    stub.script([behind.clone(), behind], asks_for_newest());
     verify(&database, &stub.url(), &["--sample", "9"]).expect(0);
 }
 
@@ -84,7 +86,7 @@ async fn a_fix_that_comes_too_late_is_not_one(database: Database) {
     let (chain, stub) = chain_and_stub().await;
     read(&database, &chain.url(), 0..2).await;
     chain.mint(wallet(1), U256::from(5)).await.unwrap();
-    stub.fault(Fault::Answer(json!("0x1")), When::method("eth_blockNumber"));
+    stub.fault(newest_is(&chain, 1).await, asks_for_newest());
     stub.fault(Fault::Delay(Duration::from_secs(3)), When::eth_call().times(1));
     for arguments in [vec!["--sample=2".to_owned()], vec![address(1)]] {
         chain.mint(wallet(1), U256::from(5)).await.unwrap();
@@ -94,7 +96,7 @@ async fn a_fix_that_comes_too_late_is_not_one(database: Database) {
         database.sql("update eth_wallet_balances set read_block = 0").await;
         stub.forget();
         stub.clear();
-        stub.fault(Fault::Answer(json!("0x1")), When::method("eth_blockNumber"));
+        stub.fault(newest_is(&chain, 1).await, asks_for_newest());
         stub.fault(Fault::Delay(Duration::from_secs(3)), When::eth_call().times(1));
         let running = ethtally(arguments).node(stub.url()).database(&database).start();
         eventually("it reads", || stub.count("eth_call") > 0);

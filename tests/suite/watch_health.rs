@@ -9,7 +9,7 @@ use alloy::primitives::U256;
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
     follow::{Head, Observer, Transport, WatchEvent},
-    monitor::Monitor,
+    monitor::{HealthLimits, Monitor},
     tally::{RequestCounts, RunError},
 };
 use ethtally_testbed::{
@@ -262,7 +262,7 @@ async fn a_stuck_checkpoint_is_unhealthy_until_it_advances() {
 /// It listens before it asks for the lock; until then it is neither active nor standby.
 #[test]
 fn before_it_is_active_or_standby_it_is_not_ready() {
-    let monitor = Monitor::new(Duration::from_secs(60), 0, RequestCounts::default);
+    let monitor = monitor(Duration::from_secs(60));
     assert!(!monitor.health().is_ready(), "{:?}", monitor.health());
     monitor.notify(&WatchEvent::Standby);
     assert!(monitor.health().is_ready());
@@ -279,7 +279,7 @@ fn head(number: u64, age: i64) -> WatchEvent {
 }
 
 fn connected_monitor(max_lag: Duration, checkpoint: Option<u64>) -> Monitor {
-    let monitor = Monitor::new(max_lag, 0, RequestCounts::default);
+    let monitor = monitor(max_lag);
     let endpoint = "ws://host".to_owned();
     monitor.notify(&WatchEvent::Active { checkpoint });
     monitor.notify(&WatchEvent::Connected { via: Transport::WebSocket, endpoint });
@@ -337,7 +337,7 @@ fn before_anything_is_stored_the_reason_is_told() {
         error: RunError::node(message),
         pause: Duration::from_secs(1),
     };
-    let monitor = Monitor::new(Duration::from_millis(300), 0, RequestCounts::default);
+    let monitor = monitor(Duration::from_millis(300));
     monitor.notify(&failed("no answer"));
     assert_eq!(monitor.health().reasons, ["nothing is stored yet: no answer"]);
     let monitor = connected_monitor(Duration::from_millis(300), None);
@@ -489,4 +489,11 @@ async fn an_address_in_use_is_an_error_that_names_it() {
         assert!(ran.error().contains(&expected), "{ran:?}");
     }
     assert_eq!(checkpoint(&database).await, None);
+}
+
+/// A monitor with this `--max-lag`.
+fn monitor(max_lag: Duration) -> Monitor {
+    let max_head_age = Some(Duration::from_secs(600));
+    let limits = HealthLimits { max_lag, max_head_age, confirmations: 0 };
+    Monitor::new(limits, RequestCounts::default)
 }

@@ -79,7 +79,7 @@ fn a_redirect_names_where_it_points_and_no_more() {
     ] {
         let failure =
             NodeError::of_response(&label(), &response(301, &[("location", location)], "moved"));
-        assert_eq!((failure.to_string().as_str(), failure.kind), (message, ErrorKind::Refused));
+        assert_eq!((failure.to_string().as_str(), failure.kind), (message, ErrorKind::Unreachable));
     }
 }
 

@@ -265,7 +265,7 @@ pub(super) const CODES: &[Code] = &[
     vague(-32016, RateLimited),
     code(-32015, Reverted),
     vague(-32001, BlockUnavailable),
-    code(-39001, BlockUnavailable),
+    vague(-39001, BlockUnavailable),
     code(4444, BlockUnavailable),
     vague(-32002, TooLarge),
     vague(-32008, TooLarge),

@@ -1,7 +1,11 @@
 //! Chains and proxies in front of them. Nothing here runs the program.
 
 use alloy::primitives::U256;
-use ethtally_testbed::{Chain, Socket, TokenFault, stub::Stub, wallet};
+use ethtally_testbed::{
+    Chain, Socket, TokenFault,
+    stub::{Fault, Stub, When},
+    wallet,
+};
 use tokio::sync::OnceCell;
 
 /// Wallets on [`wide_chain`].
@@ -36,6 +40,16 @@ pub(crate) async fn still_stub() -> Stub {
 /// A stub in front of [`wide_chain`].
 pub(crate) async fn wide_stub() -> Stub {
     stub_of(wide_chain().await)
+}
+
+/// Makes a stub in front of a chain give this block as the newest.
+pub(crate) async fn newest_is(chain: &Chain, block: u64) -> Fault {
+    Fault::Answer(chain.header(block).await.expect("a block"))
+}
+
+/// Requests for the newest block.
+pub(crate) fn asks_for_newest() -> When {
+    When::method("eth_getBlockByNumber").mentioning("latest")
 }
 
 /// A new chain and a stub in front of it.

@@ -1,0 +1,160 @@
+//! What an endpoint remembers: notes what is learnt of it, and tells what is known.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::{sync::OnceCell, time::Instant};
+
+use super::{
+    endpoint::Endpoint,
+    error::NodeError,
+    kind::ErrorKind,
+    learnt::{Checks, Feature, Head, Support},
+};
+use crate::limit::{LimitSearch, Size};
+
+/// How long a form that did not work is not tried again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(600);
+
+impl Endpoint {
+    /// True once it is known to be of the right chain, fresh, and with every contract.
+    pub(super) fn is_checked(&self) -> bool {
+        self.learnt.is_checked.load(Relaxed)
+    }
+
+    /// Every check has passed.
+    pub(super) fn passed_checks(&self) {
+        self.learnt.is_checked.store(true, Relaxed);
+    }
+
+    /// It has to pass every check again.
+    pub(super) async fn check_again(&self) {
+        *self.checks().await = Checks::default();
+        self.learnt.is_checked.store(false, Relaxed);
+    }
+
+    /// How far the checks have come; held while they go on, so that they are made once.
+    pub(super) async fn checks(&self) -> tokio::sync::MutexGuard<'_, Checks> {
+        self.learnt.checks.lock().await
+    }
+
+    /// Set once it is known whether it refuses to give the logs of a block that it does not have.
+    pub(super) const fn refuses_unknown_blocks(&self) -> &OnceCell<bool> {
+        &self.learnt.refuses_unknown_blocks
+    }
+
+    /// The highest block that it is known to have.
+    pub(super) fn head(&self) -> Option<Head> {
+        *lock(&self.learnt.head)
+    }
+
+    /// It has this block.
+    pub(super) fn has_block(&self, number: u64) {
+        let mut head = lock(&self.learnt.head);
+        if head.is_none_or(|head| head.number <= number) {
+            *head = Some(Head { number, seen: Instant::now() });
+        }
+    }
+
+    /// True if it is known to have had this block.
+    pub(super) fn had_block(&self, number: u64) -> bool {
+        self.head().is_some_and(|head| head.number >= number)
+    }
+
+    /// It refused this block. If it has had it, it lacks that block's state, and so that of older ones.
+    pub(super) fn refused_block(&self, number: u64) {
+        if self.had_block(number) {
+            self.learnt.state_from.fetch_max(number.saturating_add(1), Relaxed);
+        }
+    }
+
+    /// It has the state of this block after all.
+    pub(super) fn has_state(&self, number: u64) {
+        self.learnt.state_from.fetch_min(number, Relaxed);
+    }
+
+    /// False if it is known to lack the state of this block.
+    pub(super) fn may_have_state(&self, number: u64) -> bool {
+        number >= self.learnt.state_from.load(Relaxed)
+    }
+
+    /// Whether it has this feature, as far as is known.
+    pub fn support(&self, feature: Feature) -> Support {
+        match lock(&self.learnt.features).get(&feature) {
+            Some((Support::Missing, seen)) if seen.elapsed() > TRY_AGAIN_AFTER => Support::Untried,
+            Some((support, _)) => *support,
+            None => Support::Untried,
+        }
+    }
+
+    /// Remembers whether it has this feature; returns what was known before.
+    pub fn learn(&self, feature: Feature, support: Support) -> Support {
+        let mut features = lock(&self.learnt.features);
+        let before = features.insert(feature, (support, Instant::now()));
+        before.map_or(Support::Untried, |(support, _)| support)
+    }
+
+    /// The search for the largest request of this kind.
+    pub fn limit<T>(&self, limit: Limit, work: impl FnOnce(&mut LimitSearch) -> T) -> T {
+        let mut limits = lock(&self.learnt.limits);
+        let new = || match limit.at_most {
+            Some(number) => LimitSearch::at_most(number),
+            None => LimitSearch::from(limit.first, limit.ceiling),
+        };
+        work(limits.entry(limit.kind).or_insert_with(new))
+    }
+
+    /// A request of this kind and size failed, as it seems for its size: the node says so, or smaller ones work.
+    pub fn too_large(&self, limit: Limit, len: usize, failure: &NodeError) {
+        let says_so = failure.kind == ErrorKind::TooLarge;
+        self.limit(limit, |search| match says_so {
+            true => search.too_large(len, None),
+            false => search.may_be_too_large(len),
+        });
+    }
+
+    /// The size of the next request of this kind.
+    pub fn next_size(&self, limit: Limit) -> SizeInUse<'_> {
+        let size = self.limit(limit, LimitSearch::next_size);
+        SizeInUse { endpoint: self, limit, size }
+    }
+}
+
+/// A kind of request whose largest size is searched for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// Its name.
+    pub kind: &'static str,
+    /// Where the search begins; at least 1.
+    pub first: usize,
+    /// The largest size to try; at least 1.
+    pub ceiling: usize,
+    /// Where the user set an upper limit: the search begins with it.
+    pub at_most: Option<usize>,
+}
+
+/// A size that a request under way is trying.
+pub struct SizeInUse<'a> {
+    endpoint: &'a Endpoint,
+    limit: Limit,
+    size: Size,
+}
+
+impl SizeInUse<'_> {
+    /// The most that the request may ask for.
+    pub const fn get(&self) -> usize {
+        self.size.len
+    }
+}
+
+impl Drop for SizeInUse<'_> {
+    fn drop(&mut self) {
+        self.endpoint.limit(self.limit, |search| search.ended(self.size));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
