@@ -109,10 +109,8 @@ async fn a_key_repeated_by_the_node_is_not_printed() {
             stub.clear();
             stub.fault(fault.clone(), when);
             for more in [&[][..], &["--json"]] {
-                let ran = prepared(&command, more)
-                    .node(rpc_url(&stub.url()))
-                    .database(&database)
-                    .run_or_stop();
+                let ran =
+                    prepared(&command, more).node(rpc_url(&stub.url())).database(&database).run();
                 assert_hidden_in(&ran.expect(3), &RPC_SECRETS);
             }
         }
@@ -141,10 +139,8 @@ async fn a_key_repeated_by_the_node_is_not_stored() {
             vec!["verify".to_owned(), "--sample".to_owned(), "2".to_owned()],
         ] {
             for more in [&[][..], &["--json"]] {
-                let ran = prepared(&command, more)
-                    .node(rpc_url(&stub.url()))
-                    .database(&database)
-                    .run_or_stop();
+                let ran =
+                    prepared(&command, more).node(rpc_url(&stub.url())).database(&database).run();
                 assert_hidden_in(&ran, &RPC_SECRETS);
             }
         }
@@ -157,7 +153,7 @@ async fn a_key_repeated_by_the_node_is_not_stored() {
     let fault = Fault::error(-32000, &format!("out of gas for key {}", RPC_SECRETS[3]));
     stub.fault(fault, When::eth_call().mentioning(&failing));
     let command = ["refresh".to_owned(), address(0), failing.clone()];
-    let ran = prepared(&command, &[]).node(rpc_url(&stub.url())).database(&database).run_or_stop();
+    let ran = prepared(&command, &[]).node(rpc_url(&stub.url())).database(&database).run();
     assert!(ran.expect(0).stdout.contains("out of gas for key ***"));
     assert_eq!(
         database.sql("select last_error from eth_wallet_read_failures").await,
@@ -169,8 +165,7 @@ async fn a_key_repeated_by_the_node_is_not_stored() {
 fn assert_every_command_hides_the_database(url: &str, says: &str) {
     for command in commands() {
         for more in [&[][..], &["--json"]] {
-            let ran =
-                prepared(&command, more).node(Stub::dead()).env("DATABASE_URL", url).run_or_stop();
+            let ran = prepared(&command, more).node(Stub::dead()).env("DATABASE_URL", url).run();
             assert_hidden_in(&ran, &DATABASE_SECRETS);
             if opens_the_database(&command) {
                 assert!([2, 4].contains(&ran.status), "{url}: {ran:?}");
@@ -179,7 +174,7 @@ fn assert_every_command_hides_the_database(url: &str, says: &str) {
         }
         let as_flag = format!("--database-url={url}");
         assert_hidden_in(
-            &prepared(&command, &[&as_flag]).node(Stub::dead()).run_or_stop(),
+            &prepared(&command, &[&as_flag]).node(Stub::dead()).run(),
             &DATABASE_SECRETS,
         );
     }
@@ -229,8 +224,7 @@ fn an_unsupported_database_url_does_not_leak_its_password() {
         password.to_owned(),
     ] {
         for command in commands() {
-            let ran =
-                prepared(&command, &[]).node(Stub::dead()).env("DATABASE_URL", &url).run_or_stop();
+            let ran = prepared(&command, &[]).node(Stub::dead()).env("DATABASE_URL", &url).run();
             assert_hidden_in(&ran, &DATABASE_SECRETS);
         }
     }
@@ -303,7 +297,7 @@ fn misplaced(url: &str) -> Vec<Ethtally> {
 fn assert_hidden_in_every_place(url: &str, secrets: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     for run in misplaced(url) {
-        assert_hidden_in(&run.folder(folder.path()).run_or_stop(), secrets);
+        assert_hidden_in(&run.folder(folder.path()).run(), secrets);
     }
 }
 

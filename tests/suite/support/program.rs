@@ -79,13 +79,13 @@ impl Ethtally {
         self.start().wait()
     }
 
-    /// Runs it until it ends; `watch` for a few seconds, as it waits for a node that fails.
+    /// Runs it until it ends; `watch` for a moment, as it waits for a node that fails.
     pub(crate) fn run_or_stop(self) -> Output {
         let is_watch = self.command.get_args().any(|argument| argument == "watch");
         let mut running = self.start();
         let began = Instant::now();
         while is_watch && !running.has_ended() {
-            if began.elapsed() > Duration::from_secs(4) {
+            if began.elapsed() > Duration::from_millis(1_500) {
                 running.signal("TERM");
                 break;
             }

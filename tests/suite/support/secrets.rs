@@ -68,9 +68,11 @@ pub(crate) fn faults_that_repeat_secrets() -> Vec<Fault> {
     );
     let quoted = format!("dial \"{url}\": key={}&token='{}'", RPC_SECRETS[4], RPC_SECRETS[3]);
     let mut faults = vec![Fault::NotJson, Fault::Truncated, Fault::Reset];
-    for status in [400, 401, 403, 404, 413, 429, 500] {
+    for status in [400, 401, 403, 404, 413, 500] {
         faults.push(Fault::status(status).with_body(&all));
     }
+    // A rate limit that lasts too long is not waited out.
+    faults.push(Fault::too_many_requests(3_600).with_body(&all));
     faults.push(Fault::status(401).with_body(
         &serde_json::json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32001, "message": quoted}})
             .to_string(),
@@ -81,8 +83,11 @@ pub(crate) fn faults_that_repeat_secrets() -> Vec<Fault> {
         faults.push(Fault::status(503).with_body(&body));
     }
     for text in [&all, &quoted] {
-        for code in [-32000, -32005, -32601, 3, 429] {
+        for code in [-32000, -32601, 3] {
             faults.push(Fault::error(code, text));
+        }
+        for code in [-32005, 429] {
+            faults.push(Fault::error(code, &format!("try again in 2 hours: {text}")));
         }
         faults.push(Fault::error(-32000, &format!("out of gas: {text}")));
         faults.push(Fault::error(-32000, &format!("execution reverted: {text}")));
