@@ -119,15 +119,19 @@ impl<'a> Follower<'a> {
         let reads = context.journal.reads(&settings.checkpoint).await?;
         let next = last_block.map(|block| u64::try_from(block.saturating_add(1)).unwrap_or(0));
         let again = reads.orphaned.iter().filter_map(|orphaned| orphaned.from).min();
+        let recent_blocks = RecentBlocks::of(reads.on_chain);
+        // A block that was remembered before the restart, and bounded where to look, may not have been stored.
+        let above = recent_blocks.highest().map(|(number, _)| number.saturating_add(1));
+        let bounds = [again, above].into_iter().flatten().min();
         context.observer.notify(&WatchEvent::Active {
             checkpoint: last_block.and_then(|block| u64::try_from(block).ok()),
         });
         Ok(Self {
             context,
             settings,
-            recent_blocks: RecentBlocks::of(reads.on_chain),
+            recent_blocks,
             tip: None,
-            next: next.map(|next| again.map_or(next, |again| again.min(next))),
+            next: next.map(|next| bounds.map_or(next, |bound| bound.min(next))),
             rereads: Rereads::of(reads.orphaned),
             rows_above: reads.rows_above,
             slice: FIRST_SLICE,
@@ -465,17 +469,24 @@ impl<'a> Follower<'a> {
         }
         let fork = match on_chain.checked_sub(1) {
             Some(last) => known[last].0,
-            // As deep again as is known, and deeper than any reorganisation that was ever seen.
-            None => {
-                let lowest = known.first().map_or(below, |(number, _)| *number);
-                lowest.saturating_sub(UNKNOWN_DEPTH.max(tip.saturating_sub(lowest)))
-            }
+            None => assumed_fork(known.first().map_or(below, |(number, _)| *number), tip),
         };
+        self.orphan_above(fork, tip, &[], below).await
+    }
+
+    /// All above `fork` counts as replaced, the rows of others too: no block from `below` on bounds the fork.
+    async fn orphan_above(
+        &mut self,
+        fork: u64,
+        tip: u64,
+        logs: &[BlockReads],
+        below: u64,
+    ) -> Result<(), RunError> {
         let pass = RowsAbove::block(fork, self.rows_above.as_ref());
         self.context.journal.keep_rows_above(&self.settings.checkpoint, Some(&pass)).await?;
         self.rows_above = Some(pass);
         let deeper_than = tip.saturating_sub(below).max(1);
-        self.orphan(fork + 1, tip, &[], LONG_AGO).await?;
+        self.orphan(fork + 1, tip, logs, LONG_AGO).await?;
         self.context.observer.notify(&WatchEvent::DeepReorg { fork, to: tip, deeper_than });
         Ok(())
     }
@@ -495,11 +506,10 @@ impl<'a> Follower<'a> {
             let newest = self.tip.map_or(first, |tip| tip.0);
             // Blocks before it, without logs, may be replaced too. The next block shows whether the remembered one is.
             let before = first.checked_sub(1).and_then(|last| self.recent_blocks.up_to(last).pop());
-            let from = match before {
-                Some((number, _)) => number + 1,
-                None => first.saturating_sub(UNKNOWN_DEPTH),
-            };
-            self.orphan(from, newest, logs, LONG_AGO).await?;
+            match before {
+                Some((number, _)) => self.orphan(number + 1, newest, logs, LONG_AGO).await?,
+                None => self.orphan_above(assumed_fork(first, newest), newest, logs, first).await?,
+            }
             self.tip = None;
         } else if let (false, Some(next)) = (logs.is_empty(), self.next) {
             // Their blocks are known to be replaced, or are not remembered: the next block shows where the
@@ -543,4 +553,10 @@ impl<'a> Follower<'a> {
         self.next = self.next.map(|next| next.min(from));
         Ok(())
     }
+}
+
+/// Where the fork is taken to be if `lowest`, the lowest block that is remembered, was replaced: as deep again as is
+/// known, and deeper than any reorganisation that was ever seen.
+fn assumed_fork(lowest: u64, tip: u64) -> u64 {
+    lowest.saturating_sub(UNKNOWN_DEPTH.max(tip.saturating_sub(lowest)))
 }

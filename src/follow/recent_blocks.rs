@@ -105,18 +105,20 @@ impl RecentBlocks {
         self.older.split_off(&number);
     }
 
-    /// Keeps of the blocks below `number` only the hashes of some.
+    /// Keeps of the blocks below `number` only the hashes of some, the highest block's among them.
     pub(super) fn age(&mut self, number: u64) {
         let recent = self.blocks.split_off(&number);
         let aged = std::mem::replace(&mut self.blocks, recent);
         self.older.extend(aged.into_iter().map(|(number, (hash, _))| (number, hash)));
+        let highest = self.highest().map(|(number, _)| number);
         let mut last = None;
         self.older.retain(|older, _| {
             let distance = number.saturating_add(DEPTH).saturating_sub(*older).max(1);
             // The lowest block of each part of the chain is kept, and parts only ever merge.
             let part = (1 << distance.ilog2()) / KEPT_PER_DOUBLING;
             let part = part.max(1);
-            distance <= OLDEST && last.replace((part, older / part)) != Some((part, older / part))
+            let is_first = last.replace((part, older / part)) != Some((part, older / part));
+            Some(*older) == highest || distance <= OLDEST && is_first
         });
     }
 }
@@ -186,6 +188,14 @@ mod tests {
             let gap = pair[1] - pair[0];
             assert!(gap <= ((newest - pair[0]) / 8).max(997), "{pair:?}");
         }
+        // While it catches up, what was followed last is kept, however far back it is.
+        let mut behind = RecentBlocks::default();
+        for number in [10, 11, 12] {
+            behind.add(number, hash(number as u8), []);
+            behind.age(last);
+            assert_eq!(behind.highest(), Some((number, hash(number as u8))));
+        }
+        assert_eq!(behind.older.len(), 1);
         // Restarting keeps the same.
         let reads = recent_blocks.from(0);
         let mut again = RecentBlocks::of(reads);

@@ -57,6 +57,8 @@ struct World {
     rows_above: Option<RowsAbove>,
     /// The first and the last of the blocks that were replaced since that was last announced.
     replaced: Option<(u64, u64)>,
+    /// The blocks with logs among those that were replaced, until that is announced.
+    removed: Vec<BlockReads>,
     /// How deep reorganisations are, at most.
     deepest: usize,
     /// In so many calls of a hundred: something fails, or the chain changes just then.
@@ -78,6 +80,7 @@ impl World {
             reads: BTreeMap::new(),
             rows_above: None,
             replaced: None,
+            removed: Vec::new(),
             deepest,
             trouble: 0,
             highest: None,
@@ -104,16 +107,19 @@ impl World {
 
     /// Makes a block in which so many wallets change.
     fn mine(&mut self, events: usize) {
+        let affected = (0..events).map(|_| wallet(self.random.random_range(1..=WALLETS))).collect();
+        self.mine_with(affected);
+    }
+
+    /// Makes a block in which these wallets change.
+    fn mine_with(&mut self, affected: BTreeSet<Wallet>) {
         self.made += 1;
         let before = self.chain.last();
         let number = before.map_or(0, |made| made.block.number + 1);
         let parent = before.map_or(B256::ZERO, |made| made.block.hash);
         let mut totals = before.map(|made| made.totals.clone()).unwrap_or_default();
-        let mut affected = BTreeSet::new();
-        for _ in 0..events {
-            let wallet = wallet(self.random.random_range(1..=WALLETS));
-            totals.insert(wallet, self.made * 100 + self.random.random_range(0..100));
-            affected.insert(wallet);
+        for wallet in &affected {
+            totals.insert(*wallet, self.made * 100 + self.random.random_range(0..100));
         }
         let hash = B256::from(U256::from(self.made));
         let block = Block { number, hash, parent, timestamp: 0, logs_bloom: None };
@@ -121,15 +127,26 @@ impl World {
         self.chain.push(Made { block, events: affected, totals });
     }
 
-    /// Replaces the newest blocks by others, perhaps by fewer.
-    fn reorg(&mut self) {
-        let depth = self.random.random_range(1..=self.deepest).min(self.chain.len() - 2);
+    /// Takes the newest blocks away.
+    fn remove(&mut self, depth: usize) {
         self.tell(format!("{depth} blocks go"));
         let last = self.head().number;
-        self.chain.truncate(self.chain.len() - depth);
+        let gone = self.chain.split_off(self.chain.len() - depth);
+        let with_logs = gone.into_iter().filter(|made| !made.events.is_empty());
+        self.removed.extend(with_logs.map(|Made { block, events, .. }| BlockReads {
+            number: block.number,
+            hash: block.hash,
+            wallets: events,
+        }));
         let first = self.head().number + 1;
         let (from, to) = self.replaced.unwrap_or((first, last));
         self.replaced = Some((from.min(first), to.max(last)));
+    }
+
+    /// Replaces the newest blocks by others, perhaps by fewer.
+    fn reorg(&mut self) {
+        let depth = self.random.random_range(1..=self.deepest).min(self.chain.len() - 2);
+        self.remove(depth);
         let blocks = self.random.random_range(depth.saturating_sub(2).max(1)..=depth + 2);
         for _ in 0..blocks {
             // Few enough that most wallets that changed in the replaced blocks do not change again.
@@ -139,8 +156,15 @@ impl World {
     }
 
     fn change(&mut self) {
-        match self.random.random_range(0..4) {
+        match self.random.random_range(0..5) {
             0 => self.reorg(),
+            // More than are followed one by one.
+            1 => {
+                for _ in 0..self.random.random_range(2..30) {
+                    let events = self.random.random_range(0..2);
+                    self.mine(events);
+                }
+            }
             _ => {
                 let events = self.random.random_range(0..4);
                 self.mine(events);
@@ -428,6 +452,17 @@ async fn catch_up(follower: &mut Follower<'_>, shared: &Shared) -> bool {
     if let Some((from, to)) = shared.world().replaced.take() {
         follower.replaced_unseen(from, to);
     }
+    let removed = {
+        let mut world = shared.world();
+        let mut removed = std::mem::take(&mut world.removed);
+        // A connection may break in between.
+        removed.retain(|_| world.random.random_range(0..4) > 0);
+        removed
+    };
+    if follower.removed(&removed).await.is_err() {
+        shared.world().removed.extend(removed);
+        return false;
+    }
     let head = shared.world().head();
     loop {
         match follower.step(&head).await {
@@ -539,4 +574,120 @@ async fn reorganisations_deeper_than_what_is_remembered_leave_every_row_right() 
     for seed in 0..200 {
         one_life(seed, seed % 2 == 0, DEEP).await;
     }
+}
+
+/// A world in which nothing happens by itself, with a follower that has caught up with it in one step.
+async fn caught_up_with<'a>(
+    shared: &'a Shared,
+    shutdown: &'a Shutdown,
+    blocks: usize,
+) -> Follower<'a> {
+    let mut following = follower(shared, shutdown).await;
+    assert!(catch_up(&mut following, shared).await);
+    (0..blocks).for_each(|_| shared.world().mine(0));
+    assert!(catch_up(&mut following, shared).await);
+    following
+}
+
+/// Which block's event each of these wallets has, and whether its total is the chain's.
+fn rows(shared: &Shared, wallets: &[u8]) -> Vec<(Option<u64>, bool)> {
+    let world = shared.world();
+    let head = world.chain.last().expect("a chain");
+    let row = |n: &u8| {
+        let row = world.rows[&wallet(*n)];
+        (row.event_block, row.total == head.totals.get(&wallet(*n)).copied().unwrap_or(0))
+    };
+    wallets.iter().map(row).collect()
+}
+
+/// The blocks from `from` to `last` go, of which the last had a log; each new one has an event, of one wallet after the
+/// other.
+fn replace_from(shared: &Shared, from: u64, last: &BlockReads) -> Vec<u8> {
+    let mut world = shared.world();
+    let depth = world.head().number + 1 - from;
+    world.remove(depth as usize);
+    world.removed = vec![last.clone()];
+    let wallets: Vec<u8> = (2..2 + 4).collect();
+    wallets.iter().for_each(|n| world.mine_with([wallet(*n)].into()));
+    wallets
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_log_does_not_decide_where_the_fork_is() {
+    for (is_new, blocks) in [(false, 2), (true, 2), (false, 20), (true, 20)] {
+        let shared = Shared(Mutex::new(World::new(0, SHALLOW)));
+        let shutdown = Shutdown::default();
+        let mut following = caught_up_with(&shared, &shutdown, blocks).await;
+        // Blocks 2 and 1 before the last of this step are not remembered, and had no logs.
+        (0..2).for_each(|_| shared.world().mine(0));
+        shared.world().mine_with([wallet(1)].into());
+        assert!(catch_up(&mut following, &shared).await);
+        let head = shared.world().head();
+        let log = BlockReads { number: head.number, hash: head.hash, wallets: [wallet(1)].into() };
+        let wallets = replace_from(&shared, head.number - 2, &log);
+        following.removed(&[log]).await.unwrap();
+        shared.world().removed.clear();
+        if is_new {
+            following = follower(&shared, &shutdown).await;
+        }
+        assert!(catch_up(&mut following, &shared).await);
+        let expected: Vec<_> = (head.number - 2..).take(4).map(|n| (Some(n), true)).collect();
+        assert_eq!(rows(&shared, &wallets), expected, "{is_new} {blocks}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_found_from_a_fork_far_below_the_lowest_remembered_block() {
+    for (is_new, logs) in [(false, false), (true, false), (false, true), (true, true)] {
+        let shared = Shared(Mutex::new(World::new(0, DEEP)));
+        let shutdown = Shutdown::default();
+        let mut following = follower(&shared, &shutdown).await;
+        (0..300).for_each(|_| shared.world().mine(0));
+        // It begins here, and remembers no other block.
+        shared.world().mine_with([wallet(1)].into());
+        assert!(catch_up(&mut following, &shared).await);
+        let head = shared.world().head();
+        let log = BlockReads { number: head.number, hash: head.hash, wallets: [wallet(1)].into() };
+        // Another row was read at a block that is replaced, long ago.
+        let written = Instant::now();
+        let read_block = head.number - 1;
+        let row = Row { total: 7, read_block, event_block: None, written };
+        shared.world().rows.insert(wallet(9), row);
+        tokio::time::advance(Duration::from_secs(3 * 3_600)).await;
+        let wallets = replace_from(&shared, head.number - 200, &log);
+        shared.world().removed.clear();
+        if logs {
+            following.removed(&[log]).await.unwrap();
+        }
+        (0..210).for_each(|_| shared.world().mine(0));
+        if is_new {
+            following = follower(&shared, &shutdown).await;
+        }
+        assert!(catch_up(&mut following, &shared).await);
+        let expected: Vec<_> = (head.number - 200..).take(4).map(|n| (Some(n), true)).collect();
+        assert_eq!(rows(&shared, &wallets), expected, "{is_new} {logs}");
+        assert_eq!(rows(&shared, &[9]), [(None, true)], "{is_new} {logs}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_follower_looks_through_all_above_the_highest_stored_block() {
+    let shared = Shared(Mutex::new(World::new(0, SHALLOW)));
+    let shutdown = Shutdown::default();
+    let following = caught_up_with(&shared, &shutdown, 10).await;
+    let followed = following.next().unwrap() - 1;
+    // The step after it was not stored in full, and its last block was found to be replaced.
+    {
+        let mut world = shared.world();
+        (0..4).for_each(|n| world.mine_with([wallet(2 + n)].into()));
+        let head = world.head().number;
+        world.last_block = i64::try_from(head).ok();
+        let read = BlockReads { number: head, hash: B256::ZERO, wallets: BTreeSet::new() };
+        world.reads.insert(read.hash, (read, Some(Some(head))));
+    }
+    let mut following = follower(&shared, &shutdown).await;
+    assert_eq!(following.next(), Some(followed + 1));
+    assert!(catch_up(&mut following, &shared).await);
+    let expected: Vec<_> = (followed + 1..).take(4).map(|n| (Some(n), true)).collect();
+    assert_eq!(rows(&shared, &[2, 3, 4, 5]), expected);
 }
