@@ -5,7 +5,7 @@
 //! and the selector of the same one. On a busy chain that is so for about two blocks of three. Of the others, all logs are
 //! asked for: if these make up the header's bloom, none is missing, and if not, the answer is refused and another asked for.
 //!
-//! Where there is no bloom, or it proves nothing, or all logs of a block cannot be had, an empty answer counts when a
+//! Without a bloom that proves anything, or where a node does not give all logs of a block, an empty answer counts once a
 //! second one confirms it, from an endpoint that has the block.
 
 use std::{
@@ -125,5 +125,6 @@ impl ProvenLogs {
 /// True if the size or the form of the request is at fault, so that it would fail again.
 fn cannot_be_had(failure: &NodeError) -> bool {
     failure.kind.action() == Action::Split
-        || matches!(failure.kind, ErrorKind::TimedOut | ErrorKind::Unknown | ErrorKind::Refused)
+        || failure.kind.is_odd_answer()
+        || matches!(failure.kind, ErrorKind::TimedOut | ErrorKind::Refused)
 }

@@ -117,11 +117,19 @@ async fn on_a_chain_without_blooms_a_second_answer_decides() {
 /// A node that gives all that it has only by contract: an empty answer counts when a second one confirms it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_refuses_to_give_all_logs_is_asked_twice() {
+    for refused in [
+        Fault::error(-32701, "Please specify an address in your request"),
+        Fault::error(-32602, "invalid argument 0: missing field `address`"),
+    ] {
+        refuses_all_logs(refused).await;
+    }
+}
+
+async fn refuses_all_logs(refused: Fault) {
     let database = Database::sqlite();
     let chain = chain_for_traffic(&database).await;
     let stub = stub_of(&chain);
     let unfiltered = |request: &Value| request["params"][0]["address"].is_null();
-    let refused = Fault::error(-32701, "Please specify an address in your request");
     stub.fault(refused, When::method("eth_getLogs").matching(unfiltered));
     let watching =
         start_connected(watch(&format!("--ws-url {}", chain.ws_url()), stub.url(), &database));
