@@ -11,6 +11,7 @@ mod adapters;
 mod backoff;
 mod event;
 mod follower;
+mod pending;
 mod recent_blocks;
 mod rereads;
 mod rows_above;

@@ -447,7 +447,7 @@ async fn follower<'a>(shared: &'a Shared, shutdown: &'a Shutdown) -> Follower<'a
     }
 }
 
-/// Takes it to the head; says whether that went well. Each block was announced, as over a WebSocket.
+/// Announces each block, as a WebSocket does, and follows the chain to its head; returns false if a step failed.
 async fn catch_up(follower: &mut Follower<'_>, shared: &Shared) -> bool {
     if let Some((from, to)) = shared.world().replaced.take() {
         follower.replaced_unseen(from, to);

@@ -13,16 +13,13 @@ use tokio::{
 use tracing::info;
 
 use super::{
-    Backoff, Block, BlockReads, FilledGap, Follower, Observer, Signal, Source, Step, Stored,
-    WatchEvent,
+    Backoff, Block, FilledGap, Follower, Observer, Signal, Source, Step, Stored, WatchEvent,
+    pending::{Gap, PendingSignals, says_replaced},
 };
 use crate::tally::{RunError, Shutdown};
 
 /// How often an idle watcher looks whether it still holds its lock.
 const LOOK_AT_LOCK: Duration = Duration::from_secs(5);
-/// How long after blocks may have been missed the newest one is asked for once more: the first answer may have been of a
-/// node that is behind.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How long the node may take to say whether a block was replaced.
 const LOOK_FOR_OTHER: Duration = Duration::from_secs(2);
 /// How many blocks in a row may be given up without a pause.
@@ -58,96 +55,6 @@ pub struct Watcher<'a> {
     pub shutdown: &'a Shutdown,
     /// Held by one watcher at a time.
     pub lock: Box<dyn Lock>,
-}
-
-/// What the signals came to since the last time.
-#[derive(Default)]
-struct PendingSignals {
-    /// The newest block has to be asked for.
-    ask: bool,
-    /// The newest announced block.
-    head: Option<Block>,
-    /// The last block announced on this connection.
-    announced: Option<Block>,
-    removed: Vec<BlockReads>,
-    /// The first and the last of the blocks that were announced and then replaced.
-    replaced: Option<(u64, u64)>,
-    gap: Option<Gap>,
-    /// When to ask for the newest block, whatever is announced.
-    ask_at: Option<Instant>,
-    /// What came during a step, and is handled after it.
-    meanwhile: Vec<Signal>,
-}
-
-/// Blocks that may have been missed, while they are caught up with.
-struct Gap {
-    from: Option<u64>,
-    logs: u64,
-    updated: u64,
-    since: Instant,
-}
-
-impl PendingSignals {
-    fn take(&mut self, signal: Signal, next: Option<u64>) {
-        match signal {
-            Signal::Head(block) => {
-                if let Some(last) = self.announced {
-                    if block.number > last.number + 1 {
-                        self.open_gap(next);
-                    }
-                    if replaces(&block, &last) {
-                        self.replace(block.number.min(last.number), last.number);
-                    }
-                }
-                self.announced = Some(block);
-                self.head = Some(block);
-            }
-            Signal::Newest(block) => self.head = Some(block),
-            Signal::Hint => self.ask = true,
-            Signal::Missed => {
-                self.ask = true;
-                self.ask_at = Some(Instant::now() + ASK_AGAIN);
-                self.announced = None;
-                self.open_gap(next);
-            }
-            Signal::Removed(log) => self.removed.push(log),
-        }
-    }
-
-    fn open_gap(&mut self, from: Option<u64>) {
-        let gap = Gap { from, logs: 0, updated: 0, since: Instant::now() };
-        self.gap.get_or_insert(gap);
-    }
-
-    fn replace(&mut self, first: u64, last: u64) {
-        let (from, to) = self.replaced.unwrap_or((first, last));
-        self.replaced = Some((from.min(first), to.max(last)));
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.ask && self.head.is_none() && self.removed.is_empty() && self.meanwhile.is_empty()
-    }
-}
-
-/// Whether `block`, announced after `last`, says that `last` was replaced.
-fn replaces(block: &Block, last: &Block) -> bool {
-    match block.number.checked_sub(last.number) {
-        None => true,
-        Some(0) => block.hash != last.hash,
-        Some(1) => block.parent != last.hash,
-        Some(_) => false,
-    }
-}
-
-/// Whether this signal says that `head` was replaced.
-fn says_replaced(signal: &Signal, head: &Block) -> bool {
-    match signal {
-        Signal::Head(block) => replaces(block, head),
-        // Another node may have answered, which is behind.
-        Signal::Newest(block) => block.number >= head.number && replaces(block, head),
-        Signal::Removed(log) => log.hash == head.hash,
-        Signal::Hint | Signal::Missed => false,
-    }
 }
 
 impl Watcher<'_> {
@@ -358,58 +265,5 @@ impl Watcher<'_> {
                 elapsed,
             }));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use alloy::primitives::B256;
-
-    use super::*;
-
-    fn block(number: u64, hash: u8, parent: u8) -> Block {
-        let (hash, parent) = (B256::repeat_byte(hash), B256::repeat_byte(parent));
-        Block { number, hash, parent, timestamp: 0, logs_bloom: None }
-    }
-
-    #[test]
-    fn a_signal_says_whether_a_block_was_replaced() {
-        let head = block(10, 1, 0);
-        let removed = |hash| {
-            let hash = B256::repeat_byte(hash);
-            Signal::Removed(BlockReads { number: 10, hash, wallets: [].into() })
-        };
-        for (signal, expected) in [
-            (Signal::Head(head), false),
-            (Signal::Head(block(10, 2, 0)), true),
-            (Signal::Head(block(9, 3, 0)), true),
-            (Signal::Head(block(11, 4, 1)), false),
-            (Signal::Head(block(11, 4, 2)), true),
-            (Signal::Head(block(12, 5, 4)), false),
-            (Signal::Newest(block(9, 3, 0)), false),
-            (Signal::Newest(block(10, 2, 0)), true),
-            (removed(1), true),
-            (removed(2), false),
-            (Signal::Hint, false),
-            (Signal::Missed, false),
-        ] {
-            assert_eq!(says_replaced(&signal, &head), expected, "{signal:?}");
-        }
-    }
-
-    #[test]
-    fn blocks_that_were_announced_and_replaced_are_noted() {
-        let mut pending = PendingSignals::default();
-        let mut announce = |block| {
-            pending.take(Signal::Head(block), Some(1));
-            pending.replaced
-        };
-        assert_eq!(announce(block(10, 1, 0)), None);
-        assert_eq!(announce(block(11, 2, 1)), None);
-        assert_eq!(announce(block(10, 3, 0)), Some((10, 11)));
-        assert_eq!(announce(block(11, 4, 3)), Some((10, 11)));
-        assert_eq!(announce(block(12, 6, 5)), Some((10, 11)));
-        assert_eq!(announce(block(15, 7, 6)), Some((10, 11)));
-        assert!(pending.gap.is_some());
     }
 }
