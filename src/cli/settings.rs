@@ -55,7 +55,7 @@ pub struct NodeArgs {
     /// Block to read at: latest, safe, finalized or a number
     #[arg(long, value_name = "BLOCK", default_value = "latest", global = true)]
     pub block: BlockChoice,
-    /// Oldest newest block to accept, such as 10m, or `off` [default: the profile's]
+    /// Maximum age of the newest block, such as 10m, or `off` [default: the profile's]
     ///
     /// An endpoint whose newest block is older is passed over for the next one. Use `off` for a chain that
     /// stands still.
