@@ -12,7 +12,7 @@ use url::Url;
 use crate::{
     cli::{HeadAge, Settings},
     profile::Profile,
-    read::{NodeReader, ReaderSettings},
+    read::{MethodChoice, NodeReader, ReaderSettings},
     redact,
     report::Report,
     rpc::{Client, ClientSettings, Contracts, RateLimits},
@@ -66,7 +66,9 @@ impl App {
     /// How wallets are read.
     pub fn reader_settings(&self) -> ReaderSettings {
         let node = &self.settings.node;
-        ReaderSettings { block: node.block, chunk: node.chunk, method: node.reader }
+        // Without Multicall3 there is only one way.
+        let method = self.profile.multicall3.map_or(MethodChoice::Packed, |_| node.reader);
+        ReaderSettings { block: node.block, chunk: node.chunk, method }
     }
 
     /// `eth_call`s in flight, at most.

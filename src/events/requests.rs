@@ -12,7 +12,7 @@ use std::{
 use alloy::primitives::{B256, Bloom, U64};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, sleep_until},
 };
 
@@ -138,13 +138,8 @@ impl LogRequests {
 
     /// The header of a block that must exist.
     pub(super) async fn header(&self, number: u64) -> Result<Header, RequestError> {
-        let request = Request::new("eth_getBlockByNumber", (U64::from(number), false));
-        let read = |header: Option<Header>| match header {
-            Some(header) if header.number == U64::from(number) => Ok(header),
-            Some(header) => Err(format!("it gives block {} as block {number}", header.number)),
-            None => Err(format!("header not found: it does not have block {number}")),
-        };
-        Ok(self.send(request, read).await?.0)
+        let _one_more = self.permit().await?;
+        self.client.header_by_number(number).await
     }
 
     /// The header of a block, asked for once more.
@@ -162,12 +157,17 @@ impl LogRequests {
         R: DeserializeOwned + Send,
         T: Send,
     {
-        // It is never closed.
-        let _one_more = self.in_flight.acquire().await;
+        let _one_more = self.permit().await?;
+        self.client.send(request, read).await
+    }
+
+    /// Waits until one more request may be in flight.
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, RequestError> {
+        let permit = self.in_flight.acquire().await.expect("the semaphore is never closed");
         if self.shutdown.is_requested() {
             return Err(RequestError::stopped());
         }
-        self.client.send_and_tell(request, read).await
+        Ok(permit)
     }
 }
 

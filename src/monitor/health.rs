@@ -10,7 +10,7 @@ use crate::{
     redact,
 };
 
-/// A head this far below the checkpoint is no answer of a node that is a little behind.
+/// A head this far below the checkpoint does not come from a node that is only a little behind.
 const FAR_BELOW: u64 = 64;
 /// What a healthy `watch` keeps within.
 #[derive(Clone, Copy, Debug)]

@@ -67,11 +67,8 @@ impl Aggregator {
         let timestamp = getCurrentBlockTimestampCall {}.abi_encode();
         let probe = aggregate3(contract, [(contract, timestamp.into())].into_iter());
         let probe = Call {
-            to: contract,
-            data: probe,
-            overrides: None,
             returned: Some(64 + BYTES_OF_WORD * (IN_FRONT + 1)),
-            origin: None,
+            ..Call::plain(contract, probe)
         };
         let origin = Arc::new(OriginCheck { chain_id, probe, read: read_probe });
         Self { contract, origin }
@@ -80,12 +77,11 @@ impl Aggregator {
     /// The call that asks this about these wallets.
     pub(super) fn call<Q: Question>(&self, question: &Q, wallets: &[Wallet]) -> Call {
         let in_front = 64 + BYTES_OF_WORD * IN_FRONT;
+        let data = aggregate3(self.contract, question.calls(wallets));
         Call {
-            to: self.contract,
-            data: aggregate3(self.contract, question.calls(wallets)),
-            overrides: None,
             returned: question.returned(wallets.len()).map(|bytes| in_front + bytes),
             origin: Some(Arc::clone(&self.origin)),
+            ..Call::plain(self.contract, data)
         }
     }
 }
@@ -178,7 +174,7 @@ impl Parts {
     }
 }
 
-/// Why a sum is no total.
+/// Why a sum is not stored as a total.
 pub(super) const OVERFLOW: &str = "the sum of the parts does not fit a uint256";
 
 /// A view that lists the members of a wallet.

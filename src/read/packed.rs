@@ -107,8 +107,10 @@ impl Packed {
             None => "give an --rpc-url whose node takes state overrides",
         };
         let itself = || {
-            let mut probe = Call::plain(PROGRAM, table.clone().into());
-            probe.overrides = Some(Arc::clone(&overrides));
+            let probe = Call {
+                overrides: Some(Arc::clone(&overrides)),
+                ..Call::plain(PROGRAM, table.clone().into())
+            };
             let read = |returned: &[u8]| split(returned, 0).map(|(origin, _)| origin);
             Arc::new(OriginCheck { chain_id, probe, read })
         };
@@ -135,11 +137,10 @@ impl Packed {
         data.extend_from_slice(&self.table);
         wallets.iter().for_each(|wallet| data.extend_from_slice(wallet.address().as_slice()));
         Call {
-            to: PROGRAM,
-            data: data.into(),
             overrides: Some(Arc::clone(&self.overrides)),
             returned: Some(BYTES_RETURNED * (wallets.len() + 2)),
             origin: Some(Arc::clone(&self.origin)),
+            ..Call::plain(PROGRAM, data.into())
         }
     }
 
@@ -231,9 +232,8 @@ impl Packed {
                 break;
             }
         }
-        let Some(failure) = failure else { return Ok(()) };
+        let Some(mut failure) = failure else { return Ok(()) };
         let endpoint = calls.client().endpoint(&failure.endpoint);
-        let mut failure = failure;
         // One failure more may be of a bad moment, several beside a node that works are not.
         for _ in 0..TRIES {
             if !calls.is_well(endpoint).await? {

@@ -26,7 +26,7 @@ use super::{
     multicall::Multicall3,
     packed::Packed,
     pin::PinnedBlock,
-    settings::{MethodChoice, ReaderSettings},
+    settings::ReaderSettings,
 };
 use crate::{
     profile::{Profile, View},
@@ -63,7 +63,7 @@ struct Cut<'a> {
 }
 
 impl NodeReader {
-    /// A reader of the totals that `profile` defines.
+    /// A reader of the totals that `profile` defines; without Multicall3, by the packed reader only.
     pub fn new(
         client: Arc<Client>,
         profile: &Profile,
@@ -81,10 +81,9 @@ impl NodeReader {
         };
         let origin = aggregator.as_ref().map(|aggregator| Arc::clone(&aggregator.origin));
         let packed = Packed::new(&parts, chain_id, chunk, Arc::clone(&plain), origin);
-        let choice = if aggregator.is_some() { method } else { MethodChoice::Packed };
         Self {
             caller: Caller::new(client, totals, aggregator.clone(), shutdown),
-            methods: Methods { choice, plain, packed },
+            methods: Methods { choice: method, plain, packed },
             direct,
             aggregator,
             block,

@@ -1,4 +1,4 @@
-//! What a request may still try after its failures. Pure: failures in, verdicts out.
+//! What a request may still try after its failures: failures in, verdicts out. Sends nothing.
 
 use std::{iter, time::Duration};
 

@@ -99,10 +99,37 @@ pub struct Header {
     pub logs_bloom: Option<Bloom>,
 }
 
+impl Header {
+    /// A header that must be there.
+    pub(super) fn existing(header: Option<Self>) -> Result<Self, String> {
+        header.ok_or_else(|| "it has no block".to_owned())
+    }
+
+    /// A header, if there is one, of the block of this number and of no other.
+    pub(super) fn numbered(number: u64) -> impl Fn(Option<Self>) -> Result<Option<Self>, String> {
+        move |header| match header {
+            Some(header) if header.number.to::<u64>() != number => {
+                Err(format!("it gave block {} for block {number}", header.number))
+            }
+            header => Ok(header),
+        }
+    }
+
+    /// A header, if there is one, of the block with this hash and of no other.
+    pub(super) fn hashed(hash: B256) -> impl Fn(Option<Self>) -> Result<Option<Self>, String> {
+        move |header| match header {
+            Some(header) if header.hash != hash => {
+                Err(format!("it gave block {} for block {hash}", header.hash))
+            }
+            header => Ok(header),
+        }
+    }
+}
+
 /// Reads a block's number or time, and refuses what no chain reaches and no database holds.
 ///
 /// # Errors
-/// When it is no quantity, or exceeds 63 bits.
+/// If it is not a quantity, or exceeds 63 bits.
 pub(crate) fn in_range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<U64, D::Error> {
     let number = U64::deserialize(deserializer)?;
     if i64::try_from(number.to::<u64>()).is_err() {

@@ -11,13 +11,15 @@ use tracing::{info, warn};
 
 use super::{
     block::BlockRef,
-    client::{Attempt, Client, LAG},
+    client::Client,
     endpoint::Endpoint,
     error::RequestError,
+    failover::Attempt,
     kind::ErrorKind,
     learnt::{Feature, Support},
     limiter::Permit,
     request::{Call, CallParams, Origin},
+    send::LAG,
     sender::{Rejected, Sender},
 };
 

@@ -174,8 +174,7 @@ impl Checker<'_> {
         if matches!(self.expected.block, BlockChoice::Number(_)) {
             return Ok(self.expected.block.to_string());
         }
-        let present = |header: Option<Header>| header.ok_or_else(|| "it has no block".to_owned());
-        let newest = self.ask("eth_getBlockByNumber", ("latest", false), present).await?;
+        let newest = self.ask("eth_getBlockByNumber", ("latest", false), Header::existing).await?;
         self.check_age(&newest).await?;
         Ok(match self.expected.block {
             BlockChoice::Latest => BlockChoice::Number(newest.number.to()),
@@ -209,7 +208,7 @@ impl Checker<'_> {
             return Ok(());
         }
         let before = number - number.min(SPAN);
-        let present = |header: Option<Header>| header.ok_or_else(|| "it has no block".to_owned());
+        let present = |header| Header::existing(Header::numbered(before)(header)?);
         let older = self.ask("eth_getBlockByNumber", (U64::from(before), false), present).await?;
         let span = newest.timestamp.saturating_sub(older.timestamp).to::<u64>();
         let seconds = u128::from(missing) * u128::from(span) / u128::from(number - before);

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -18,7 +18,7 @@ use super::{
     error::{NodeError, excerpt},
     json::{self, Answer},
     kind::Action,
-    learnt::Learnt,
+    learnt::{Learnt, lock},
     transport::{HttpError, Transport},
 };
 
@@ -173,8 +173,4 @@ impl Endpoint {
         }
         *lock(&self.availability) = Availability::Unfit(unfit, Instant::now() + time);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
 //! Whether what an endpoint answered counts: it must have had the block that it was asked about.
 
-use alloy::primitives::{B256, U64, keccak256};
+use alloy::primitives::{B256, keccak256};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tracing::info;
@@ -11,7 +11,7 @@ use super::{
     error::{NodeError, RequestError},
     kind::ErrorKind,
     request::Freshness,
-    sender::Sender,
+    sender::{Rejected, Sender},
 };
 
 /// An endpoint with a block this far above another is assumed to have that one too.
@@ -59,8 +59,7 @@ impl Sender {
         endpoint: &Endpoint,
         block: BlockRef,
     ) -> Result<Option<bool>, RequestError> {
-        let params = (U64::from(block.number), false);
-        let header: Option<Header> = self.ask(endpoint, "eth_getBlockByNumber", params, Ok).await?;
+        let header = self.header_at(endpoint, block.number).await?;
         Ok(header.map(|header| Some(header.hash) != block.hash))
     }
 
@@ -92,10 +91,7 @@ impl Sender {
         if endpoint.had_block(block.saturating_add(SURELY_HAS)) {
             return Ok(());
         }
-        let params = (U64::from(block), false);
-        let header: Option<IgnoredAny> =
-            self.ask(endpoint, "eth_getBlockByNumber", params, Ok).await?;
-        if header.is_none() {
+        if self.header_at(endpoint, block).await?.is_none() {
             return Err(lacks_block(endpoint, block.to_string()));
         }
         endpoint.has_block(block);
@@ -103,9 +99,8 @@ impl Sender {
     }
 
     async fn require_hash(&self, endpoint: &Endpoint, hash: B256) -> Result<(), RequestError> {
-        let params = (hash, false);
-        let header: Option<IgnoredAny> =
-            self.ask(endpoint, "eth_getBlockByHash", params, Ok).await?;
+        let read = |header| Header::hashed(hash)(header).map_err(Rejected::from);
+        let header = self.ask(endpoint, "eth_getBlockByHash", (hash, false), read).await?;
         header.map(drop).ok_or_else(|| lacks_block(endpoint, hash.to_string()))
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Mutex,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64},
     },
 };
@@ -73,4 +73,9 @@ pub enum Support {
     Works,
     /// It was seen not to work.
     Missing,
+}
+
+/// Locks what a panic elsewhere cannot have left half done.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

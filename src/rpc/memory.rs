@@ -1,9 +1,6 @@
 //! What an endpoint remembers: notes what is learnt of it, and tells what is known.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::{sync::OnceCell, time::Instant};
 
@@ -11,7 +8,7 @@ use super::{
     endpoint::Endpoint,
     error::NodeError,
     kind::ErrorKind,
-    learnt::{Checks, Feature, Head, Support},
+    learnt::{Checks, Feature, Head, Support, lock},
 };
 use crate::limit::{LimitSearch, Size};
 
@@ -153,8 +150,4 @@ impl Drop for SizeInUse<'_> {
     fn drop(&mut self) {
         self.endpoint.limit(self.limit, |search| search.ended(self.size));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use alloy::primitives::{Bytes, U64, U256};
+use serde::{Serialize, de::DeserializeOwned};
 use tracing::{info, warn};
 
 use super::{
@@ -84,13 +85,7 @@ impl Sender {
             }
             let params = CallParams(&check.probe, BlockRef::from(asked));
             let read = |bytes: Bytes| (check.read)(&bytes).map_err(Rejected::from);
-            let mut answer = self.ask_long(endpoint, "eth_call", &params, None, read).await;
-            for _ in 0..RETRIES {
-                if matches!(answer, Err(RequestError::Node(_))) {
-                    answer = self.ask_long(endpoint, "eth_call", &params, None, read).await;
-                }
-            }
-            let origin = match answer {
+            let origin = match self.ask_steadily(endpoint, "eth_call", &params, read).await {
                 Ok(origin) => origin,
                 Err(RequestError::Node(failure)) => {
                     info!("cannot tell whose block number contracts see: {failure}");
@@ -115,20 +110,32 @@ impl Sender {
         origin: Origin,
     ) -> Result<bool, RequestError> {
         let Some(timestamp) = origin.timestamp else { return Ok(true) };
-        let present = |header: Option<Header>| {
-            header.ok_or_else(|| Rejected::NoBlock("it has no block".to_owned()))
-        };
         let params = (U64::from(block), false);
-        let mut answer = self.ask(endpoint, "eth_getBlockByNumber", params, present).await;
-        for _ in 0..RETRIES {
-            if matches!(answer, Err(RequestError::Node(_))) {
-                answer = self.ask(endpoint, "eth_getBlockByNumber", params, present).await;
+        let read = |header| Ok(Header::numbered(block)(header)?);
+        match self.ask_steadily(endpoint, "eth_getBlockByNumber", &params, read).await {
+            Ok(header) => {
+                let made = header.map(|header| U256::from(header.timestamp.to::<u64>()));
+                Ok(made == Some(timestamp))
             }
-        }
-        match answer {
-            Ok(header) => Ok(U256::from(header.timestamp.to::<u64>()) == timestamp),
             Err(RequestError::Node(_)) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sends a request to an endpoint, and again while it fails.
+    async fn ask_steadily<P: Serialize, R: DeserializeOwned, T>(
+        &self,
+        endpoint: &Endpoint,
+        method: &'static str,
+        params: &P,
+        read: impl Fn(R) -> Result<T, Rejected>,
+    ) -> Result<T, RequestError> {
+        let mut answer = self.ask(endpoint, method, params, &read).await;
+        for _ in 0..RETRIES {
+            if matches!(answer, Err(RequestError::Node(_))) {
+                answer = self.ask(endpoint, method, params, &read).await;
+            }
+        }
+        answer
     }
 }

@@ -24,7 +24,7 @@ const LONGEST_RESPONSE: usize = 64 << 20;
 pub(super) enum Rejected {
     /// It makes no sense.
     Malformed(String),
-    /// It says that there is no such block.
+    /// The endpoint does not have the block.
     NoBlock(String),
 }
 

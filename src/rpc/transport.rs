@@ -32,7 +32,7 @@ pub struct HttpResponse {
     pub body: Vec<u8>,
 }
 
-/// Why there is no whole response. Never holds the URL, which may hold a key.
+/// Why a request got no complete response. Never contains the URL, which may contain a key.
 #[derive(Clone, Debug, Error)]
 pub enum HttpError {
     /// No connection could be made.

@@ -15,7 +15,7 @@ use super::transport::HeaderMap;
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// The longest wait until a window of requests ends that is taken beside one that was asked for this request.
 const LONGEST_BESIDE: Duration = Duration::from_secs(120);
-/// From here on a number is no span but a time since 1970: in seconds, and in milliseconds.
+/// Larger numbers are points in time since 1970, in seconds or in milliseconds, rather than spans.
 const EPOCH_SECONDS: f64 = 1e9;
 const EPOCH_MILLISECONDS: f64 = 1e12;
 /// How deep in an error's data a wait is looked for.

@@ -100,7 +100,7 @@ pub(super) fn wallets_json(wallets: &BTreeSet<Wallet>) -> String {
 
 const FOREIGN: &str = "eth_watch_blocks holds a row that ethtally did not write";
 
-/// The hash of the row of `eth_watch_blocks` that is no block, but says which rows are read again.
+/// The hash of the one row of `eth_watch_blocks` that is not a block: it says which rows are read again.
 pub(super) const ROWS_ABOVE: &str = "rows above";
 
 /// [`RowsAbove`] as the JSON text that is stored instead of a block's wallets.

@@ -1,6 +1,6 @@
 //! Failures whose words say nothing, or something wrong: what works beside them decides.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use alloy::{primitives::Address, providers::Provider};
 use ethtally_testbed::{
@@ -123,6 +123,8 @@ async fn a_block_that_fails_where_a_newer_one_works_has_lost_its_state_whatever_
         let chain = Chain::builder().start().await.unwrap();
         chain.set_interval_mining(1).await.unwrap();
         let stub = stub_of(&chain);
+        // So that there is a newer block by then.
+        stub.fault(Fault::Delay(Duration::from_millis(250)), When::eth_call());
         forgets_blocks_after(&stub, 5, fault.clone());
         let database = unread_table(600);
         let options = ["--reader", reader, "--chunk", "60", "--concurrency", "1", "--retries", "2"];

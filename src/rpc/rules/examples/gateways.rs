@@ -128,7 +128,7 @@ pub(super) const EXAMPLES: &[Example] = &[
     (502, 0, "<html><head><title>502</title></head>payment required</html>", Unreachable, SEEN),
     (502, 0, "payment required", Unreachable, OURS),
     (200, -32000, "corporate limitation", Unknown, OURS),
-    // Nothing but a status.
+    // Only a status.
     (408, 0, "", TimedOut, HTTP),
     (504, 0, "", TimedOut, HTTP),
     (524, 0, "", TimedOut, "Cloudflare"),
