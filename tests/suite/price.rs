@@ -77,6 +77,19 @@ async fn a_dry_run_estimates_calls_compute_units_and_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_without_multicall3_is_that_of_the_packed_reader() {
+    let database = unread_table(20_000);
+    let text = ethtally(["profile"]).run().expect(0).stdout;
+    let profile = database.folder().join("none.toml");
+    std::fs::write(&profile, text.replacen("name = ", "multicall3 = \"none\"\nname = ", 1))
+        .unwrap();
+    let none = ["--profile", profile.to_str().unwrap()];
+    let calls = |options: &[&str]| dry_run(&database, options).0["calls"].clone();
+    assert_eq!(calls(&none), calls(&["--reader", "packed"]));
+    assert_ne!(calls(&none), calls(&[]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_is_close_to_the_real_number_of_calls() {
     // The limits that the estimate assumes: Anvil's default for bodies is 2 MB.
     let chain = Chain::builder().wallets(20_000).gas_limit(50_000_000).start().await.unwrap();
