@@ -1,0 +1,227 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn auto(ceiling: usize) -> LimitSearch {
+    LimitSearch::from(200, ceiling)
+}
+
+/// Sizes asked for one after another on a node that takes `limit`, and whether each succeeded.
+fn tries(search: &mut LimitSearch, limit: usize, calls: usize) -> Vec<(usize, bool)> {
+    (0..calls)
+        .map(|_| {
+            let size = search.next_size();
+            let fits = size.len <= limit;
+            if fits {
+                search.succeeded(size.len)
+            } else {
+                search.too_large(size.len, None)
+            }
+            search.ended(size);
+            (size.len, fits)
+        })
+        .collect()
+}
+
+#[test]
+fn a_limit_is_closed_in_on() {
+    let tried = tries(&mut auto(60_000), 2_300, 9);
+    let expected = [
+        (200, true),
+        (400, true),
+        (800, true),
+        (1_600, true),
+        (3_200, false),
+        (2_400, false),
+        (2_000, true),
+        (2_200, true),
+        (2_300, true),
+    ];
+    assert_eq!(tried, expected);
+}
+
+#[test]
+fn a_node_that_takes_fewer_than_the_first_try_is_found_out() {
+    let mut search = auto(60_000);
+    let tried = tries(&mut search, 100, 6);
+    assert_eq!(tried[0], (200, false));
+    assert_eq!(tried[1], (100, true));
+    assert!(tried[5].0 >= 94 && tried[5].0 <= 106, "{tried:?}");
+}
+
+/// Wallets differ, so that the limit is not sharp: what succeeds once may fail the next time.
+#[test]
+fn near_the_limit_few_calls_are_lost() {
+    let mut search = auto(60_000);
+    let (mut lost, mut asked) = (0, 0);
+    for call in 0..600 {
+        let limit = 5_900 + (call * 7_919) % 200;
+        let (wallets, fits) = tries(&mut search, limit, 1)[0];
+        asked += wallets;
+        lost += usize::from(!fits);
+    }
+    assert!(lost <= 16, "{lost} calls were too much");
+    assert!(asked / 600 >= 5_300, "{} wallets a call", asked / 600);
+}
+
+/// As where another node answers behind the same URL.
+#[test]
+fn a_limit_that_falls_is_followed_and_one_that_rises_too() {
+    let mut search = auto(60_000);
+    tries(&mut search, 5_000, 30);
+    let fallen = tries(&mut search, 500, 20);
+    assert!(fallen.iter().filter(|(_, fits)| !fits).count() <= 10, "{fallen:?}");
+    assert!((450..=500).contains(&fallen.last().unwrap().0), "{fallen:?}");
+    let risen = tries(&mut search, 5_000, 2_000);
+    assert!(risen.last().unwrap().0 >= 4_600, "{:?}", risen.last());
+}
+
+/// Of requests that any size can fail, three in a hundred do, once every retry is spent.
+#[test]
+fn bad_moments_do_not_keep_sizes_small() {
+    for offset in 0..30 {
+        let mut search = auto(2_600);
+        let mut asked = 0;
+        for call in 0..120 {
+            let size = search.next_size();
+            match (call + offset) % 33 == 0 {
+                true => search.may_be_too_large(size.len),
+                false => search.succeeded(size.len),
+            }
+            search.ended(size);
+            asked += size.len;
+        }
+        assert!(asked / 120 >= 2_000, "{offset}: {} wallets a call", asked / 120);
+    }
+}
+
+/// As behind a gateway that cuts off what takes too long.
+#[test]
+fn a_limit_that_the_node_does_not_state_is_found_at_little_cost() {
+    let mut search = auto(60_000);
+    let (mut lost, mut asked) = (0, 0);
+    for _ in 0..600 {
+        let size = search.next_size();
+        match size.len <= 2_300 {
+            true => (search.succeeded(size.len), asked += size.len).0,
+            false => (search.may_be_too_large(size.len), lost += 1).0,
+        }
+        search.ended(size);
+    }
+    assert!(lost <= 16, "{lost} calls were too much");
+    assert!(asked / 600 >= 2_100, "{} wallets a call", asked / 600);
+}
+
+#[test]
+fn a_number_is_a_ceiling_from_the_start() {
+    let mut search = LimitSearch::at_most(500);
+    assert!(!search.is_doubling());
+    assert!(tries(&mut search, 10_000, 50).iter().all(|tried| *tried == (500, true)));
+    search.too_large(500, None);
+    let tried = tries(&mut search, 10_000, 100);
+    assert_eq!(tried[0].0, 485);
+    assert!(tried.iter().all(|(wallets, _)| *wallets <= 500));
+    assert_eq!(tried.last(), Some(&(500, true)), "what failed once succeeds later");
+}
+
+#[test]
+fn an_untried_size_is_tried_by_one_call_at_a_time() {
+    let mut search = auto(60_000);
+    tries(&mut search, 60_000, 1);
+    assert_eq!(search.next_size(), Size { len: 400, is_untried: true });
+    let meanwhile = search.next_size();
+    assert_eq!(meanwhile, Size { len: 200, is_untried: false });
+    search.ended(meanwhile);
+    assert_eq!(search.next_size(), Size { len: 200, is_untried: false });
+    search.ended(Size { len: 400, is_untried: true });
+    assert_eq!(search.next_size(), Size { len: 400, is_untried: true });
+}
+
+#[test]
+fn one_poisoned_chunk_makes_the_next_ones_little_smaller() {
+    let mut search = auto(60_000);
+    let before = tries(&mut search, 5_000, 40).last().unwrap().0;
+    search.too_large(before, None);
+    let after = tries(&mut search, 5_000, 60);
+    assert!(after.iter().all(|(wallets, _)| *wallets >= before * 15 / 16), "{after:?}");
+}
+
+#[test]
+fn a_number_that_is_too_much_is_halved_and_the_limit_closed_in_on() {
+    for (number, limit) in [(5_000, 1_488), (20_000, 5_050), (2_000, 1_000)] {
+        let calls = LimitSearch::at_most(number).requests_for(1_000_000, limit);
+        let fewest = 1_000_000 / limit as u64;
+        assert!(calls <= fewest * 11 / 10 + 20, "{number}, {limit}: {calls} of {fewest}");
+    }
+}
+
+#[test]
+fn one_wallet_that_fails_alone_says_nothing_of_sizes() {
+    let mut search = auto(60_000);
+    search.too_large(1, None);
+    assert_eq!(search.next_size().len, 200);
+}
+
+#[test]
+fn a_limit_that_the_node_states_is_met_at_once_and_kept() {
+    let mut search = LimitSearch::from(10_000, 10_000);
+    let mut refused = 0;
+    for _ in 0..720 {
+        let size = search.next_size();
+        match size.len <= 10 {
+            true => search.succeeded(size.len),
+            false => search.too_large(size.len, Some(10)),
+        }
+        refused += u32::from(size.len > 10);
+        search.ended(size);
+    }
+    assert_eq!(search.largest(), 10);
+    assert!(refused <= 4, "{refused} requests were too large");
+}
+
+#[test]
+fn several_failures_of_one_size_count_once() {
+    let mut search = LimitSearch::from(10_000, 10_000);
+    (0..4).for_each(|_| search.too_large(10_000, None));
+    assert_eq!(search.next_size().len, 5_000);
+}
+
+#[test]
+fn the_plan_of_a_table_is_near_the_fewest_calls() {
+    // 50M gas at 9.8k and at 21k a wallet, and 2 MB at 1,344 bytes a wallet.
+    for (limit, most) in [(5_100, 700), (2_380, 1_450), (1_560, 2_300)] {
+        let calls = auto(60_000).requests_for(3_150_000, limit);
+        let fewest = 3_150_000_u64.div_ceil(limit as u64);
+        assert!(calls >= fewest && calls <= most, "{limit}: {calls} of {fewest}");
+    }
+    assert_eq!(LimitSearch::at_most(200).requests_for(1_001, 5_000), 6);
+    assert_eq!(auto(60_000).requests_for(3, 5_000), 1);
+    assert_eq!(auto(60_000).requests_for(0, 5_000), 0);
+}
+
+proptest! {
+    /// Whatever fails and succeeds, the next size is one that may be asked for.
+    #[test]
+    fn a_size_is_never_none_and_never_above_the_ceiling(
+        ceiling in 1_usize..5_000,
+        outcomes in prop::collection::vec((any::<bool>(), any::<Option<usize>>()), 0..200),
+    ) {
+        let mut search = auto(ceiling);
+        for (fits, allowed) in outcomes {
+            let size = search.next_size();
+            prop_assert!((1..=ceiling).contains(&size.len));
+            if fits { search.succeeded(size.len) } else { search.too_large(size.len, allowed) }
+            search.ended(size);
+        }
+    }
+
+    /// On a node with a fixed limit, 20 calls are enough to come near.
+    #[test]
+    fn a_fixed_limit_is_found(limit in 1_usize..50_000) {
+        let mut search = auto(60_000);
+        tries(&mut search, limit, 20);
+        let settled = tries(&mut search, limit, 12);
+        let best = settled.iter().filter(|(_, fits)| *fits).map(|(wallets, _)| *wallets).max();
+        prop_assert!(best.unwrap() * 18 >= limit * 16, "{limit}: {settled:?}");
+    }
+}
