@@ -76,7 +76,7 @@ fn run(cli: Cli, report: &Report, shutdown: &Shutdown) -> Result<Verdict, RunErr
     ended
 }
 
-/// Waits until everything is printed. 0 to 4, or 128 and the signal that interrupted the command.
+/// Waits until everything is printed. 0 to 5, or 128 and the signal that interrupted the command.
 fn exit_status(ended: Result<Verdict, RunError>, report: &Report, shutdown: &Shutdown) -> ExitCode {
     let printed = report.flush(|| shutdown.signal().is_some());
     let ended = ended.and_then(|verdict| printed.map(|()| verdict));
@@ -99,6 +99,7 @@ fn exit_status(ended: Result<Verdict, RunError>, report: &Report, shutdown: &Shu
             // What a run waited for when its time was over was the node, mostly.
             RunError::Node(_) | RunError::Unreadable(_) | RunError::Stopped(_) => 3,
             RunError::Database(_) => 4,
+            RunError::Locked(_) => 5,
         }),
     }
 }

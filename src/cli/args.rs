@@ -23,6 +23,9 @@ pub struct SweepArgs {
     /// Stop cleanly after this time, such as 50s
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub max_duration: Option<Duration>,
+    /// Exit 5 instead of 0 if another sweep is running
+    #[arg(long)]
+    pub fail_if_locked: bool,
     /// How many `eth_call`s may be sent.
     #[command(flatten)]
     pub budget: BudgetArgs,

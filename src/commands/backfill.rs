@@ -71,7 +71,7 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
         true => store_placeholders(app, store, pages(wallets), &mut seen).await,
         false => {
             let pages = wanted_pages(store, wallets, args.resume, &mut seen);
-            story.run(rows - rejected, pages, |_, _| {}).await
+            story.run(store, rows - rejected, pages, |_, _| {}).await
         }
     };
     story.note_rest(&mut run, "run it again with --resume to continue");

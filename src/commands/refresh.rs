@@ -49,7 +49,7 @@ pub(super) async fn run(app: &App, args: RefreshArgs) -> Result<Verdict, RunErro
     let pages = pages_of(wallets.clone(), PAGE as usize);
     let keep =
         |block, (wallet, total): &Reading| drop(read.insert(*wallet, (block, total.clone())));
-    let run = story.run(requested, pages, keep).await;
+    let run = story.run(story.store.as_ref(), requested, pages, keep).await;
     let summary = RunOutput { command: "refresh", requested, counts: story.counts(&run) };
     let wallet = |wallet: Wallet| {
         let (total, read_block, text) = match read.get(&wallet) {

@@ -11,7 +11,7 @@ use crate::{
     read::NodeReader,
     report::{CommandOutput, Styler, Verdict},
     store::{Access, Store},
-    tally::{Pipeline, Reading, RunError, RunSummary, Wallet},
+    tally::{Ledger, Pipeline, Reading, RunError, RunSummary, Wallet},
 };
 
 /// A command that reads wallets and stores their totals.
@@ -42,22 +42,18 @@ impl<'a> Story<'a> {
         Ok(Self { app, command, started, reader, store })
     }
 
-    /// Reads the wallets of `pages` and stores their totals, under a bar for `expected` of them; `each` sees
+    /// Reads the wallets of `pages` and stores their totals in `ledger`, under a bar for `expected` of them; `each` sees
     /// every reading that was stored, with its block.
     pub(super) async fn run(
         &self,
+        ledger: &dyn Ledger,
         expected: u64,
         pages: impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send,
         each: impl FnMut(u64, &Reading) + Send,
     ) -> RunSummary {
         let Some(reader) = &self.reader else { return RunSummary::default() };
         let bar = self.app.report.bar(self.command, expected);
-        let pipeline = Pipeline {
-            reader,
-            ledger: self.store.as_ref(),
-            shutdown: &self.app.shutdown,
-            progress: &bar,
-        };
+        let pipeline = Pipeline { reader, ledger, shutdown: &self.app.shutdown, progress: &bar };
         pipeline.run(pages, each).await
     }
 

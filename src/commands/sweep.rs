@@ -9,6 +9,7 @@ use chrono::TimeDelta;
 use futures_util::{Stream, StreamExt, stream};
 use itertools::Itertools;
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
 use super::story::{RunOutput, Story, verdict};
 use crate::{
@@ -16,30 +17,39 @@ use crate::{
     cli::SweepArgs,
     report::{CommandOutput, Styler, Verdict},
     store::{Access, LockKey, Stale, Store},
-    tally::{RunError, RunSummary, Shard, Wallet, pages_of},
+    tally::{Lock, Locked, RunError, RunSummary, Shard, Shutdown, Wallet, pages_of},
 };
 
 /// What comes after a run that ended early.
 const CONTINUES: &str = "the next run continues with the oldest rows";
 
 pub(super) async fn run(app: &App, args: SweepArgs) -> Result<Verdict, RunError> {
-    if args.dry_run {
-        return dry_run(app, &args).await;
+    let timer = args.max_duration.map(|limit| TimeLimit::start(limit, &app.shutdown));
+    let ended = match args.dry_run {
+        true => dry_run(app, &args).await,
+        false => sweep(app, &args).await,
+    };
+    if !timer.is_some_and(|timer| timer.is_over()) {
+        return ended;
     }
+    if ended.is_ok() {
+        app.report.note(&format!("--max-duration reached; {CONTINUES}"));
+    }
+    ended.map_err(|error| error.context("--max-duration reached"))
+}
+
+async fn sweep(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let reader = app.reader(args.budget.max_calls)?;
     let story = Story::open(app, "sweep", Some(reader)).await?;
     let store = story.store.as_ref();
     let shard = args.shard.unwrap_or(Shard::ALL);
-    let Some(_lock) = store.lock(LockKey::Sweep(shard)).await? else {
-        app.report.note(&format!(
-            "another sweep of shard {shard} of this database is running; nothing done"
-        ));
-        let counts = story.counts(&RunSummary::default()).skipped();
-        app.report.result(&RunOutput { command: "sweep", requested: 0, counts })?;
-        return Ok(Verdict::Pass);
+    let key = LockKey::Sweep(shard);
+    let Some(lock) = store.lock(key).await? else {
+        let holder = store.holder(key).await;
+        return skip(app, args, &story, holder);
     };
-    let stale = stale(store, &args).await?;
-    let limit = limit(&args);
+    let stale = stale(store, args).await?;
+    let limit = limit(args);
     let expected = match app.report.shows_bars() {
         true => count(store, &stale, limit).await?,
         false => 0,
@@ -47,7 +57,9 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> Result<Verdict, RunError>
     let due = due_without_row(store, shard, limit).await?;
     let left = limit - due.len() as u64;
     let pages = pages_of(due, PAGE as usize).chain(stale_pages(store, stale, left));
-    let mut run = within(app, args.max_duration, story.run(expected, pages, |_, _| {})).await;
+    let ledger = Locked { ledger: store, lock: lock.as_ref() };
+    let work = story.run(&ledger, expected, pages, |_, _| {});
+    let mut run = while_held(lock.as_ref(), &app.shutdown, work).await;
     story.note_rest(&mut run, CONTINUES);
     if run.counts.superseded > 0 && run.counts.updated == 0 {
         app.report.note(
@@ -57,6 +69,45 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> Result<Verdict, RunError>
     let counts = story.counts(&run);
     app.report.result(&RunOutput { command: "sweep", requested: run.counts.requested, counts })?;
     verdict(run, args.strict.strict)
+}
+
+/// Another sweep is at work.
+fn skip(
+    app: &App,
+    args: &SweepArgs,
+    story: &Story<'_>,
+    holder: Option<String>,
+) -> Result<Verdict, RunError> {
+    let holder = holder.map(|holder| format!(" ({holder})")).unwrap_or_default();
+    let shard = args.shard.unwrap_or(Shard::ALL);
+    let said =
+        format!("another sweep of shard {shard} of this database is running{holder}; nothing done");
+    let counts = story.counts(&RunSummary::default()).skipped();
+    let output = RunOutput { command: "sweep", requested: 0, counts };
+    if args.fail_if_locked {
+        app.report.result(&output)?;
+        return Err(RunError::Locked(said));
+    }
+    app.report.note(&said);
+    app.report.result(&output)?;
+    Ok(Verdict::Pass)
+}
+
+/// Does `work` while the lock is held. Once it is lost, the work stops without storing more.
+async fn while_held(
+    lock: &dyn Lock,
+    shutdown: &Shutdown,
+    work: impl Future<Output = RunSummary>,
+) -> RunSummary {
+    let mut work = std::pin::pin!(work);
+    let reason = tokio::select! {
+        run = &mut work => return run,
+        reason = lock.lost() => reason,
+    };
+    shutdown.request();
+    let mut run = work.await;
+    run.error = Some(RunError::lock_lost(&reason));
+    run
 }
 
 /// How many wallets to sweep at most.
@@ -109,22 +160,29 @@ fn stale_pages(
     })
 }
 
-/// Runs `work`, asking it to stop cleanly when `limit` is over.
-async fn within(
-    app: &App,
-    limit: Option<Duration>,
-    work: impl Future<Output = RunSummary>,
-) -> RunSummary {
-    let Some(limit) = limit else { return work.await };
-    let mut work = std::pin::pin!(work);
-    tokio::select! {
-        run = &mut work => run,
-        () = tokio::time::sleep(limit) => {
-            app.shutdown.request();
-            let run = work.await;
-            app.report.note(&format!("--max-duration reached; {CONTINUES}"));
-            run
-        }
+/// Asks for a shutdown when the time of `--max-duration` is over.
+struct TimeLimit {
+    timer: JoinHandle<()>,
+}
+
+impl TimeLimit {
+    fn start(limit: Duration, shutdown: &Shutdown) -> Self {
+        let shutdown = shutdown.clone();
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            shutdown.request();
+        });
+        Self { timer }
+    }
+
+    fn is_over(&self) -> bool {
+        self.timer.is_finished()
+    }
+}
+
+impl Drop for TimeLimit {
+    fn drop(&mut self) {
+        self.timer.abort();
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     cli::{TrackChoice, WatchArgs},
     events::{Events, Heads},
     follow::{
-        Backoff, Context, Follower, FollowerSettings, Lock, Observer, Source, Track, WatchEnd,
+        Backoff, Context, Follower, FollowerSettings, Observer, Source, Track, WatchEnd,
         WatchEvent, Watcher,
     },
     monitor::{HealthLimits, Monitor, RunningServer, Server},
@@ -25,7 +25,7 @@ use crate::{
     report::Verdict,
     rpc::{BlockChoice, Contracts},
     store::{Access, LockKey, Store},
-    tally::{RunError, Shutdown},
+    tally::{Lock, Locked, RunError, Shutdown},
 };
 use lines::{EventBody, EventLine, EventPrinter, print_event};
 
@@ -200,12 +200,10 @@ impl Watch<'_> {
         let mut backoff = Backoff::default();
         let mut first = true;
         while let Some(lock) = self.lock().await {
-            match self.follow(lock, first).await {
+            match self.follow(lock.as_ref(), first).await {
                 Ok(WatchEnd::Stopped) => break,
-                Ok(WatchEnd::LockLost) => {
-                    warn!(
-                        "the database session that held the lock was lost; taking the lock again"
-                    );
+                Ok(WatchEnd::LockLost(reason)) => {
+                    warn!("the lock was lost: {reason}; taking it again");
                     backoff.reset();
                 }
                 Err(error) => self.wait_out(error, backoff.pause()).await,
@@ -251,11 +249,12 @@ impl Watch<'_> {
     }
 
     /// Follows the chain while the lock is held.
-    async fn follow(&self, lock: Box<dyn Lock>, first: bool) -> Result<WatchEnd, RunError> {
+    async fn follow(&self, lock: &dyn Lock, first: bool) -> Result<WatchEnd, RunError> {
+        let ledger = Locked { ledger: self.store, lock };
         let context = Context {
             source: self.events.as_ref(),
             reader: self.reader.as_ref(),
-            ledger: self.store,
+            ledger: &ledger,
             journal: self.store,
             observer: self.observer.as_ref(),
             shutdown: &self.app.shutdown,

@@ -28,7 +28,7 @@ use async_trait::async_trait;
 pub use backoff::Backoff;
 pub use event::{FilledGap, Head, Observer, Stored, Transport, WatchEvent};
 pub use follower::{Context, Follower, FollowerSettings, Step, Track};
-pub use watcher::{Lock, WatchEnd, Watcher};
+pub use watcher::{WatchEnd, Watcher};
 
 use crate::tally::{RunError, Wallet};
 

@@ -5,7 +5,6 @@
 
 use std::{pin::pin, time::Duration};
 
-use async_trait::async_trait;
 use tokio::{
     sync::mpsc::UnboundedReceiver,
     time::{Instant, sleep_until, timeout},
@@ -16,7 +15,7 @@ use super::{
     Backoff, Block, FilledGap, Follower, Observer, Signal, Source, Step, Stored, WatchEvent,
     pending::{Gap, PendingSignals, says_replaced},
 };
-use crate::tally::{RunError, Shutdown};
+use crate::tally::{Lock, RunError, Shutdown};
 
 /// How often an idle watcher looks whether it still holds its lock.
 const LOOK_AT_LOCK: Duration = Duration::from_secs(5);
@@ -27,20 +26,13 @@ const WITHOUT_PAUSE: u32 = 5;
 /// How often an announced block that the node does not know may fail before it is forgotten.
 const UNKNOWN: u32 = 4;
 
-/// What only one watcher of a checkpoint holds.
-#[async_trait]
-pub trait Lock: Send {
-    /// True while it is held: it ends with its database session.
-    async fn is_held(&mut self) -> bool;
-}
-
 /// Why a watcher ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchEnd {
     /// A stop was asked for.
     Stopped,
-    /// Another process may be the watcher now.
-    LockLost,
+    /// The lock was lost, for this reason: another process may be the watcher now.
+    LockLost(String),
 }
 
 /// Follows the chain for as long as it holds its lock.
@@ -54,7 +46,7 @@ pub struct Watcher<'a> {
     /// Asks for the end.
     pub shutdown: &'a Shutdown,
     /// Held by one watcher at a time.
-    pub lock: Box<dyn Lock>,
+    pub lock: &'a dyn Lock,
 }
 
 impl Watcher<'_> {
@@ -69,7 +61,7 @@ impl Watcher<'_> {
                 return WatchEnd::Stopped;
             }
             if !self.lock.is_held().await {
-                return WatchEnd::LockLost;
+                return WatchEnd::LockLost(self.lock.lost().await);
             }
             let now = Instant::now();
             if pending.ask_at.is_some_and(|when| when <= now) {

@@ -2,26 +2,45 @@
 //!
 //! [`super::sql_store::SqlStore`] does with a [`Dialect`] all that a store does.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use chrono::NaiveDateTime;
-use sqlx::{
-    Database, FromRow, Pool,
-    migrate::{Migrate, Migrator},
-    postgres::PgRow,
-    sqlite::SqliteRow,
-};
+use sqlx::{Database, FromRow, postgres::PgRow, sqlite::SqliteRow};
 
-use super::{LockKey, error::StoreError};
-use crate::{follow::Lock, tally::Shutdown};
+use super::{LockKey, error::StoreError, schema::Migration, sql_store::SqlStore};
+use crate::tally::{Lock, RunError};
 
 /// A database, as a dialect of SQL.
 #[async_trait]
 pub(super) trait Dialect: Send + Sync + Sized + 'static {
     /// Its driver.
-    type Database: Database<Connection: Migrate>;
+    type Database: Database;
+
+    /// How long beginning a transaction may take.
+    const BEGIN_LIMIT: Duration;
 
     /// Its statements.
     const SQL: Statements;
+
+    /// Its migrations.
+    const MIGRATIONS: &'static [Migration];
+
+    /// Opens a connection.
+    async fn connect(&self) -> Result<ConnectionOf<Self>, StoreError>;
+
+    /// Begins a transaction; returns what [`Dialect::look`] finds its session by.
+    async fn begin(
+        &self,
+        connection: &mut ConnectionOf<Self>,
+        purpose: Purpose,
+    ) -> sqlx::Result<Option<SessionId>>;
+
+    /// Looks from a second connection at what a session is waiting for.
+    async fn look(&self, id: Option<SessionId>) -> Look;
+
+    /// Executes statements without parameters.
+    async fn run(connection: &mut ConnectionOf<Self>, sql: &'static str) -> sqlx::Result<()>;
 
     /// Executes a statement and returns the number of rows it affected.
     async fn execute(
@@ -38,36 +57,58 @@ pub(super) trait Dialect: Send + Sync + Sized + 'static {
     ) -> sqlx::Result<Vec<T>>;
 
     /// The keys of `count` random rows, each at most once.
-    async fn sample(
-        connection: &mut ConnectionOf<Self>,
-        count: u32,
-    ) -> sqlx::Result<Vec<(String,)>>;
-
-    /// The migrations of this database.
-    fn migrator() -> Migrator;
+    async fn sample(store: &SqlStore<Self>, count: u32) -> Result<Vec<(String,)>, StoreError>;
 
     /// Applies missing migrations, one process at a time; returns their names.
-    async fn migrate(
-        &self,
-        pool: &Pool<Self::Database>,
-        shutdown: &Shutdown,
-    ) -> Result<Vec<String>, StoreError>;
+    async fn migrate(store: &SqlStore<Self>) -> Result<Vec<String>, StoreError>;
 
     /// Takes a lock between processes; `None` if another one holds it.
     async fn lock(
-        &self,
-        pool: &Pool<Self::Database>,
+        store: &SqlStore<Self>,
         key: LockKey<'_>,
     ) -> Result<Option<Box<dyn Lock>>, StoreError>;
 
+    /// Who holds a lock, as far as the database tells.
+    async fn holder(store: &SqlStore<Self>, key: LockKey<'_>) -> Option<String>;
+
     /// True if a transaction failed only because of another one, so that a retry may succeed.
-    fn is_conflict(error: &sqlx::Error) -> bool;
+    fn is_conflict(error: &StoreError) -> bool;
 
     /// The database without secrets, such as `database sqlite:tally.db`.
     fn label(&self) -> String;
 
+    /// Why there is no connection, and the remedy.
+    fn cannot_connect(&self, error: &sqlx::Error) -> RunError;
+
     /// What is wrong, and the remedy. `is_upgrade` if the tables were being created or upgraded.
-    async fn describe(&self, error: &sqlx::Error, is_upgrade: bool) -> String;
+    fn describe(&self, error: &sqlx::Error, is_upgrade: bool) -> String;
+}
+
+/// What a transaction is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Writing.
+    Write,
+    /// Reading rows in the order of an index.
+    ByIndex,
+    /// Any other reading.
+    Read,
+}
+
+/// What the server calls a session.
+pub(super) type SessionId = i32;
+
+/// What a session is doing, seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It cannot be told.
+    Unknown,
+    /// It is at work.
+    Working,
+    /// It waits for a lock that this session holds.
+    Blocked(String),
+    /// The server does not know it, or does not answer.
+    Missing,
 }
 
 /// A connection of a dialect's driver.
@@ -90,6 +131,7 @@ pub(super) enum Value<'a> {
     Text(&'a str),
     TextOrNull(Option<&'a str>),
     Number(i64),
+    Bytes(&'a [u8]),
     Time(NaiveDateTime),
     /// A list: in PostgreSQL an array, in SQLite a JSON text.
     List(&'a [String]),
@@ -109,10 +151,14 @@ pub(super) enum Column<'a> {
 /// The statements that differ between the dialects, with their parameters. Times are UTC, whatever
 /// the time zone of session and server.
 pub(super) struct Statements {
-    /// Begins a transaction that writes.
-    pub(super) begin: &'static str,
-    /// Begins a transaction to read in, whose statements read rows in the order of an index.
-    pub(super) begin_by_index: &'static str,
+    /// Creates the table of applied migrations.
+    pub(super) create_migrations: &'static str,
+    /// The versions of the applied migrations.
+    pub(super) migrations: &'static str,
+    /// A version; returns it if it was applied.
+    pub(super) migration: &'static str,
+    /// Version, name, checksum.
+    pub(super) record_migration: &'static str,
     /// The database's clock.
     pub(super) now: &'static str,
     /// An age before that of all rows, for `stale_page`.

@@ -4,7 +4,6 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use sqlx::migrate::MigrateError;
 use thiserror::Error;
 
 use crate::tally::Shutdown;
@@ -14,8 +13,31 @@ use crate::tally::Shutdown;
 pub(super) enum StoreError {
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-    #[error("the tables cannot be upgraded: {0}")]
-    Upgrade(#[source] MigrateError),
+    /// No connection.
+    #[error(transparent)]
+    Connect(sqlx::Error),
+    /// The statement failed because of a lock that this session holds.
+    #[error("{error}")]
+    Blocked { error: sqlx::Error, by: String },
+    #[error(
+        "no answer in {0} s; check that the server is up, and the host and port in --database-url"
+    )]
+    NoAnswer(u64),
+    #[error(
+        "no session became free in {0} s; if --database-url leads to a pooler, raise its pool size: \
+         a run needs two connections"
+    )]
+    NoSession(u64),
+    #[error("the server stopped answering, and the connection was closed")]
+    Silent,
+    #[error(
+        "the server takes no writes: it is a standby, or set to read-only; --database-url must \
+         name the primary server"
+    )]
+    ReadOnly,
+    /// The tables could not be created or upgraded.
+    #[error(transparent)]
+    Upgrade(sqlx::Error),
     #[error(
         "its tables are missing or older than this version needs; run `ethtally migrate` first"
     )]
@@ -23,10 +45,10 @@ pub(super) enum StoreError {
     #[error("its tables belong to a newer version of ethtally (migration {0}); upgrade ethtally")]
     TablesTooNew(i64),
     #[error(
-        "the tables cannot be upgraded while another session holds them, for {0} s by now; end its \
-         transaction (pg_stat_activity shows it), or try again later"
+        "the tables cannot be upgraded while {by} holds them, for {seconds} s by now; end its \
+         transaction, or try again later"
     )]
-    TablesHeld(u64),
+    TablesHeld { by: String, seconds: u64 },
     #[error("lock file {}: {source}; check that its folder exists and is writable", path.display())]
     LockFile { path: PathBuf, source: io::Error },
     #[error("stopped while waiting for {0}")]
@@ -38,9 +60,9 @@ impl StoreError {
     pub(super) const fn sql(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Sql(error)
-            | Self::Upgrade(
-                MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _),
-            ) => Some(error),
+            | Self::Connect(error)
+            | Self::Upgrade(error)
+            | Self::Blocked { error, .. } => Some(error),
             _ => None,
         }
     }
@@ -48,6 +70,47 @@ impl StoreError {
     /// The database's code for it.
     pub(super) fn code(&self) -> Option<String> {
         self.sql().and_then(code)
+    }
+
+    /// The same, with the session that held the lock which was waited for.
+    pub(super) fn blocked_by(self, blocker: Option<String>) -> Self {
+        match (self, blocker) {
+            (Self::Sql(error), Some(by)) => Self::Blocked { error, by },
+            (error, _) => error,
+        }
+    }
+
+    /// The same, as of an upgrade of the tables.
+    pub(super) fn during_upgrade(self) -> Self {
+        match self {
+            Self::Sql(error) | Self::Blocked { error, .. } => Self::Upgrade(error),
+            error => error,
+        }
+    }
+
+    /// True if the database gives no further connection, but may have others that serve.
+    pub(super) fn is_out_of_connections(&self) -> bool {
+        // too_many_connections
+        self.code().as_deref() == Some("53300")
+    }
+
+    /// True if the session is still in order, so that only its transaction failed.
+    pub(super) fn leaves_session(&self) -> bool {
+        self.sql().is_some_and(|error| error.as_database_error().is_some()) && !self.is_lost()
+    }
+
+    /// True if the session no longer serves: a new one may do what it did not.
+    pub(super) fn is_lost(&self) -> bool {
+        match self.code().as_deref() {
+            // read_only_sql_transaction; the timeouts of idle sessions and transactions
+            Some("25006" | "25P03" | "25P04" | "57P05") => true,
+            // connection exceptions; admin_shutdown, crash_shutdown, cannot_connect_now
+            Some(code) => code.starts_with("08") || code.starts_with("57P0"),
+            None => {
+                matches!(self, Self::Silent)
+                    || matches!(self.sql(), Some(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)))
+            }
+        }
     }
 }
 
@@ -59,6 +122,9 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
 /// The text of an error that is not a database's answer, without sqlx's own words around an I/O error.
 pub(super) fn driver_text(error: &sqlx::Error) -> String {
     match error {
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the server closed the connection".to_owned()
+        }
         sqlx::Error::Io(error) => error.to_string(),
         sqlx::Error::Tls(error) => format!("no TLS connection: {}", innermost(error.as_ref())),
         error => error.to_string(),

@@ -4,11 +4,13 @@
 //! method: which statements it executes and what their rows mean. `postgres` and `sqlite` hold the
 //! statements in their dialect of SQL, and how to connect, lock and name an error.
 
+mod connections;
 mod dialect;
 mod error;
 mod postgres;
 mod rows;
 mod schema;
+mod session;
 mod sql_store;
 mod sqlite;
 mod table;

@@ -2,10 +2,15 @@
 
 use sqlx::{
     SqlSafeStr,
-    migrate::{AppliedMigration, Migrate, MigrateError, Migration, MigrationType, Migrator},
+    migrate::{Migration as Checked, MigrationType},
 };
 
-use super::error::StoreError;
+use super::{
+    dialect::{Dialect, Purpose, Value},
+    error::{StoreError, code},
+    session::Session,
+    sql_store::SqlStore,
+};
 
 /// The table of applied migrations; a name of our own, since other programs share the database.
 pub(super) const MIGRATIONS: &str = "_ethtally_migrations";
@@ -19,6 +24,15 @@ pub(super) const TABLES: [&str; 5] = [
     MIGRATIONS,
 ];
 
+/// A step from one version of the tables to the next.
+#[derive(Debug)]
+pub(super) struct Migration {
+    pub(super) version: i64,
+    name: &'static str,
+    /// Statements for one transaction.
+    sql: &'static str,
+}
+
 /// The migrations of a dialect, which is the name of its folder.
 macro_rules! migrations {
     ($dialect:literal) => {
@@ -29,86 +43,96 @@ macro_rules! migrations {
             4 "vacuum" "0004_vacuum.sql",
         )
     };
-    ($dialect:literal: $($version:literal $description:literal $file:literal,)*) => {
-        migrator([$((
-            $version,
-            $description,
-            include_str!(concat!("../../migrations/", $dialect, "/", $file)),
-        ),)*])
+    ($dialect:literal: $($version:literal $name:literal $file:literal,)*) => {
+        &[$(Migration {
+            version: $version,
+            name: $name,
+            sql: include_str!(concat!("../../migrations/", $dialect, "/", $file)),
+        },)*]
     };
 }
 
-/// Does not lock by itself: that would wait without an end.
-pub(super) fn postgres() -> Migrator {
-    let mut migrator = migrations!("postgres");
-    migrator.set_locking(false);
-    migrator
-}
+pub(super) const POSTGRES: &[Migration] = migrations!("postgres");
+pub(super) const SQLITE: &[Migration] = migrations!("sqlite");
 
-pub(super) fn sqlite() -> Migrator {
-    migrations!("sqlite")
-}
-
-/// A migrator of versions, names and SQL. (`sqlx::migrate!` would build sqlx twice.)
-fn migrator<const N: usize>(migrations: [(i64, &'static str, &'static str); N]) -> Migrator {
-    let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    let mut migrator = Migrator::with_migrations(migrations.map(migration).to_vec());
-    migrator.dangerous_set_table_name(MIGRATIONS);
-    migrator
-}
-
-/// Applies missing migrations; returns their names.
-pub(super) async fn apply<C: Migrate>(
-    migrator: &Migrator,
-    connection: &mut C,
-) -> Result<Vec<String>, StoreError> {
-    let missing = lacking(migrator, connection).await?;
-    if !missing.is_empty() {
-        migrator.run_direct(None, connection, false).await.map_err(StoreError::Upgrade)?;
+impl Migration {
+    /// Its name, as people see it.
+    fn title(&self) -> String {
+        format!("{:04} {}", self.version, self.name)
     }
-    Ok(missing)
+
+    /// Applies it in a transaction, which the caller ends. Changes nothing if it is applied already.
+    async fn apply<D: Dialect>(&self, session: &mut Session<'_, D>) -> Result<(), StoreError> {
+        session.run(D::SQL.create_migrations).await?;
+        let applied: Vec<(i64,)> =
+            session.fetch(D::SQL.migration, &[Value::Number(self.version)]).await?;
+        if !applied.is_empty() {
+            return Ok(());
+        }
+        session.run(self.sql).await?;
+        // Earlier versions of ethtally compare it.
+        let checksum = Checked::new(
+            self.version,
+            self.name.into(),
+            MigrationType::Simple,
+            self.sql.into_sql_str(),
+            false,
+        )
+        .checksum;
+        let values = [Value::Number(self.version), Value::Text(self.name), Value::Bytes(&checksum)];
+        session.execute(D::SQL.record_migration, &values).await.map(drop)
+    }
 }
 
-/// The names of the migrations that [`apply`] would apply; fails if more were applied than this
-/// version knows.
-pub(super) async fn lacking<C: Migrate>(
-    migrator: &Migrator,
-    connection: &mut C,
-) -> Result<Vec<String>, StoreError> {
-    let applied = applied(connection).await?;
-    if let Some(newer) = applied.iter().find(|applied| !migrator.version_exists(applied.version)) {
-        return Err(StoreError::TablesTooNew(newer.version));
+/// Applies a missing migration in a transaction of its own, which `begin` begins.
+pub(super) async fn apply<D: Dialect>(
+    migration: &Migration,
+    mut session: Session<'_, D>,
+) -> Result<(), StoreError> {
+    let applied = migration.apply(&mut session).await;
+    session.end(applied).await.map_err(StoreError::during_upgrade)
+}
+
+/// The migrations that were not applied yet.
+///
+/// # Errors
+/// If more were applied than this version knows.
+pub(super) async fn lacking<D: Dialect>(
+    store: &SqlStore<D>,
+) -> Result<Vec<&'static Migration>, StoreError> {
+    let applied = applied(store).await?;
+    let newest = D::MIGRATIONS.iter().map(|migration| migration.version).max();
+    if let Some(newer) = applied.iter().find(|version| Some(**version) > newest) {
+        return Err(StoreError::TablesTooNew(*newer));
     }
-    let is_missing = |version| !applied.iter().any(|applied| applied.version == version);
-    Ok((migrator.iter().filter(|migration| is_missing(migration.version)))
-        .map(|migration| format!("{:04} {}", migration.version, migration.description))
-        .collect())
+    Ok(D::MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).collect())
+}
+
+/// The names of migrations.
+pub(super) fn titles(migrations: &[&Migration]) -> Vec<String> {
+    migrations.iter().map(|migration| migration.title()).collect()
 }
 
 /// Fails unless every migration was applied.
-pub(super) async fn require<C: Migrate>(
-    migrator: &Migrator,
-    connection: &mut C,
-) -> Result<(), StoreError> {
-    let missing = lacking(migrator, connection).await?;
-    if missing.is_empty() { Ok(()) } else { Err(StoreError::TablesMissing) }
+pub(super) async fn require<D: Dialect>(store: &SqlStore<D>) -> Result<(), StoreError> {
+    if lacking(store).await?.is_empty() { Ok(()) } else { Err(StoreError::TablesMissing) }
 }
 
 /// The versions that were applied; none if their table does not exist.
-async fn applied<C: Migrate>(connection: &mut C) -> Result<Vec<AppliedMigration>, StoreError> {
-    match connection.list_applied_migrations(MIGRATIONS).await {
-        Err(MigrateError::Execute(error)) if is_missing_table(&error) => Ok(Vec::new()),
-        Err(MigrateError::Execute(error)) => Err(error.into()),
-        listed => listed.map_err(StoreError::Upgrade),
+async fn applied<D: Dialect>(store: &SqlStore<D>) -> Result<Vec<i64>, StoreError> {
+    let applied = store.fetch_once(Purpose::Read, D::SQL.migrations, &[]).await;
+    match applied {
+        Err(error) if error.sql().is_some_and(is_missing_table) => Ok(Vec::new()),
+        applied => Ok(applied?.into_iter().map(|(version,)| version).collect()),
     }
 }
 
 fn is_missing_table(error: &sqlx::Error) -> bool {
-    let Some(error) = error.as_database_error() else { return false };
     // PostgreSQL has a code for it, SQLite only a message.
-    error.code().as_deref() == Some("42P01") || error.message().starts_with("no such table")
+    code(error).as_deref() == Some("42P01")
+        || error
+            .as_database_error()
+            .is_some_and(|error| error.message().starts_with("no such table"))
 }
 
 #[cfg(test)]
@@ -117,25 +141,17 @@ mod tests {
 
     use super::*;
 
-    /// The version, name and SQL of each migration that the binary carries.
-    fn embedded(migrator: &Migrator) -> Vec<(i64, String, String)> {
-        let migrations = migrator.iter();
-        migrations
-            .map(|m| (m.version, m.description.to_string(), m.sql.as_str().to_owned()))
-            .collect()
-    }
-
     #[test]
     fn both_databases_have_the_same_versions_under_the_same_names() {
-        let names = |migrator: Migrator| -> Vec<_> {
-            embedded(&migrator).into_iter().map(|(version, name, _)| (version, name)).collect()
+        let titles = |migrations: &[Migration]| -> Vec<_> {
+            migrations.iter().map(Migration::title).collect()
         };
-        assert_eq!(names(postgres()), names(sqlite()));
+        assert_eq!(titles(POSTGRES), titles(SQLITE));
     }
 
     #[test]
     fn every_file_of_a_migration_is_embedded_under_its_own_name() {
-        for (dialect, migrator) in [("postgres", postgres()), ("sqlite", sqlite())] {
+        for (dialect, migrations) in [("postgres", POSTGRES), ("sqlite", SQLITE)] {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(dialect);
             let files: BTreeSet<_> = fs::read_dir(folder)
                 .unwrap()
@@ -145,8 +161,9 @@ mod tests {
                     (name, fs::read_to_string(&path).unwrap())
                 })
                 .collect();
-            let expected = embedded(&migrator).into_iter().map(|(version, name, sql)| {
-                (format!("{version:04}_{}.sql", name.replace(' ', "_")), sql)
+            let expected = migrations.iter().map(|migration| {
+                let Migration { version, name, sql } = migration;
+                (format!("{version:04}_{}.sql", name.replace(' ', "_")), (*sql).to_owned())
             });
             assert_eq!(files, expected.collect(), "{dialect}");
         }

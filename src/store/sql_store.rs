@@ -2,48 +2,95 @@
 //!
 //! Knows no SQL but the statements that read the same in both dialects.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use chrono::{DateTime, NaiveDateTime, Utc};
-use sqlx::{Pool, Transaction};
+
+use tracing::debug;
 
 use super::{
     Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts,
-    dialect::{AnyRow, Column, Dialect, Value},
-    error::StoreError,
+    connections::Connections,
+    dialect::{AnyRow, Column, Dialect, Purpose, Value},
+    error::{StoreError, unless_stopped},
     rows::{
         BlockColumns, FailureColumns, ROWS_ABOVE, TotalColumns, bigint, hash_texts, keys_of,
         recent_reads, rows_above_json, wallets_and_blocks, wallets_json, wallets_of,
     },
     schema,
+    session::Session,
 };
 use crate::{
-    follow::{BlockReads, CheckpointUpdate, Journal, Lock, RecentReads, RowsAbove},
-    tally::{Ledger, Recorded, RunError, Shard, Shutdown, TotalRead, Unreadable, Wallet},
+    follow::{BlockReads, CheckpointUpdate, Journal, RecentReads, RowsAbove},
+    tally::{Ledger, Lock, Recorded, RunError, Shard, Shutdown, TotalRead, Unreadable, Wallet},
 };
 
-/// When a batch is written again after a conflict with another transaction: five times, after 10 to 100 ms each.
-const CONFLICT_RETRIES: ExponentialBuilder = ExponentialBuilder::new()
-    .with_min_delay(std::time::Duration::from_millis(10))
-    .with_max_delay(std::time::Duration::from_millis(50))
+/// When a transaction is done again after a conflict with another one, or on a new connection after one that was lost:
+/// for some seconds, as long as a server takes to restart.
+const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(10))
+    .with_max_delay(Duration::from_secs(2))
+    .with_factor(3.0)
     .with_jitter()
-    .with_max_times(5);
+    .with_max_times(8);
 
 /// A store in a database of this dialect.
 pub(super) struct SqlStore<D: Dialect> {
-    pub(super) dialect: D,
-    pub(super) pool: Pool<D::Database>,
+    pub(super) dialect: Arc<D>,
+    pub(super) connections: Arc<Connections<D>>,
     pub(super) shutdown: Shutdown,
 }
 
+impl<D: Dialect> Clone for SqlStore<D> {
+    fn clone(&self) -> Self {
+        Self {
+            dialect: Arc::clone(&self.dialect),
+            connections: Arc::clone(&self.connections),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+}
+
 impl<D: Dialect> SqlStore<D> {
+    /// Begins a transaction.
+    pub(super) async fn begin(&self, purpose: Purpose) -> Result<Session<'_, D>, StoreError> {
+        Session::begin(&self.connections, &self.dialect, &self.shutdown, purpose).await
+    }
+
+    /// Does `work` until it succeeds or a retry would not help.
+    async fn retried<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, RunError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let waking = self.shutdown.clone();
+        let done = work
+            .retry(RETRIES)
+            .when(|error| {
+                !self.shutdown.is_requested() && (error.is_lost() || D::is_conflict(error))
+            })
+            .notify(|error, pause| debug!("database: {error}; retrying in {pause:?}"))
+            .sleep(move |pause| {
+                let shutdown = waking.clone();
+                async move {
+                    let _ = tokio::time::timeout(pause, shutdown.requested()).await;
+                }
+            })
+            .await;
+        self.explained(done).await
+    }
+
     /// Executes a statement in a transaction of its own and returns the number of rows it affected.
     async fn execute(&self, sql: &'static str, values: &[Value<'_>]) -> Result<u64, RunError> {
-        let executed = async { D::execute(&mut *self.pool.acquire().await?, sql, values).await };
-        self.explained(executed.await).await
+        let executed = || async {
+            let mut session = self.begin(Purpose::Write).await?;
+            let executed = session.execute(sql, values).await;
+            session.end(executed).await
+        };
+        self.retried(executed).await
     }
 
     /// Executes a query and returns its rows.
@@ -52,8 +99,28 @@ impl<D: Dialect> SqlStore<D> {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> Result<Vec<T>, RunError> {
-        let fetched = async { D::fetch(&mut *self.pool.acquire().await?, sql, values).await };
-        self.explained(fetched.await).await
+        self.retried(|| self.fetch_once(Purpose::Read, sql, values)).await
+    }
+
+    /// Executes a query that reads rows in the order of an index.
+    async fn fetch_by_index<T: AnyRow>(
+        &self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<T>, RunError> {
+        self.retried(|| self.fetch_once(Purpose::ByIndex, sql, values)).await
+    }
+
+    /// Executes a query in a transaction of its own, without a retry.
+    pub(super) async fn fetch_once<T: AnyRow>(
+        &self,
+        purpose: Purpose,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<T>, StoreError> {
+        let mut session = self.begin(purpose).await?;
+        let fetched = session.fetch(sql, values).await;
+        session.end(fetched).await
     }
 
     /// Executes a query for keys and returns their wallets.
@@ -64,23 +131,6 @@ impl<D: Dialect> SqlStore<D> {
     ) -> Result<C, RunError> {
         let keys: Vec<(String,)> = self.fetch(sql, values).await?;
         Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
-    }
-
-    /// Executes a query that reads rows in the order of an index.
-    async fn fetch_by_index<T: AnyRow>(
-        &self,
-        sql: &'static str,
-        values: &[Value<'_>],
-    ) -> Result<Vec<T>, RunError> {
-        let fetched = async {
-            let mut by_index = self.pool.begin_with(D::SQL.begin_by_index).await?;
-            D::fetch(&mut *by_index, sql, values).await
-        };
-        self.explained(fetched.await).await
-    }
-
-    async fn begin(&self) -> sqlx::Result<Transaction<'static, D::Database>> {
-        self.pool.begin_with(D::SQL.begin).await
     }
 
     /// The result, with an error put in words and the database's name before it.
@@ -94,16 +144,25 @@ impl<D: Dialect> SqlStore<D> {
         }
     }
 
-    async fn in_words(&self, error: StoreError) -> RunError {
+    pub(super) async fn in_words(&self, error: StoreError) -> RunError {
         let label = self.dialect.label();
+        if let StoreError::Connect(cause) = &error {
+            return self.dialect.cannot_connect(cause);
+        }
         if let Some(cause) = error.sql() {
             let is_upgrade = matches!(error, StoreError::Upgrade(_));
-            let text = self.dialect.describe(cause, is_upgrade).await;
-            return RunError::Database(anyhow!("{label}: {text}"));
+            let text = self.dialect.describe(cause, is_upgrade);
+            return RunError::Database(match &error {
+                StoreError::Blocked { by, .. } => anyhow!("{label}: {text}; it waited for {by}"),
+                _ => anyhow!("{label}: {text}"),
+            });
         }
         let text = format!("{label}: {error}");
         match error {
-            StoreError::Stopped(_) => RunError::Stopped(error.to_string()),
+            // A limit of time ended the wait: then it is the database that was too slow.
+            StoreError::Stopped(_) if self.shutdown.signal().is_some() => {
+                RunError::Stopped(error.to_string())
+            }
             StoreError::TablesMissing
             | StoreError::TablesTooNew(_)
             | StoreError::LockFile { .. } => RunError::settings(text),
@@ -116,46 +175,49 @@ impl<D: Dialect> SqlStore<D> {
         &self,
         totals: &TotalColumns,
         failures: &FailureColumns,
-    ) -> sqlx::Result<u64> {
-        let wallets = Column::Texts(&totals.wallets);
-        let event_blocks = Column::NumbersOrNull(&totals.event_blocks);
-        let mut transaction = self.begin().await?;
-        let rows = [
-            wallets,
-            Column::Texts(&totals.totals),
-            Column::Numbers(&totals.read_blocks),
-            event_blocks,
-        ];
-        let updated =
-            D::execute(&mut *transaction, D::SQL.record_totals, &[Value::Rows(&rows)]).await?;
-        if totals.has_events() && updated < totals.count() {
-            // A newer read does not undo the event.
-            let rows = [wallets, event_blocks];
-            let values = [Value::Rows(&rows)];
-            D::execute(&mut *transaction, D::SQL.raise_event_blocks, &values).await?;
-        }
-        let read = [Value::List(&totals.wallets)];
-        D::execute(&mut *transaction, D::SQL.forget_failures, &read).await?;
-        if !failures.wallets.is_empty() {
-            let rows = [Column::Texts(&failures.wallets), Column::Texts(&failures.reasons)];
-            let values = [Value::Rows(&rows)];
-            D::execute(&mut *transaction, D::SQL.record_failures, &values).await?;
-        }
-        transaction.commit().await?;
-        Ok(updated)
+    ) -> Result<u64, StoreError> {
+        let mut session = self.begin(Purpose::Write).await?;
+        let recorded = record_in(&mut session, totals, failures).await;
+        session.end(recorded).await
     }
+}
+
+/// Writes a batch; returns how many totals were not superseded.
+async fn record_in<D: Dialect>(
+    session: &mut Session<'_, D>,
+    totals: &TotalColumns,
+    failures: &FailureColumns,
+) -> Result<u64, StoreError> {
+    let wallets = Column::Texts(&totals.wallets);
+    let event_blocks = Column::NumbersOrNull(&totals.event_blocks);
+    let rows = [
+        wallets,
+        Column::Texts(&totals.totals),
+        Column::Numbers(&totals.read_blocks),
+        event_blocks,
+    ];
+    let updated = session.execute(D::SQL.record_totals, &[Value::Rows(&rows)]).await?;
+    if totals.has_events() && updated < totals.count() {
+        // A newer read does not undo the event.
+        let rows = [wallets, event_blocks];
+        session.execute(D::SQL.raise_event_blocks, &[Value::Rows(&rows)]).await?;
+    }
+    session.execute(D::SQL.forget_failures, &[Value::List(&totals.wallets)]).await?;
+    if !failures.wallets.is_empty() {
+        let rows = [Column::Texts(&failures.wallets), Column::Texts(&failures.reasons)];
+        session.execute(D::SQL.record_failures, &[Value::Rows(&rows)]).await?;
+    }
+    Ok(updated)
 }
 
 #[async_trait]
 impl<D: Dialect> Store for SqlStore<D> {
     async fn migrate(&self) -> Result<Vec<String>, RunError> {
-        self.explained(self.dialect.migrate(&self.pool, &self.shutdown).await).await
+        self.explained(D::migrate(self).await).await
     }
 
     async fn require_tables(&self) -> Result<(), RunError> {
-        let required =
-            async { schema::require(&D::migrator(), &mut *self.pool.acquire().await?).await };
-        self.explained(required.await).await
+        self.explained(schema::require(self).await).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, RunError> {
@@ -217,8 +279,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn sample(&self, count: u32) -> Result<Vec<Wallet>, RunError> {
-        let drawn = async { D::sample(&mut *self.pool.acquire().await?, count).await };
-        let keys = self.explained(drawn.await).await?;
+        let keys = self.retried(|| D::sample(self, count)).await?;
         Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
     }
 
@@ -254,11 +315,18 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn lock(&self, key: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError> {
-        self.explained(self.dialect.lock(&self.pool, key).await).await
+        self.retried(|| async {
+            unless_stopped(&self.shutdown, "a lock", D::lock(self, key)).await?
+        })
+        .await
+    }
+
+    async fn holder(&self, key: LockKey<'_>) -> Option<String> {
+        D::holder(self, key).await
     }
 
     async fn close(&self) {
-        self.pool.close().await;
+        self.connections.close().await;
     }
 }
 
@@ -270,11 +338,7 @@ impl<D: Dialect> Ledger for SqlStore<D> {
         failures: &[Unreadable],
     ) -> Result<Recorded, RunError> {
         let (totals, failures) = (TotalColumns::of(totals)?, FailureColumns::of(failures));
-        let recorded = (|| self.record_once(&totals, &failures))
-            .retry(CONFLICT_RETRIES)
-            .when(D::is_conflict)
-            .await;
-        let updated = self.explained(recorded).await?;
+        let updated = self.retried(|| self.record_once(&totals, &failures)).await?;
         Ok(Recorded { updated, superseded: totals.count() - updated })
     }
 }
@@ -333,23 +397,24 @@ impl<D: Dialect> Journal for SqlStore<D> {
         let remember_block = "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
              values ($1, $2, $3, '[]')
              on conflict (checkpoint, hash) do update set gone = false, redo_from = null";
-        let advanced = async {
-            let mut transaction = self.begin().await?;
-            D::execute(&mut *transaction, D::SQL.move_checkpoint, &[name, last_block]).await?;
+        let advance = async |session: &mut Session<'_, D>| {
+            session.execute(D::SQL.move_checkpoint, &[name, last_block]).await?;
             if let Some(hash) = &update.hash {
                 let hash = hash.to_string();
                 let values = [name, last_block, Value::Text(&hash)];
-                D::execute(&mut *transaction, remember_block, &values).await?;
+                session.execute(remember_block, &values).await?;
             }
-            let values = [name, Value::List(&redone)];
-            D::execute(&mut *transaction, D::SQL.finish_rereads, &values).await?;
+            session.execute(D::SQL.finish_rereads, &[name, Value::List(&redone)]).await?;
             let values = [name, forget_below, Value::List(&forget), Value::List(&keep)];
-            D::execute(&mut *transaction, D::SQL.forget_blocks, &values).await?;
-            let values = [name, forget_below];
-            D::execute(&mut *transaction, forget_reads, &values).await?;
-            transaction.commit().await
+            session.execute(D::SQL.forget_blocks, &values).await?;
+            session.execute(forget_reads, &[name, forget_below]).await
         };
-        self.explained(advanced.await).await
+        let advanced = || async {
+            let mut session = self.begin(Purpose::Write).await?;
+            let advanced = advance(&mut session).await;
+            session.end(advanced).await
+        };
+        self.retried(advanced).await.map(drop)
     }
 
     async fn rows_above(

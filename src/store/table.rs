@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    follow::{Journal, Lock},
-    tally::{Ledger, RunError, Shard, Wallet},
+    follow::Journal,
+    tally::{Ledger, Lock, RunError, Shard, Wallet},
 };
 
 /// What a command may do with the database.
@@ -91,6 +91,9 @@ pub trait Store: Ledger + Journal {
     ///
     /// The lock ends when the guard is dropped or its process ends, however it ends.
     async fn lock(&self, key: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError>;
+
+    /// Who holds a lock, as far as the database tells: a session of the server, and since when.
+    async fn holder(&self, key: LockKey<'_>) -> Option<String>;
 
     /// Closes the connections once they are idle. Every later call of another method fails.
     ///

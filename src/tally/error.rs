@@ -19,6 +19,9 @@ pub enum RunError {
     /// Not one of the wallets asked for could be read.
     #[error("{0}")]
     Unreadable(String),
+    /// Another run holds the lock.
+    #[error("{0}")]
+    Locked(String),
     /// A shutdown came first; the text says what was waited for.
     #[error("{0}")]
     Stopped(String),
@@ -28,6 +31,13 @@ impl RunError {
     /// A shutdown came before the work was done.
     pub fn stopped() -> Self {
         Self::Stopped("stopped before it was done".to_owned())
+    }
+
+    /// The lock that the run holds was lost, for this reason: another process may have it by now.
+    pub fn lock_lost(reason: &str) -> Self {
+        Self::Database(anyhow::anyhow!(
+            "the lock was lost, so the run stopped; another one may hold it now: {reason}"
+        ))
     }
 
     /// A node failed with this message.
@@ -48,6 +58,7 @@ impl RunError {
             Self::Settings(error) => Self::Settings(error.context(what)),
             Self::Node(error) => Self::Node(error.context(what)),
             Self::Database(error) => Self::Database(error.context(what)),
+            Self::Locked(text) => Self::Locked(format!("{what}: {text}")),
             Self::Unreadable(text) => Self::Unreadable(format!("{what}: {text}")),
             Self::Stopped(text) => Self::Stopped(text),
         }

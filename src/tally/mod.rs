@@ -5,6 +5,7 @@
 
 mod amount;
 mod error;
+mod lock;
 mod pipeline;
 mod reading;
 mod shard;
@@ -13,6 +14,7 @@ mod wallet;
 
 pub use amount::Amount;
 pub use error::RunError;
+pub use lock::{Lock, Locked};
 pub use pipeline::{Counts, Pipeline, Progress, RunSummary, pages_of};
 pub use reading::{
     Chunk, Ledger, Pages, Reader, Reading, Recorded, RequestCounts, TotalRead, Unreadable,

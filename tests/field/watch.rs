@@ -10,10 +10,9 @@ use async_trait::async_trait;
 use ethtally::{
     events::Events,
     follow::{
-        Backoff, Context, Follower, FollowerSettings, Lock, Observer, Source, Track, WatchEvent,
-        Watcher,
+        Backoff, Context, Follower, FollowerSettings, Observer, Source, Track, WatchEvent, Watcher,
     },
-    tally::{Shutdown, Wallet},
+    tally::{Lock, Shutdown, Wallet},
 };
 use futures_util::future;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -60,8 +59,12 @@ struct Held;
 
 #[async_trait]
 impl Lock for Held {
-    async fn is_held(&mut self) -> bool {
+    async fn is_held(&self) -> bool {
         true
+    }
+
+    async fn lost(&self) -> String {
+        std::future::pending().await
     }
 }
 
@@ -100,13 +103,8 @@ async fn follow(world: &World, told: &Told<'_>) {
         }
     };
     let (signals, mut heard) = mpsc::unbounded_channel();
-    let watcher = Watcher {
-        follower,
-        source: &events,
-        observer: told,
-        shutdown: &shutdown,
-        lock: Box::new(Held),
-    };
+    let watcher =
+        Watcher { follower, source: &events, observer: told, shutdown: &shutdown, lock: &Held };
     tokio::select! {
         biased;
         ended = watcher.run(&mut heard) => world.field.tell(format!("watch ended: {ended:?}")),

@@ -8,9 +8,9 @@ use std::{
 use alloy::primitives::{B256, U256};
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
-    follow::{BlockReads, CheckpointUpdate, Lock, OrphanedBlock, RecentReads, RowsAbove},
+    follow::{BlockReads, CheckpointUpdate, OrphanedBlock, RecentReads, RowsAbove},
     store::{Access, Cursor, LockKey, Row, Stale, Store, open},
-    tally::{Recorded, Shard, Shutdown, TotalRead, Unreadable, Wallet},
+    tally::{Lock, Recorded, Shard, Shutdown, TotalRead, Unreadable, Wallet},
 };
 use ethtally_testbed::wallet;
 use rand::seq::SliceRandom;
@@ -451,7 +451,7 @@ async fn check_lock_of_watch(store: &dyn Store, database: &Database) {
         let ended: u64 = database.value(end).await.parse().unwrap();
         assert!(ended >= 1, "{ended} sessions");
         assert!(!held.is_held().await && !held.is_held().await);
-        let mut taken_over = lock_eventually(another.as_ref(), LockKey::Watch("a")).await;
+        let taken_over = lock_eventually(another.as_ref(), LockKey::Watch("a")).await;
         assert!(taken_over.is_held().await);
         // Releasing a lost lock does not release the new holder's.
         drop(held);

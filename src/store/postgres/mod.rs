@@ -1,36 +1,36 @@
-//! The store in PostgreSQL: how it connects, binds values, locks and names an error.
+//! The store in PostgreSQL: how it begins a transaction, binds values and names an error.
 
+mod connect;
+mod lock;
 mod sql;
 mod upgrade;
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use async_trait::async_trait;
 use sqlx::{
-    Connection, Either, PgConnection, PgPool, Postgres,
-    migrate::Migrator,
-    postgres::{PgAdvisoryLock, PgArguments, PgConnectOptions, PgDatabaseError, PgPoolOptions},
+    AssertSqlSafe, PgConnection, Postgres, Row,
+    postgres::{PgArguments, PgConnectOptions, PgDatabaseError},
 };
+use tokio::time::timeout;
 
-use self::sql::{SAMPLE, SQL};
+use self::sql::{BY_INDEX, HOLDER, LIMIT_WAITS, LOOK, SAMPLE, SQL};
 use super::{
     Access, LockKey,
-    dialect::{AnyRow, Column, Dialect, Statements, Value},
+    connections::Connections,
+    dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
     error::{StoreError, code, driver_text, unless_stopped},
-    schema::{self, MIGRATIONS, TABLES},
+    schema::{self, MIGRATIONS, Migration, TABLES},
     sql_store::SqlStore,
 };
 use crate::{
-    follow::Lock,
     redact,
-    tally::{RunError, Shutdown},
+    tally::{Lock, RunError, Shutdown},
 };
 
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long to look for the reason why the pool gives no connection.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a second connection may take to say what another one waits for.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects to the database at `url`.
 pub(super) async fn open(
@@ -48,49 +48,186 @@ pub(super) async fn open(
                  in user, password and database",
             )
         })?;
-    let options = options.application_name("ethtally");
-    let dialect = PgDialect { options, access };
-    // A pool retries until its time is over, and then does not say why.
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, async {
-        PgConnection::connect_with(&dialect.options).await?.close().await
-    });
-    let connected = unless_stopped(shutdown, &dialect.label(), connecting).await;
-    match connected.map_err(|stopped| RunError::Stopped(stopped.to_string()))? {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(dialect.cannot_connect(&error)),
-        Err(_) => {
-            let error = anyhow!(
-                "{}: no answer in {} s; check that the server is up, and the host and port in \
-                 --database-url",
-                dialect.label(),
-                CONNECT_TIMEOUT.as_secs()
-            );
-            return Err(RunError::Database(error));
-        }
+    let options = options
+        .application_name("ethtally")
+        // A pooler knows neither our named statements nor this parameter.
+        .statement_cache_capacity(0)
+        .extra_float_digits(None);
+    let dialect = Arc::new(PgDialect { hosts: vec![options], access, schema: None });
+    let store = SqlStore {
+        connections: Arc::new(Connections::new()),
+        dialect: Arc::clone(&dialect),
+        shutdown: shutdown.clone(),
+    };
+    let connecting = store.connections.acquire(&dialect);
+    match unless_stopped(shutdown, &dialect.label(), connecting).await {
+        Ok(Ok(connection)) => connection.give_back(),
+        Ok(Err(error)) => return Err(store.in_words(error).await),
+        Err(stopped) => return Err(store.in_words(stopped).await),
     }
-    let pool = PgPoolOptions::new().max_connections(5).acquire_timeout(CONNECT_TIMEOUT);
-    let pool = pool.connect_lazy_with(dialect.options.clone());
-    Ok(SqlStore { dialect, pool, shutdown: shutdown.clone() })
+    Ok(store)
 }
 
 /// PostgreSQL.
 pub(super) struct PgDialect {
-    options: PgConnectOptions,
+    /// Tried in this order.
+    hosts: Vec<PgConnectOptions>,
     access: Access,
+    /// Where the tables are, if not where the role's search path leads.
+    schema: Option<String>,
 }
 
 impl PgDialect {
-    fn place(&self) -> String {
-        format!("{}:{}", self.options.get_host(), self.options.get_port())
+    /// The first host, which stands for all of them.
+    fn options(&self) -> &PgConnectOptions {
+        &self.hosts[0]
     }
 
-    /// Why there is no connection.
+    fn place(&self) -> String {
+        format!("{}:{}", self.options().get_host(), self.options().get_port())
+    }
+
+    /// What a role lacks, and the statement that grants it.
+    fn missing_rights(&self, answer: &str) -> String {
+        let role = self.options().get_username();
+        let Some(table) = TABLES.iter().find(|table| answer.contains(**table)) else {
+            return format!("role {role:?} lacks a right: {answer}");
+        };
+        let rights = match self.access {
+            Access::Read => "select",
+            Access::Write => "select, insert, update, delete",
+        };
+        // Rows of migrations are only read here.
+        let may_not = match self.access {
+            Access::Write if *table != MIGRATIONS => "write to",
+            _ => "read",
+        };
+        format!(
+            "role {role:?} may not {may_not} {table}; run: grant {rights} on {} to {}",
+            TABLES.join(", "),
+            identifier(role)
+        )
+    }
+}
+
+#[async_trait]
+impl Dialect for PgDialect {
+    type Database = Postgres;
+
+    // A pooler may keep it waiting for a server connection.
+    const BEGIN_LIMIT: Duration = Duration::from_secs(10);
+
+    const SQL: Statements = SQL;
+
+    const MIGRATIONS: &'static [Migration] = schema::POSTGRES;
+
+    async fn execute(
+        connection: &mut PgConnection,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> sqlx::Result<u64> {
+        // A named statement would stay with a pooler's server connection, where another client may meet it.
+        let query = sqlx::query_with(sql, arguments(values)?).persistent(false);
+        Ok(query.execute(connection).await?.rows_affected())
+    }
+
+    async fn fetch<T: AnyRow>(
+        connection: &mut PgConnection,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> sqlx::Result<Vec<T>> {
+        let query = sqlx::query_as_with(sql, arguments(values)?).persistent(false);
+        query.fetch_all(connection).await
+    }
+
+    async fn run(connection: &mut PgConnection, sql: &'static str) -> sqlx::Result<()> {
+        sqlx::raw_sql(sql).execute(connection).await.map(drop)
+    }
+
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        connect::connect(self).await
+    }
+
+    async fn begin(
+        &self,
+        connection: &mut PgConnection,
+        purpose: Purpose,
+    ) -> sqlx::Result<Option<SessionId>> {
+        let by_index = if purpose == Purpose::ByIndex { BY_INDEX } else { "" };
+        let schema = self.schema.as_deref().map_or_else(String::new, |schema| {
+            format!("set local search_path = {}", identifier(schema))
+        });
+        let begin = format!(
+            "begin; {schema}; {by_index}; {LIMIT_WAITS}; select pg_backend_pid()::text as session"
+        );
+        let rows = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(connection).await?;
+        let session: Option<String> = rows.last().and_then(|row| row.try_get("session").ok());
+        Ok(session.and_then(|session| session.parse().ok()))
+    }
+
+    async fn look(&self, id: Option<SessionId>) -> Look {
+        let Some(id) = id else { return Look::Unknown };
+        let looked = async {
+            let mut connection = match timeout(LOOK_TIMEOUT, self.connect()).await {
+                Ok(Ok(connection)) => connection,
+                Ok(Err(error)) if error.is_out_of_connections() => return None,
+                Ok(Err(_)) | Err(_) => return Some(Look::Missing),
+            };
+            let query = sqlx::query_as(LOOK).bind(id).persistent(false);
+            let seen: Vec<Seen> =
+                timeout(LOOK_TIMEOUT, query.fetch_all(&mut connection)).await.ok()?.ok()?;
+            Some(look_of(seen))
+        };
+        looked.await.unwrap_or(Look::Unknown)
+    }
+
+    async fn sample(store: &SqlStore<Self>, count: u32) -> Result<Vec<(String,)>, StoreError> {
+        let count = i64::from(count);
+        let drawn = |pages: i64| async move {
+            let values = [Value::Number(count), Value::Number(pages)];
+            store.fetch_once::<(String,)>(Purpose::Read, SAMPLE, &values).await
+        };
+        let few = drawn(4).await?;
+        if few.len() as i64 >= count {
+            return Ok(few);
+        }
+        // The table is small, or its pages hold few rows: draw from all of them.
+        drawn(i32::MAX.into()).await
+    }
+
+    async fn migrate(store: &SqlStore<Self>) -> Result<Vec<String>, StoreError> {
+        upgrade::run(store).await
+    }
+
+    async fn lock(
+        store: &SqlStore<Self>,
+        key: LockKey<'_>,
+    ) -> Result<Option<Box<dyn Lock>>, StoreError> {
+        lock::take(store, key).await
+    }
+
+    async fn holder(store: &SqlStore<Self>, key: LockKey<'_>) -> Option<String> {
+        let number = [Value::Number(lock::number(store, key))];
+        let holders: Vec<SessionRow> =
+            store.fetch_once(Purpose::Read, HOLDER, &number).await.ok()?;
+        holders.into_iter().next().map(session_text)
+    }
+
+    fn is_conflict(error: &StoreError) -> bool {
+        // deadlock_detected, serialization_failure
+        matches!(error.code().as_deref(), Some("40P01" | "40001"))
+    }
+
+    fn label(&self) -> String {
+        format!("database postgres://{}", self.place())
+    }
+
     fn cannot_connect(&self, error: &sqlx::Error) -> RunError {
-        let (place, role) = (self.place(), self.options.get_username());
+        let (place, role) = (self.place(), self.options().get_username());
         let answer = server_error(error).map(server_text).unwrap_or_default();
         match code(error).as_deref() {
             Some("3D000") => {
-                let name = self.options.get_database().unwrap_or(role);
+                let name = self.options().get_database().unwrap_or(role);
                 RunError::settings(format!(
                     "database {name:?} does not exist on {place}; create it, or check --database-url"
                 ))
@@ -120,115 +257,14 @@ impl PgDialect {
         }
     }
 
-    /// What a role lacks, and the statement that grants it.
-    fn missing_rights(&self, answer: &str) -> String {
-        let role = self.options.get_username();
-        let Some(table) = TABLES.iter().find(|table| answer.contains(**table)) else {
-            return format!("role {role:?} lacks a right: {answer}");
-        };
-        let rights = match self.access {
-            Access::Read => "select",
-            Access::Write => "select, insert, update, delete",
-        };
-        // Rows of migrations are only read here.
-        let may_not = match self.access {
-            Access::Write if *table != MIGRATIONS => "write to",
-            _ => "read",
-        };
-        format!(
-            "role {role:?} may not {may_not} {table}; run: grant {rights} on {} to {}",
-            TABLES.join(", "),
-            identifier(role)
-        )
-    }
-}
-
-#[async_trait]
-impl Dialect for PgDialect {
-    type Database = Postgres;
-
-    const SQL: Statements = SQL;
-
-    async fn execute(
-        connection: &mut PgConnection,
-        sql: &'static str,
-        values: &[Value<'_>],
-    ) -> sqlx::Result<u64> {
-        let query = sqlx::query_with(sql, arguments(values)?);
-        Ok(query.execute(connection).await?.rows_affected())
-    }
-
-    async fn fetch<T: AnyRow>(
-        connection: &mut PgConnection,
-        sql: &'static str,
-        values: &[Value<'_>],
-    ) -> sqlx::Result<Vec<T>> {
-        sqlx::query_as_with(sql, arguments(values)?).fetch_all(connection).await
-    }
-
-    async fn sample(connection: &mut PgConnection, count: u32) -> sqlx::Result<Vec<(String,)>> {
-        let count = i64::from(count);
-        let drawn: Vec<(String,)> =
-            Self::fetch(connection, SAMPLE, &[Value::Number(count), Value::Number(4)]).await?;
-        if drawn.len() as i64 >= count {
-            return Ok(drawn);
-        }
-        // The table is small, or its pages hold few rows: draw from all of them.
-        let pages = Value::Number(i32::MAX.into());
-        Self::fetch(connection, SAMPLE, &[Value::Number(count), pages]).await
-    }
-
-    fn migrator() -> Migrator {
-        schema::postgres()
-    }
-
-    async fn migrate(&self, pool: &PgPool, shutdown: &Shutdown) -> Result<Vec<String>, StoreError> {
-        let lacking = schema::lacking(&schema::postgres(), &mut *pool.acquire().await?).await?;
-        if lacking.is_empty() { Ok(lacking) } else { upgrade::run(&self.options, shutdown).await }
-    }
-
-    async fn lock(
-        &self,
-        pool: &PgPool,
-        key: LockKey<'_>,
-    ) -> Result<Option<Box<dyn Lock>>, StoreError> {
-        let lock = PgAdvisoryLock::new(format!("ethtally {key}"));
-        match lock.try_acquire(pool.acquire().await?).await? {
-            Either::Left(guard) => {
-                // The session holds the lock, so it ends with its connection, however the process
-                // ends. The pool would close a connection of its own when it gets old.
-                let mut session = guard.leak().detach();
-                // If this machine vanishes, the server should notice soon.
-                sqlx::query(
-                    "select set_config('tcp_keepalives_idle', '5', false),
-                         set_config('tcp_keepalives_interval', '3', false),
-                         set_config('tcp_keepalives_count', '3', false)",
-                )
-                .execute(&mut session)
-                .await?;
-                Ok(Some(Box::new(SessionLock(session))))
-            }
-            Either::Right(_) => Ok(None),
-        }
-    }
-
-    fn is_conflict(error: &sqlx::Error) -> bool {
-        // deadlock_detected, serialization_failure
-        matches!(code(error).as_deref(), Some("40P01" | "40001"))
-    }
-
-    fn label(&self) -> String {
-        format!("database postgres://{}", self.place())
-    }
-
-    async fn describe(&self, error: &sqlx::Error, is_upgrade: bool) -> String {
+    fn describe(&self, error: &sqlx::Error, is_upgrade: bool) -> String {
         if let Some(error) = server_error(error) {
             let answer = server_text(error);
             return match error.code() {
                 "42501" if is_upgrade => format!(
                     "role {:?} may not create or change the tables: {answer}; run `ethtally \
                      migrate` as a role that owns the tables and has the right to create tables",
-                    self.options.get_username()
+                    self.options().get_username()
                 ),
                 "42501" => self.missing_rights(&answer),
                 "25006" => format!("{answer}; --database-url must name the primary server"),
@@ -236,19 +272,7 @@ impl Dialect for PgDialect {
             };
         }
         match error {
-            sqlx::Error::PoolTimedOut => {
-                let probe = PgConnection::connect_with(&self.options);
-                match tokio::time::timeout(PROBE_TIMEOUT, probe).await {
-                    Ok(Ok(_)) => "all connections are busy; the server is too slow".to_owned(),
-                    Ok(Err(error)) => {
-                        let answer = server_error(&error).map(server_text);
-                        let cause = answer.unwrap_or_else(|| driver_text(&error));
-                        format!("the connection is lost: {cause}")
-                    }
-                    Err(_) => "the connection is lost, and the server does not answer".to_owned(),
-                }
-            }
-            sqlx::Error::Io(error) => format!("the connection is lost: {error}"),
+            sqlx::Error::Io(_) => format!("the connection is lost: {}", driver_text(error)),
             error => driver_text(error),
         }
     }
@@ -263,6 +287,7 @@ fn arguments(values: &[Value<'_>]) -> sqlx::Result<PgArguments> {
             Value::Text(text) => arguments.add(text),
             Value::TextOrNull(text) => arguments.add(text),
             Value::Number(number) => arguments.add(number),
+            Value::Bytes(bytes) => arguments.add(bytes),
             Value::Time(time) => arguments.add(time),
             Value::List(texts) => arguments.add(texts),
             Value::Rows(columns) => columns.iter().try_for_each(|column| match *column {
@@ -296,13 +321,32 @@ fn identifier(name: &str) -> String {
     if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
-/// The session that holds an advisory lock.
-struct SessionLock(PgConnection);
+/// A session of the server: process, role, name of the program, time since when it does what it does.
+type SessionRow = (i32, Option<String>, Option<String>, Option<String>);
+/// A row of [`LOOK`]: the state of the session, and one that blocks it, as a [`SessionRow`].
+type Seen = (Option<String>, Option<i32>, Option<String>, Option<String>, Option<String>);
 
-#[async_trait]
-impl Lock for SessionLock {
-    async fn is_held(&mut self) -> bool {
-        let ping = tokio::time::timeout(CONNECT_TIMEOUT, self.0.ping());
-        matches!(ping.await, Ok(Ok(())))
+/// What a session is doing, by what was seen of it.
+fn look_of(seen: Vec<Seen>) -> Look {
+    let Some((state, blocker, role, application, since)) = seen.into_iter().next() else {
+        return Look::Missing;
+    };
+    match blocker {
+        Some(process) => {
+            let blocker = session_text((process, role, application, since));
+            Look::Blocked(format!("a lock that {blocker} holds"))
+        }
+        None if state.as_deref() == Some("active") => Look::Working,
+        // We wait for an answer, but it waits for a statement: nothing passes between us.
+        None => Look::Missing,
     }
+}
+
+/// A session of the server, for people.
+fn session_text((process, role, application, since): SessionRow) -> String {
+    let of_role = role.map(|role| format!(" of role {role:?}")).unwrap_or_default();
+    let named = application.filter(|name| !name.is_empty());
+    let named = named.map(|name| format!(" ({name:?})")).unwrap_or_default();
+    let since = since.map(|since| format!(", since {since}")).unwrap_or_default();
+    format!("session {process}{of_role}{named}{since}")
 }

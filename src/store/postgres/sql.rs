@@ -4,17 +4,18 @@ use super::super::dialect::Statements;
 
 /// The statements of the store.
 pub(super) const SQL: Statements = Statements {
-    begin: "begin",
-    // Without statistics, or with a generic plan, the planner would rather sort all rows of one
-    // age, for every page again, or read the whole table where an index holds all that is asked.
-    // Disabled plans count as very expensive where there is no other; compiling one for that (jit)
-    // would take longer than running it.
-    begin_by_index: "begin;
-             set local enable_seqscan = off;
-             set local enable_bitmapscan = off;
-             set local enable_sort = off;
-             set local enable_incremental_sort = off;
-             set local jit = off",
+    create_migrations: "create table if not exists _ethtally_migrations (
+             version bigint primary key,
+             description text not null,
+             installed_on timestamptz not null default now(),
+             success boolean not null,
+             checksum bytea not null,
+             execution_time bigint not null)",
+    migrations: "select version from _ethtally_migrations where success",
+    migration: "select version from _ethtally_migrations where version = $1",
+    record_migration: "insert into _ethtally_migrations
+                 (version, description, success, checksum, execution_time)
+             values ($1, $2, true, $3, 0)",
     now: "select clock_timestamp() at time zone 'utc'",
     first_age: "-infinity",
     // Without `stored.` the order would be that of the text in the result.
@@ -107,6 +108,58 @@ pub(super) const SQL: Statements = Statements {
                  and read_block between $1 and $2
              order by updated_at",
 };
+
+/// Ends the waits of a transaction's statements, unless role, database or server have a limit of their own.
+pub(super) const LIMIT_WAITS: &str = "select set_config(name, value, true)
+     from (values ('lock_timeout', '30s'), ('statement_timeout', '300s')) as ours (name, value)
+     where current_setting(name) = '0'";
+
+/// Makes statements read rows in the order of an index. Without statistics the planner would rather sort all rows of
+/// one age, for every page again, or read the whole table where an index holds all that is asked. Disabled plans count
+/// as very expensive where there is no other; compiling one for that (jit) would take longer than running it.
+pub(super) const BY_INDEX: &str = "set local enable_seqscan = off;
+     set local enable_bitmapscan = off;
+     set local enable_sort = off;
+     set local enable_incremental_sort = off;
+     set local jit = off";
+
+/// Session $1: its state, and those that hold a lock it waits for.
+pub(super) const LOOK: &str =
+    "select session.state, blocker.pid, blocker.usename::text, blocker.application_name,
+         to_char(blocker.xact_start at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+     from pg_stat_activity session
+     left join pg_stat_activity blocker on blocker.pid = any(pg_blocking_pids(session.pid))
+     where session.pid = $1
+     order by blocker.xact_start, blocker.pid";
+
+/// The session that holds the advisory lock $1.
+pub(super) const HOLDER: &str = "select pid, usename::text, application_name,
+         to_char(coalesce(xact_start, backend_start) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+     from pg_locks join pg_stat_activity using (pid)
+     where locktype = 'advisory' and granted and objsubid = 1
+         and database = (select oid from pg_database where datname = current_database())
+         and (classid::bigint << 32 | objid::bigint) = $1";
+
+/// The sessions that hold a lock on one of the tables, or the lock of upgrades; the oldest first.
+pub(super) const HOLDERS_OF_TABLES: &str = "select distinct on (xact_start, pid)
+         pid, usename::text, application_name,
+         to_char(xact_start at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+     from pg_locks join pg_stat_activity using (pid)
+     where pid <> pg_backend_pid() and granted
+         and database = (select oid from pg_database where datname = current_database())
+         and (relation::regclass::text like '%eth\\_%' or locktype = 'advisory' and objsubid = 1
+             and (classid::bigint << 32 | objid::bigint) = 7020095870286951500)
+     order by xact_start, pid";
+
+/// Whether the table of totals exists.
+pub(super) const TABLE_EXISTS: &str = "select to_regclass('eth_wallet_balances') is not null";
+
+/// Whether this session holds the advisory lock $1, on a server that takes writes.
+pub(super) const HOLDS: &str = "select exists (
+         select from pg_locks
+         where pid = pg_backend_pid() and locktype = 'advisory' and granted and objsubid = 1
+             and (classid::bigint << 32 | objid::bigint) = $1)
+     and not pg_is_in_recovery() and current_setting('default_transaction_read_only') = 'off'";
 
 /// The keys of rows from random pages of the table: $2 pages for each of the $1 rows, and some to
 /// spare. A small table is drawn from as a whole.

@@ -3,21 +3,26 @@
 //! A statement that waits for a lock on a table blocks all that come after it. So a step waits only
 //! for a moment, and then retries later: readers continue while a long transaction holds the table.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use backon::{ExponentialBuilder, Retryable};
-use sqlx::{
-    AssertSqlSafe, Connection, Executor, PgConnection,
-    migrate::{Migrate, MigrateError},
-    postgres::PgConnectOptions,
-};
 use tracing::warn;
 
-use super::super::{error::StoreError, schema};
-use crate::tally::Shutdown;
+use super::{
+    super::{
+        dialect::Purpose,
+        error::StoreError,
+        schema::{self, Migration},
+        session::Session,
+        sql_store::SqlStore,
+    },
+    PgDialect, SessionRow, session_text,
+    sql::{HOLDERS_OF_TABLES, TABLE_EXISTS},
+};
 
-/// How long a step may wait for a lock, and readers behind it.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long others then have the table for themselves.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(300))
@@ -26,79 +31,104 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 /// How long to retry; a long report or a backup may take its time.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// What `0002 reads` adds to a large table of the original, step by step. In one transaction with
+/// One process at a time, and no long wait for a lock, behind which readers would wait, too. An index may take long
+/// to build.
+const BEGIN_STEP: &str = "set local lock_timeout = '200ms';
+     set local statement_timeout = 0;
+     select pg_advisory_xact_lock(7020095870286951500)";
+
+/// The version of the migration that [`BEFORE_READS`] prepares.
+const READS: i64 = 2;
+/// What the migration of reads adds to a large table of the original, step by step. In one transaction with
 /// the index, the column's lock would keep readers out until the index is built.
 const BEFORE_READS: [&str; 2] = [
     // An autovacuum gives up its lock once another session has waited for a second. This lock does
     // not affect readers.
-    "begin;
-     set local lock_timeout = '5s';
+    "set local lock_timeout = '5s';
      lock table eth_wallet_balances in share update exclusive mode;
      set local lock_timeout = '200ms';
-     alter table eth_wallet_balances add column if not exists read_block bigint;
-     commit",
+     alter table eth_wallet_balances add column if not exists read_block bigint",
     // Writers wait while it is built, readers do not.
     "create index if not exists eth_wallet_balances_sweep_idx
      on eth_wallet_balances (updated_at, wallet)",
 ];
 
 /// Applies missing migrations; returns their names. A shutdown ends it between two attempts.
-pub(super) async fn run(
-    options: &PgConnectOptions,
-    shutdown: &Shutdown,
-) -> Result<Vec<String>, StoreError> {
-    let (started, waking) = (Instant::now(), shutdown.clone());
-    let mut is_first = true;
-    let applied = (|| attempt(options))
-        .retry(PAUSES)
-        .when(|error| {
-            is_locked_out(error) && started.elapsed() < PATIENCE && !shutdown.is_requested()
-        })
-        .notify(|_, _| {
-            if std::mem::take(&mut is_first) {
-                warn!("waiting to upgrade the tables: another session holds them");
+pub(super) async fn run(store: &SqlStore<PgDialect>) -> Result<Vec<String>, StoreError> {
+    let lacking = schema::lacking(store).await?;
+    let (started, waking) = (Instant::now(), store.shutdown.clone());
+    let announced = AtomicBool::new(false);
+    for migration in &lacking {
+        let waking = waking.clone();
+        let applied = (|| attempt(store, migration, &announced))
+            .retry(PAUSES)
+            .when(|error| {
+                is_locked_out(error)
+                    && started.elapsed() < PATIENCE
+                    && !store.shutdown.is_requested()
+            })
+            .sleep(move |pause| {
+                let shutdown = waking.clone();
+                async move {
+                    let _ = tokio::time::timeout(pause, shutdown.requested()).await;
+                }
+            })
+            .await;
+        match applied {
+            Err(error) if is_locked_out(&error) => {
+                let by = holder(store).await;
+                return Err(match store.shutdown.is_requested() {
+                    true => StoreError::Stopped(format!("{by} that holds the tables")),
+                    false => StoreError::TablesHeld { by, seconds: started.elapsed().as_secs() },
+                });
             }
-        })
-        .sleep(move |pause| {
-            let shutdown = waking.clone();
-            async move {
-                let _ = tokio::time::timeout(pause, shutdown.requested()).await;
-            }
-        })
-        .await;
-    match applied {
-        Err(error) if is_locked_out(&error) => Err(match shutdown.is_requested() {
-            true => StoreError::Stopped("another session that holds the tables".to_owned()),
-            false => StoreError::TablesHeld(started.elapsed().as_secs()),
-        }),
-        applied => applied,
-    }
-}
-
-async fn attempt(options: &PgConnectOptions) -> Result<Vec<String>, StoreError> {
-    // A session of its own: the lock of migrations and the timeout end with it, whatever happens.
-    let mut session = PgConnection::connect_with(options).await?;
-    let applied = upgrade(&mut session).await;
-    let _ = session.close().await;
-    applied
-}
-
-async fn upgrade(session: &mut PgConnection) -> Result<Vec<String>, StoreError> {
-    let migrator = schema::postgres();
-    let timeout = format!("set lock_timeout = {}", LOCK_TIMEOUT.as_millis());
-    session.execute(AssertSqlSafe(timeout)).await?;
-    // One process at a time; the timeout ends this wait, too.
-    session.lock().await.map_err(StoreError::Upgrade)?;
-    let lacks_reads =
-        schema::lacking(&migrator, session).await?.iter().any(|name| name == "0002 reads");
-    let table = "select to_regclass('eth_wallet_balances') is not null";
-    if lacks_reads && sqlx::query_scalar(table).fetch_one(&mut *session).await? {
-        for step in BEFORE_READS {
-            let executed = session.execute(step).await;
-            executed.map_err(|error| StoreError::Upgrade(MigrateError::Execute(error)))?;
+            applied => applied?,
         }
     }
-    schema::apply(&migrator, session).await
+    Ok(schema::titles(&lacking))
+}
+
+/// Tries once; the first wait of all attempts is announced.
+async fn attempt(
+    store: &SqlStore<PgDialect>,
+    migration: &Migration,
+    announced: &AtomicBool,
+) -> Result<(), StoreError> {
+    let tried = try_once(store, migration).await;
+    if tried.as_ref().is_err_and(is_locked_out) && !announced.swap(true, Relaxed) {
+        warn!("waiting to upgrade the tables: {} holds them", holder(store).await);
+    }
+    tried
+}
+
+async fn try_once(store: &SqlStore<PgDialect>, migration: &Migration) -> Result<(), StoreError> {
+    if migration.version == READS && table_exists(store).await? {
+        for step in BEFORE_READS {
+            let mut session = begin_step(store).await?;
+            let done = session.run(step).await;
+            session.end(done).await.map_err(StoreError::during_upgrade)?;
+        }
+    }
+    schema::apply(migration, begin_step(store).await?).await
+}
+
+async fn begin_step(store: &SqlStore<PgDialect>) -> Result<Session<'_, PgDialect>, StoreError> {
+    let mut session = store.begin(Purpose::Write).await?;
+    session.run(BEGIN_STEP).await.map_err(StoreError::during_upgrade)?;
+    Ok(session)
+}
+
+async fn table_exists(store: &SqlStore<PgDialect>) -> Result<bool, StoreError> {
+    let exists: Vec<(bool,)> = store.fetch_once(Purpose::Read, TABLE_EXISTS, &[]).await?;
+    Ok(matches!(exists[..], [(true,)]))
+}
+
+/// The session that has held a lock on one of the tables for longest.
+async fn holder(store: &SqlStore<PgDialect>) -> String {
+    let holders: Result<Vec<SessionRow>, _> =
+        store.fetch_once(Purpose::Read, HOLDERS_OF_TABLES, &[]).await;
+    let oldest = holders.unwrap_or_default().into_iter().next();
+    oldest.map_or_else(|| "another session".to_owned(), session_text)
 }
 
 /// True if a step waited in vain for a lock, so that a retry may succeed.

@@ -3,17 +3,14 @@
 mod lock_file;
 mod sql;
 
-use std::{fs::File, path::PathBuf, str::FromStr, time::Duration};
+use std::{fs::File, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
+use anyhow::anyhow;
 use async_trait::async_trait;
 use serde_json::json;
 use sqlx::{
-    Sqlite, SqliteConnection, SqlitePool,
-    migrate::Migrator,
-    sqlite::{
-        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions,
-        SqliteSynchronous,
-    },
+    ConnectOptions, Sqlite, SqliteConnection,
+    sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
 use self::{
@@ -22,15 +19,13 @@ use self::{
 };
 use super::{
     Access, LockKey,
-    dialect::{AnyRow, Column, Dialect, Statements, Value},
+    connections::Connections,
+    dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
     error::{StoreError, code, driver_text},
-    schema,
+    schema::{self, Migration},
     sql_store::SqlStore,
 };
-use crate::{
-    follow::Lock,
-    tally::{RunError, Shutdown},
-};
+use crate::tally::{Lock, RunError, Shutdown};
 
 /// How long a statement waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -57,7 +52,7 @@ pub(super) async fn open(
     if path.as_os_str().is_empty() {
         return Err(RunError::settings("--database-url names no file; write sqlite:PATH"));
     }
-    let dialect = SqliteDialect { path };
+    let dialect = SqliteDialect { path, options: options.clone() };
     dialect.check_path(access)?;
     let options = options.busy_timeout(BUSY_TIMEOUT).create_if_missing(access == Access::Write);
     let options = match access {
@@ -66,41 +61,46 @@ pub(super) async fn open(
             options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Normal)
         }
     };
-    let pool = |options| SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options);
-    let opened = pool(options.clone());
-    let mut store = SqlStore { dialect, pool: opened, shutdown: shutdown.clone() };
+    let store = |options| SqlStore {
+        dialect: Arc::new(SqliteDialect { path: dialect.path.clone(), options }),
+        connections: Arc::new(Connections::new()),
+        shutdown: shutdown.clone(),
+    };
+    let mut opened = store(options.clone());
     // Two processes that turn a new file into a database at once would collide.
     let _opening = match access {
-        Access::Write => Some(store.explained(store.dialect.open_lock(shutdown).await).await?),
+        Access::Write => Some(opened.explained(opened.dialect.open_lock(shutdown).await).await?),
         Access::Read => None,
     };
-    let mut looked = look(&store.pool).await;
-    if looked.is_err() && access == Access::Read && !beside(&store.dialect.path, "-wal").exists() {
+    let mut looked = look(&opened).await;
+    if looked.is_err() && access == Access::Read && !beside(&dialect.path, "-wal").exists() {
         // SQLite cannot create its -shm file in a folder that we may not write, nor does it need to.
-        store.pool = pool(options.immutable(true));
-        looked = look(&store.pool).await;
+        opened = store(options.immutable(true));
+        looked = look(&opened).await;
     }
     match looked {
-        Ok(()) => Ok(store),
-        // A busy or broken database is not a mistake in the settings.
-        Err(error) if matches!(primary_code(&error), Some(BUSY | CORRUPT | FULL)) => {
-            store.explained(Err(error)).await
-        }
-        Err(error) => {
-            let text = store.dialect.describe(&error, false).await;
-            Err(RunError::settings(format!("{}: {text}", store.dialect.label())))
-        }
+        Ok(()) => Ok(opened),
+        Err(error) => match error.sql() {
+            // A busy or broken database is not a mistake in the settings.
+            Some(cause) if !matches!(primary_code(cause), Some(BUSY | CORRUPT | FULL)) => {
+                let text = opened.dialect.describe(cause, false);
+                Err(RunError::settings(format!("{}: {text}", opened.dialect.label())))
+            }
+            _ => Err(opened.in_words(error).await),
+        },
     }
 }
 
 /// Reads something, which shows whether the file can be read.
-async fn look(pool: &SqlitePool) -> sqlx::Result<()> {
-    sqlx::query("select count(*) from sqlite_master").execute(pool).await.map(drop)
+async fn look(store: &SqlStore<SqliteDialect>) -> Result<(), StoreError> {
+    let sql = "select count(*) from sqlite_master";
+    store.fetch_once::<(i64,)>(Purpose::Read, sql, &[]).await.map(drop)
 }
 
 /// SQLite.
 pub(super) struct SqliteDialect {
     path: PathBuf,
+    options: SqliteConnectOptions,
 }
 
 impl SqliteDialect {
@@ -133,7 +133,36 @@ impl SqliteDialect {
 impl Dialect for SqliteDialect {
     type Database = Sqlite;
 
+    const BEGIN_LIMIT: Duration = BUSY_TIMEOUT.saturating_mul(2);
+
     const SQL: Statements = SQL;
+
+    const MIGRATIONS: &'static [Migration] = schema::SQLITE;
+
+    async fn connect(&self) -> Result<SqliteConnection, StoreError> {
+        self.options.connect().await.map_err(StoreError::Sql)
+    }
+
+    async fn begin(
+        &self,
+        connection: &mut SqliteConnection,
+        purpose: Purpose,
+    ) -> sqlx::Result<Option<SessionId>> {
+        let begin = match purpose {
+            // Takes the write lock at once: a transaction that reads first could fail when it writes.
+            Purpose::Write => "begin immediate",
+            Purpose::Read | Purpose::ByIndex => "begin",
+        };
+        Self::run(connection, begin).await.map(|()| None)
+    }
+
+    async fn look(&self, _: Option<SessionId>) -> Look {
+        Look::Working
+    }
+
+    async fn run(connection: &mut SqliteConnection, sql: &'static str) -> sqlx::Result<()> {
+        sqlx::raw_sql(sql).execute(connection).await.map(drop)
+    }
 
     async fn execute(
         connection: &mut SqliteConnection,
@@ -152,50 +181,49 @@ impl Dialect for SqliteDialect {
         sqlx::query_as_with(sql, arguments(values)?).fetch_all(connection).await
     }
 
-    async fn sample(connection: &mut SqliteConnection, count: u32) -> sqlx::Result<Vec<(String,)>> {
+    async fn sample(store: &SqlStore<Self>, count: u32) -> Result<Vec<(String,)>, StoreError> {
         let limit = Value::Number(count.into());
         let last = "select coalesce(max(rowid), 0) from eth_wallet_balances";
-        let last: i64 = sqlx::query_scalar(last).fetch_one(&mut *connection).await?;
+        let last: Vec<(i64,)> = store.fetch_once(Purpose::Read, last, &[]).await?;
+        let last = last.first().map_or(0, |(last,)| *last);
         // Random numbers: unless most of them have no row, more than enough of these have one.
         if last / 4 > i64::from(count) {
             let numbers: Vec<_> =
                 (0..2 * count + 10).map(|_| rand::random_range(1..=last)).collect();
             let numbers = json!(numbers).to_string();
-            let keys: Vec<(String,)> =
-                Self::fetch(connection, SAMPLE, &[limit, Value::Text(&numbers)]).await?;
+            let values = [limit, Value::Text(&numbers)];
+            let keys: Vec<(String,)> = store.fetch_once(Purpose::Read, SAMPLE, &values).await?;
             if keys.len() >= count as usize {
                 return Ok(keys);
             }
         }
         let any = "select wallet from eth_wallet_balances order by random() limit $1";
-        Self::fetch(connection, any, &[limit]).await
+        store.fetch_once(Purpose::Read, any, &[limit]).await
     }
 
-    fn migrator() -> Migrator {
-        schema::sqlite()
-    }
-
-    async fn migrate(
-        &self,
-        pool: &SqlitePool,
-        shutdown: &Shutdown,
-    ) -> Result<Vec<String>, StoreError> {
-        // sqlx does not lock SQLite's migrations.
-        let _migrating = self.open_lock(shutdown).await?;
-        schema::apply(&schema::sqlite(), &mut *pool.acquire().await?).await
+    async fn migrate(store: &SqlStore<Self>) -> Result<Vec<String>, StoreError> {
+        let _migrating = store.dialect.open_lock(&store.shutdown).await?;
+        let lacking = schema::lacking(store).await?;
+        for migration in &lacking {
+            schema::apply(migration, store.begin(Purpose::Write).await?).await?;
+        }
+        Ok(schema::titles(&lacking))
     }
 
     async fn lock(
-        &self,
-        _: &SqlitePool,
+        store: &SqlStore<Self>,
         key: LockKey<'_>,
     ) -> Result<Option<Box<dyn Lock>>, StoreError> {
         let purpose = key.to_string().replace(' ', "-").replace('/', "-of-");
-        let held = LockFile::beside(&self.path, &purpose)?.try_lock()?;
+        let held = LockFile::beside(&store.dialect.path, &purpose)?.try_lock()?;
         Ok(held.map(|file| Box::new(FileLock(file)) as Box<dyn Lock>))
     }
 
-    fn is_conflict(_: &sqlx::Error) -> bool {
+    async fn holder(_: &SqlStore<Self>, _: LockKey<'_>) -> Option<String> {
+        None
+    }
+
+    fn is_conflict(_: &StoreError) -> bool {
         // Writers wait for each other.
         false
     }
@@ -204,7 +232,11 @@ impl Dialect for SqliteDialect {
         format!("database sqlite:{}", self.path.display())
     }
 
-    async fn describe(&self, error: &sqlx::Error, _: bool) -> String {
+    fn cannot_connect(&self, error: &sqlx::Error) -> RunError {
+        RunError::Database(anyhow!("{}: {}", self.label(), self.describe(error, false)))
+    }
+
+    fn describe(&self, error: &sqlx::Error, _: bool) -> String {
         let message = match error.as_database_error() {
             Some(error) => error.message().to_owned(),
             None => driver_text(error),
@@ -253,6 +285,7 @@ fn arguments(values: &[Value<'_>]) -> sqlx::Result<SqliteArguments> {
             Value::Text(text) => arguments.add(text),
             Value::TextOrNull(text) => arguments.add(text),
             Value::Number(number) => arguments.add(number),
+            Value::Bytes(bytes) => arguments.add(bytes),
             Value::Time(time) => arguments.add(time),
             Value::List(texts) => arguments.add(json!(texts).to_string()),
             Value::Rows(columns) => arguments.add(rows_json(columns)),
@@ -281,8 +314,13 @@ struct FileLock(#[expect(dead_code, reason = "dropping it releases the lock")] F
 
 #[async_trait]
 impl Lock for FileLock {
-    async fn is_held(&mut self) -> bool {
+    async fn is_held(&self) -> bool {
         true
+    }
+
+    async fn lost(&self) -> String {
+        // The lock of a file ends with its process.
+        std::future::pending().await
     }
 }
 
@@ -303,7 +341,7 @@ mod tests {
         writer.execute("begin immediate").await.unwrap();
         let error = other.execute("begin immediate").await.unwrap_err();
         assert_eq!(
-            SqliteDialect { path }.describe(&error, false).await,
+            SqliteDialect { path, options }.describe(&error, false),
             "another process has kept it locked for 60 s; end that process, or try again later"
         );
     }

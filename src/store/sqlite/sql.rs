@@ -6,9 +6,18 @@ use super::super::dialect::Statements;
 
 /// The statements of the store.
 pub(super) const SQL: Statements = Statements {
-    // Takes the write lock at once: a transaction that reads first could fail when it writes.
-    begin: "begin immediate",
-    begin_by_index: "begin",
+    create_migrations: "create table if not exists _ethtally_migrations (
+             version bigint primary key,
+             description text not null,
+             installed_on timestamp not null default current_timestamp,
+             success boolean not null,
+             checksum blob not null,
+             execution_time bigint not null)",
+    migrations: "select version from _ethtally_migrations where success",
+    migration: "select version from _ethtally_migrations where version = $1",
+    record_migration: "insert into _ethtally_migrations
+                 (version, description, success, checksum, execution_time)
+             values ($1, $2, true, $3, 0)",
     now: "select strftime('%Y-%m-%d %H:%M:%f', 'now')",
     first_age: "",
     stale_page: "select wallet, updated_at

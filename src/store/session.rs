@@ -1,0 +1,153 @@
+//! One transaction on one connection, and the watch over its statements.
+//!
+//! Every statement runs in a transaction: settings are local to it, and behind a pooler it is the unit that stays on
+//! one server connection. A statement that takes long is looked up from a second connection, which tells a slow
+//! server from a dead one and names whoever holds the lock that it waits for.
+
+use std::{pin::pin, time::Duration};
+
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::{
+    connections::{Connections, Leased},
+    dialect::{AnyRow, Dialect, Look, Purpose, SessionId, Value},
+    error::StoreError,
+};
+use crate::tally::Shutdown;
+
+/// How often a statement that takes long is looked up.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often in a row it may be missing before the connection counts as dead.
+const MISSING: u32 = 2;
+/// How often in a row nothing may be known of it.
+const UNKNOWN: u32 = 60;
+/// How many connections are tried for a transaction that does not begin.
+const ATTEMPTS: u32 = 2;
+
+/// A transaction. Unless it is committed, it is rolled back.
+pub(super) struct Session<'a, D: Dialect> {
+    dialect: &'a D,
+    shutdown: &'a Shutdown,
+    connection: Leased<'a, D>,
+    id: Option<SessionId>,
+}
+
+impl<'a, D: Dialect> Session<'a, D> {
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// If there is no connection, or a shutdown ends the wait for one.
+    pub(super) async fn begin(
+        connections: &'a Connections<D>,
+        dialect: &'a D,
+        shutdown: &'a Shutdown,
+        purpose: Purpose,
+    ) -> Result<Self, StoreError> {
+        let begun = async {
+            for _ in 0..ATTEMPTS {
+                let mut connection = connections.acquire(dialect).await?;
+                match timeout(D::BEGIN_LIMIT, dialect.begin(connection.get()?, purpose)).await {
+                    Ok(Ok(id)) => return Ok(Self { dialect, shutdown, connection, id }),
+                    Ok(Err(error)) => return Err(StoreError::Sql(error)),
+                    Err(_) => {}
+                }
+            }
+            Err(StoreError::NoSession(D::BEGIN_LIMIT.as_secs()))
+        };
+        watched(dialect, shutdown, None, begun).await
+    }
+
+    /// Executes a statement and returns the number of rows it affected.
+    pub(super) async fn execute(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<u64, StoreError> {
+        let executed = D::execute(self.connection.get()?, sql, values);
+        let executed = async { executed.await.map_err(StoreError::Sql) };
+        watched(self.dialect, self.shutdown, self.id, executed).await
+    }
+
+    /// Executes a query and returns its rows.
+    pub(super) async fn fetch<T: AnyRow>(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<T>, StoreError> {
+        let fetched = D::fetch(self.connection.get()?, sql, values);
+        let fetched = async { fetched.await.map_err(StoreError::Sql) };
+        watched(self.dialect, self.shutdown, self.id, fetched).await
+    }
+
+    /// Executes statements without parameters.
+    pub(super) async fn run(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        let run = D::run(self.connection.get()?, sql);
+        let run = async { run.await.map_err(StoreError::Sql) };
+        watched(self.dialect, self.shutdown, self.id, run).await
+    }
+
+    /// Commits, and leaves the connection to others.
+    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
+        self.run("commit").await?;
+        self.connection.give_back();
+        Ok(())
+    }
+
+    /// Ends the transaction with this result: commits a success, and rolls a failure back. The connection of a
+    /// failure is kept only if it is in order.
+    pub(super) async fn end<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        match result {
+            Ok(value) => self.commit().await.map(|()| value),
+            Err(error) => {
+                if error.leaves_session() && self.run("rollback").await.is_ok() {
+                    self.connection.give_back();
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Waits for `work`: as long as the server knows of it, and until a shutdown is overdue.
+pub(super) async fn watched<D: Dialect, T>(
+    dialect: &D,
+    shutdown: &Shutdown,
+    id: Option<SessionId>,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let mut work = pin!(work);
+    let mut overdue = pin!(shutdown.overdue());
+    let mut blocker: Option<String> = None;
+    let (mut missing, mut unknown) = (0, 0);
+    loop {
+        let look = async {
+            sleep(LOOK_EVERY).await;
+            dialect.look(id).await
+        };
+        let looked = tokio::select! {
+            biased;
+            done = &mut work => return done.map_err(|error| error.blocked_by(blocker)),
+            () = &mut overdue => {
+                let what = blocker.unwrap_or_else(|| format!("{} to answer", dialect.label()));
+                return Err(StoreError::Stopped(what));
+            }
+            looked = look => looked,
+        };
+        match looked {
+            Look::Unknown => unknown += 1,
+            Look::Missing => missing += 1,
+            Look::Working => (missing, unknown) = (0, 0),
+            Look::Blocked(by) => {
+                (missing, unknown) = (0, 0);
+                if blocker.as_ref() != Some(&by) {
+                    warn!("waiting for {by}");
+                    blocker = Some(by);
+                }
+            }
+        }
+        if missing >= MISSING || unknown >= UNKNOWN {
+            return Err(StoreError::Silent);
+        }
+    }
+}

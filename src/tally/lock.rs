@@ -1,0 +1,37 @@
+//! Locks between processes, and a ledger that stores only while one is held.
+
+use async_trait::async_trait;
+
+use super::{Ledger, Recorded, RunError, TotalRead, Unreadable};
+
+/// What only one process holds at a time. It ends with this value, and with the process, however it ends.
+#[async_trait]
+pub trait Lock: Send + Sync {
+    /// Proves that it is held now.
+    async fn is_held(&self) -> bool;
+
+    /// Returns once it is lost; the text says why.
+    async fn lost(&self) -> String;
+}
+
+/// A ledger that stores only what is read under a lock.
+pub struct Locked<'a> {
+    /// Where totals are stored.
+    pub ledger: &'a dyn Ledger,
+    /// Proven before each batch.
+    pub lock: &'a dyn Lock,
+}
+
+#[async_trait]
+impl Ledger for Locked<'_> {
+    async fn record(
+        &self,
+        totals: &[TotalRead],
+        failures: &[Unreadable],
+    ) -> Result<Recorded, RunError> {
+        if !self.lock.is_held().await {
+            return Err(RunError::lock_lost(&self.lock.lost().await));
+        }
+        self.ledger.record(totals, failures).await
+    }
+}
