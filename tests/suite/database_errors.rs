@@ -4,7 +4,9 @@ use std::fs;
 
 use ethtally_testbed::postgres::{self, Cluster};
 
-use crate::support::{database::Database, program::ethtally, wallets::address};
+use crate::support::{
+    database::Database, pgbouncer::PgBouncer, program::ethtally, wallets::address,
+};
 
 /// Runs a command, which must fail with this error.
 #[track_caller]
@@ -173,4 +175,16 @@ fn a_database_url_of_another_kind_is_refused_with_the_right_form() {
     ] {
         refuses(url, &["status"], expected);
     }
+}
+
+#[test]
+fn a_pooler_in_session_mode_serves_the_commands() {
+    let database = Database::postgres();
+    // sqlx sends this parameter.
+    let parameters = "ignore_startup_parameters = extra_float_digits";
+    let pooler = PgBouncer::start(postgres::shared(), "session", &[parameters]);
+    let pooled = Database::at(pooler.url(&database.url));
+    ethtally(["migrate"]).database(&pooled).run().expect(0);
+    ethtally(["status"]).database(&pooled).run().expect(0);
+    assert!(pooler.admin("show pools").contains("|postgres|"), "{}", pooler.log());
 }

@@ -4,6 +4,7 @@ pub(crate) mod chains;
 pub(crate) mod database;
 pub(crate) mod metrics;
 pub(crate) mod original;
+pub(crate) mod pgbouncer;
 pub(crate) mod program;
 pub(crate) mod random;
 pub(crate) mod requests;
