@@ -12,6 +12,7 @@ mod pace;
 mod packed;
 mod packed_words;
 mod plans;
+mod pooler;
 mod price;
 mod profile;
 mod refresh;
