@@ -24,8 +24,8 @@ pub(super) enum StoreError {
     )]
     NoAnswer(u64),
     #[error(
-        "no session became free in {0} s; if --database-url leads to a pooler, raise its pool size: \
-         a run needs two connections"
+        "the server did not begin a transaction in {0} s; check that it answers; a pooler must have \
+         two connections for each run"
     )]
     NoSession(u64),
     #[error("the server stopped answering, and the connection was closed")]

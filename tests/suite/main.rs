@@ -32,6 +32,7 @@ mod verify;
 mod verify_drift;
 mod verify_sample;
 mod verify_stale;
+mod waits;
 mod watch;
 mod watch_faults;
 mod watch_health;
