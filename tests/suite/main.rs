@@ -4,6 +4,7 @@ mod backfill;
 mod chunks;
 mod database_errors;
 mod evidence;
+mod failover;
 mod faults;
 mod freshness;
 mod node_errors;
