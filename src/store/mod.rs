@@ -4,6 +4,7 @@
 //! method: which statements it executes and what their rows mean. `postgres` and `sqlite` hold the
 //! statements in their dialect of SQL, and how to connect, lock and name an error.
 
+mod backend;
 mod connections;
 mod dialect;
 mod error;

@@ -55,9 +55,7 @@ fn terminate_all(commands: Vec<(&'static str, Ethtally)>, wait: Duration) -> Vec
         .into_iter()
         .map(|(name, mut run)| (run.has_ended(), name, run))
         .partition(|run| !run.0);
-    for (_, name, run) in ended {
-        println!("{name} did not wait: {:?}", run.wait());
-    }
+    drop(ended);
     let signalled = Instant::now();
     waiting.iter().for_each(|(_, _, run)| run.signal("TERM"));
     let terminated = |(_, name, run): (bool, &'static str, Running)| {
