@@ -18,7 +18,7 @@ use crate::{
     intake::{self, Intake, Reject},
     report::{CommandOutput, Report, Styler, Verdict},
     store::Store,
-    tally::{RunError, RunSummary, Wallet},
+    tally::{Retries, RunError, RunSummary, Wallet},
 };
 
 /// How many bad rows are shown; all of them go to `--rejects`.
@@ -71,7 +71,7 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
         true => store_placeholders(app, store, pages(wallets), &mut seen).await,
         false => {
             let pages = wanted_pages(store, wallets, args.resume, &mut seen);
-            story.run(store, rows - rejected, pages, |_, _| {}).await
+            story.run(store, rows - rejected, pages, &Retries::default(), |_, _, _| {}).await
         }
     };
     story.note_rest(&mut run, "run it again with --resume to continue");
@@ -199,10 +199,15 @@ async fn store_placeholders(
             Ok::<_, RunError>(Some((page.len() as u64, store.insert_placeholders(&page).await?)))
         };
         match stored.await {
-            Ok(Some((wallets, new))) => {
+            Ok(Some((wallets, stored))) => {
+                let (refused, left) = (stored.refused.len() as u64, stored.left.len() as u64);
                 seen.wallets += wallets;
-                seen.kept += wallets - new;
-                run.counts.updated += new;
+                run.kept += wallets - left - refused - stored.updated;
+                seen.kept = run.kept;
+                run.counts.requested += wallets;
+                run.counts.updated += stored.updated;
+                run.counts.failed += refused;
+                run.first_refused = run.first_refused.or(stored.refused.into_iter().next());
             }
             Ok(None) => break,
             Err(error) => {

@@ -16,6 +16,7 @@ use super::{
     connections::Connections,
     dialect::{AnyRow, Column, Dialect, Purpose, Value},
     error::{StoreError, unless_stopped},
+    halves::Rows,
     rows::{
         BlockColumns, FailureColumns, ROWS_ABOVE, TotalColumns, bigint, hash_texts, keys_of,
         recent_reads, rows_above_json, wallets_and_blocks, wallets_json, wallets_of,
@@ -60,15 +61,23 @@ impl<D: Dialect> SqlStore<D> {
         Session::begin(&self.connections, &self.dialect, &self.shutdown, purpose).await
     }
 
-    /// Does `work` until it succeeds or a retry would not help.
+    /// Does `work` until it succeeds or a retry would not help; an error is put in words.
     async fn retried<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, RunError>
     where
         T: Send,
         F: Future<Output = Result<T, StoreError>> + Send,
     {
+        self.explained(self.retry(work).await).await
+    }
+
+    /// Does `work` until it succeeds or a retry would not help.
+    pub(super) async fn retry<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, StoreError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
         let waking = self.shutdown.clone();
-        let done = work
-            .retry(RETRIES)
+        work.retry(RETRIES)
             .when(|error| {
                 !self.shutdown.is_requested() && (error.is_lost() || D::is_conflict(error))
             })
@@ -79,8 +88,7 @@ impl<D: Dialect> SqlStore<D> {
                     let _ = tokio::time::timeout(pause, shutdown.requested()).await;
                 }
             })
-            .await;
-        self.explained(done).await
+            .await
     }
 
     /// Executes a statement in a transaction of its own and returns the number of rows it affected.
@@ -124,7 +132,7 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     /// Executes a query for keys and returns their wallets.
-    async fn fetch_wallets<C: FromIterator<Wallet>>(
+    pub(super) async fn fetch_wallets<C: FromIterator<Wallet>>(
         &self,
         sql: &'static str,
         values: &[Value<'_>],
@@ -171,7 +179,7 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     /// Writes a batch in one transaction; returns how many totals were not superseded.
-    async fn record_once(
+    pub(super) async fn record_once(
         &self,
         totals: &TotalColumns,
         failures: &FailureColumns,
@@ -183,7 +191,7 @@ impl<D: Dialect> SqlStore<D> {
 }
 
 /// Writes a batch; returns how many totals were not superseded.
-async fn record_in<D: Dialect>(
+pub(super) async fn record_in<D: Dialect>(
     session: &mut Session<'_, D>,
     totals: &TotalColumns,
     failures: &FailureColumns,
@@ -203,7 +211,8 @@ async fn record_in<D: Dialect>(
         session.execute(D::SQL.raise_event_blocks, &[Value::Rows(&rows)]).await?;
     }
     session.execute(D::SQL.forget_failures, &[Value::List(&totals.wallets)]).await?;
-    if !failures.wallets.is_empty() {
+    // Without any row it only shows whether the statements work.
+    if !failures.wallets.is_empty() || totals.wallets.is_empty() {
         let rows = [Column::Texts(&failures.wallets), Column::Texts(&failures.reasons)];
         session.execute(D::SQL.record_failures, &[Value::Rows(&rows)]).await?;
     }
@@ -231,9 +240,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         after: Option<&Cursor>,
         limit: u32,
     ) -> Result<Page, RunError> {
-        let (age, wallet) = after.map_or((D::SQL.first_age, ""), |after| {
-            (after.updated_at.as_str(), after.wallet.as_str())
-        });
+        let (age, wallet) = place::<D>(after);
         let (from, to) = bounds(stale.shard);
         let values = [
             Value::Time(stale.before.naive_utc()),
@@ -247,11 +254,25 @@ impl<D: Dialect> Store for SqlStore<D> {
         Ok(Page::of(&rows, limit))
     }
 
-    async fn due_without_row(&self, shard: Shard, limit: u32) -> Result<Vec<Wallet>, RunError> {
-        let (from, to) = bounds(shard);
-        let values =
-            [Value::Text(&from), Value::TextOrNull(to.as_deref()), Value::Number(limit.into())];
-        self.fetch_wallets(D::SQL.due_without_row, &values).await
+    async fn due_page(
+        &self,
+        stale: &Stale,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<Page, RunError> {
+        let (time, wallet) = place::<D>(after);
+        let (from, to) = bounds(stale.shard);
+        let values = [
+            Value::Time(stale.due.naive_utc()),
+            Value::Text(time),
+            Value::Text(wallet),
+            Value::Text(&from),
+            Value::TextOrNull(to.as_deref()),
+            Value::Time(stale.before.naive_utc()),
+            Value::Number(limit.into()),
+        ];
+        let rows: Vec<(String, String)> = self.fetch_by_index(D::SQL.due_page, &values).await?;
+        Ok(Page::of(&rows, limit))
     }
 
     async fn count_stale(&self, stale: &Stale) -> Result<u64, RunError> {
@@ -265,8 +286,28 @@ impl<D: Dialect> Store for SqlStore<D> {
         Ok(only(rows)?.unsigned_abs())
     }
 
-    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<u64, RunError> {
-        self.execute(D::SQL.insert_placeholders, &[Value::List(&keys_of(wallets))]).await
+    async fn count_due(&self, stale: &Stale) -> Result<u64, RunError> {
+        let (from, to) = bounds(stale.shard);
+        let values = [
+            Value::Time(stale.due.naive_utc()),
+            Value::Text(&from),
+            Value::TextOrNull(to.as_deref()),
+            Value::Time(stale.before.naive_utc()),
+        ];
+        let rows: Vec<(i64,)> = self.fetch_by_index(D::SQL.count_due, &values).await?;
+        Ok(only(rows)?.unsigned_abs())
+    }
+
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<Recorded, RunError> {
+        let keys = keys_of(wallets);
+        let all = Rows::Placeholders(&keys);
+        match self.store_part(&all, 0..keys.len()).await {
+            Ok(updated) => Ok(Recorded { updated, ..Recorded::default() }),
+            Err(error) if error.sql().and_then(D::row_fault).is_some() => {
+                self.insert_in_halves(&keys, error).await
+            }
+            Err(error) => Err(self.in_words(error).await),
+        }
     }
 
     async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
@@ -338,8 +379,16 @@ impl<D: Dialect> Ledger for SqlStore<D> {
         failures: &[Unreadable],
     ) -> Result<Recorded, RunError> {
         let (totals, failures) = (TotalColumns::of(totals)?, FailureColumns::of(failures));
-        let updated = self.retried(|| self.record_once(&totals, &failures)).await?;
-        Ok(Recorded { updated, superseded: totals.count() - updated })
+        let superseded = |updated| totals.count() - updated;
+        match self.retry(|| self.record_once(&totals, &failures)).await {
+            Ok(updated) => {
+                Ok(Recorded { updated, superseded: superseded(updated), ..Recorded::default() })
+            }
+            Err(error) if error.sql().and_then(D::row_fault).is_some() => {
+                self.record_in_halves(&totals, failures, error).await
+            }
+            Err(error) => Err(self.in_words(error).await),
+        }
     }
 }
 
@@ -481,6 +530,11 @@ impl<D: Dialect> Journal for SqlStore<D> {
 fn only<T>(rows: Vec<(T,)>) -> Result<T, RunError> {
     let value = rows.into_iter().next().map(|(value,)| value);
     value.ok_or_else(|| RunError::Database(anyhow!("the database returned no row")))
+}
+
+/// Where a page begins: behind this time and wallet.
+fn place<D: Dialect>(after: Option<&Cursor>) -> (&str, &str) {
+    after.map_or((D::SQL.first_age, ""), |after| (&after.time, &after.wallet))
 }
 
 /// The first wallet of a shard and the one behind its last, as keys.

@@ -1,6 +1,7 @@
 //! The store in PostgreSQL: how it begins a transaction, binds values and names an error.
 
 mod connect;
+mod faults;
 mod lock;
 mod sql;
 mod upgrade;
@@ -21,6 +22,7 @@ use super::{
     connections::Connections,
     dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
     error::{StoreError, code, driver_text, unless_stopped},
+    halves::RowFault,
     schema::{self, MIGRATIONS, Migration, TABLES},
     sql_store::SqlStore,
 };
@@ -216,6 +218,10 @@ impl Dialect for PgDialect {
     fn is_conflict(error: &StoreError) -> bool {
         // deadlock_detected, serialization_failure
         matches!(error.code().as_deref(), Some("40P01" | "40001"))
+    }
+
+    fn row_fault(error: &sqlx::Error) -> Option<RowFault> {
+        faults::row_fault(error)
     }
 
     fn label(&self) -> String {

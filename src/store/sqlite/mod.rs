@@ -1,5 +1,6 @@
 //! The store in an SQLite file: how it opens, binds values, locks and names an error.
 
+mod faults;
 mod lock_file;
 mod sql;
 
@@ -22,6 +23,7 @@ use super::{
     connections::Connections,
     dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
     error::{StoreError, code, driver_text},
+    halves::RowFault,
     schema::{self, Migration},
     sql_store::SqlStore,
 };
@@ -226,6 +228,10 @@ impl Dialect for SqliteDialect {
     fn is_conflict(_: &StoreError) -> bool {
         // Writers wait for each other.
         false
+    }
+
+    fn row_fault(error: &sqlx::Error) -> Option<RowFault> {
+        faults::row_fault(error)
     }
 
     fn label(&self) -> String {
