@@ -17,7 +17,7 @@ use crate::{
     cli::BackfillArgs,
     intake::{self, Intake, Reject},
     report::{CommandOutput, Report, Styler, Verdict},
-    store::Store,
+    store::{Access, Store},
     tally::{Retries, RunError, RunSummary, Wallet},
 };
 
@@ -63,7 +63,7 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
     // Mistakes in the settings are found before a long file is read.
     let reader = if args.placeholders { None } else { Some(app.reader(args.budget.max_calls)?) };
     let input = open(&args.from_csv)?;
-    let story = Story::open(app, "backfill", reader).await?;
+    let story = Story::open(app, "backfill", reader, Access::Write).await?;
     let store = story.store.as_ref();
     let Intake { rows, rejected, wallets } = take_in(app, &args, input).await?;
     let mut seen = Seen::default();
@@ -196,6 +196,7 @@ async fn store_placeholders(
     while !app.shutdown.is_requested() {
         let stored = async {
             let Some(page) = pages.try_next().await? else { return Ok(None) };
+            app.claim_table(store).await?;
             Ok::<_, RunError>(Some((page.len() as u64, store.insert_placeholders(&page).await?)))
         };
         match stored.await {

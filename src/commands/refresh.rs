@@ -10,6 +10,7 @@ use crate::{
     app::{App, PAGE},
     cli::RefreshArgs,
     report::{BAD, CommandOutput, Styler, Verdict},
+    store::Access,
     tally::{Outcome, Retries, RunError, Wallet, pages_of},
 };
 
@@ -42,7 +43,7 @@ impl CommandOutput for Refreshed {
 }
 
 pub(super) async fn run(app: &App, args: RefreshArgs) -> Result<Verdict, RunError> {
-    let story = Story::open(app, "refresh", Some(app.reader(None)?)).await?;
+    let story = Story::open(app, "refresh", Some(app.reader(None)?), Access::Write).await?;
     let wallets: Vec<Wallet> = args.wallets.into_iter().unique().collect();
     let requested = wallets.len() as u64;
     let mut read = HashMap::new();

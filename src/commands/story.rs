@@ -8,7 +8,7 @@ use futures_util::Stream;
 use serde::Serialize;
 
 use crate::{
-    app::App,
+    app::{App, Claimed},
     read::NodeReader,
     report::{CommandOutput, Styler, Verdict},
     store::{Access, Store},
@@ -34,9 +34,10 @@ impl<'a> Story<'a> {
         app: &'a App,
         command: &'static str,
         reader: Option<NodeReader>,
+        access: Access,
     ) -> Result<Self, RunError> {
         let started = Instant::now();
-        let store = app.store(Access::Write).await?;
+        let store = app.store(access).await?;
         if let Some(reader) = &reader {
             reader.has_stored(store.newest_read_block().await?);
         }
@@ -55,6 +56,7 @@ impl<'a> Story<'a> {
     ) -> RunSummary {
         let Some(reader) = &self.reader else { return RunSummary::default() };
         let bar = self.app.report.bar(self.command, expected);
+        let ledger = &Claimed { app: self.app, store: self.store.as_ref(), ledger };
         let shutdown = &self.app.shutdown;
         let pipeline = Pipeline { reader, ledger, shutdown, progress: &bar, retries };
         pipeline.run(pages, each).await

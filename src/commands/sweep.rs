@@ -41,7 +41,7 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> Result<Verdict, RunError>
 
 async fn sweep(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let reader = app.reader(args.budget.max_calls)?;
-    let story = Story::open(app, "sweep", Some(reader)).await?;
+    let story = Story::open(app, "sweep", Some(reader), Access::Update).await?;
     let store = story.store.as_ref();
     let shard = args.shard.unwrap_or(Shard::ALL);
     let key = LockKey::Sweep(shard);
@@ -65,6 +65,9 @@ async fn sweep(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
         app.report.note(
             "the table holds newer reads than this run made; is the node behind, or --block old?",
         );
+    }
+    if run.error.is_none() && run.counts.requested == 0 {
+        note_if_empty(app, store).await?;
     }
     let counts = story.counts(&run);
     app.report.result(&RunOutput { command: "sweep", requested: run.counts.requested, counts })?;
@@ -108,6 +111,14 @@ async fn while_held(
     let mut run = work.await;
     run.error = Some(RunError::lock_lost(&reason));
     run
+}
+
+/// Says so if there is nothing to sweep, now and later.
+async fn note_if_empty(app: &App, store: &dyn Store) -> Result<(), RunError> {
+    if store.nth_oldest(0).await?.is_none() {
+        app.report.note("the table is empty; fill it with `ethtally backfill`");
+    }
+    Ok(())
 }
 
 /// How many wallets to sweep at most.
@@ -187,6 +198,9 @@ async fn dry_run(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let store = app.store(Access::Read).await?;
     let stale = stale(store.as_ref(), args).await?;
     let wallets = queue::count(store.as_ref(), &stale, limit(args)).await?;
+    if wallets == 0 {
+        note_if_empty(app, store.as_ref()).await?;
+    }
     let node = &app.settings.node;
     let (settings, parts) = (app.reader_settings(), app.profile.reads.len());
     let needed = settings.expected_calls(parts, wallets);

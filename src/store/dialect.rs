@@ -175,6 +175,10 @@ pub(super) struct Statements {
     pub(super) due_page: &'static str,
     /// Due by this time, from this wallet, up to this one, without a row or with one from before this time.
     pub(super) count_due: &'static str,
+    /// Name, identity.
+    pub(super) claim_profile: &'static str,
+    /// Name, identity.
+    pub(super) adopt_profile: &'static str,
     /// A list of wallets.
     pub(super) insert_placeholders: &'static str,
     /// A list of wallets.

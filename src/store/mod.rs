@@ -19,7 +19,9 @@ mod table;
 
 use std::path::Path;
 
-pub use table::{Access, Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts};
+pub use table::{
+    Access, Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts, TableProfile,
+};
 
 use crate::tally::{RunError, Shutdown};
 
@@ -34,6 +36,12 @@ pub async fn open(
     access: Access,
     shutdown: &Shutdown,
 ) -> Result<Box<dyn Store>, RunError> {
+    if url.trim().is_empty() {
+        return Err(RunError::settings(
+            "the database URL is empty; set --database-url or DATABASE_URL to sqlite:PATH or \
+             postgres://…, or unset DATABASE_URL for sqlite:ethtally.db",
+        ));
+    }
     match url.split_once(':') {
         Some(("sqlite", _)) => Ok(Box::new(sqlite::open(url, access, shutdown).await?)),
         Some(("postgres" | "postgresql", _)) => {

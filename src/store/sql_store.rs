@@ -12,7 +12,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use tracing::debug;
 
 use super::{
-    Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts,
+    Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts, TableProfile,
     connections::Connections,
     dialect::{AnyRow, Column, Dialect, Purpose, Value},
     error::{StoreError, unless_stopped},
@@ -353,6 +353,33 @@ impl<D: Dialect> Store for SqlStore<D> {
     async fn checkpoint(&self, name: &str) -> Result<Option<Checkpoint>, RunError> {
         let rows = self.fetch(D::SQL.checkpoint, &[Value::Text(name)]).await?;
         Ok(rows.into_iter().next().map(Checkpoint::of))
+    }
+
+    async fn profile(&self) -> Result<Option<TableProfile>, RunError> {
+        let rows: Vec<(String, String)> =
+            self.fetch("select name, identity from eth_wallet_profile where id = 1", &[]).await?;
+        Ok(rows.into_iter().next().map(|(name, identity)| TableProfile { name, identity }))
+    }
+
+    async fn claim(&self, profile: &TableProfile) -> Result<TableProfile, RunError> {
+        let values = [Value::Text(&profile.name), Value::Text(&profile.identity)];
+        self.execute(D::SQL.claim_profile, &values).await?;
+        Ok(self.profile().await?.unwrap_or_else(|| profile.clone()))
+    }
+
+    async fn adopt(&self, profile: &TableProfile, is_other_chain: bool) -> Result<(), RunError> {
+        let forget_blocks =
+            "update eth_wallet_balances set read_block = null where read_block is not null";
+        let adopted = || async {
+            let mut session = self.begin(Purpose::Write).await?;
+            let values = [Value::Text(&profile.name), Value::Text(&profile.identity)];
+            let mut adopted = session.execute(D::SQL.adopt_profile, &values).await;
+            if is_other_chain && adopted.is_ok() {
+                adopted = session.execute(forget_blocks, &[]).await;
+            }
+            session.end(adopted).await
+        };
+        self.retried(adopted).await.map(drop)
     }
 
     async fn lock(&self, key: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError> {

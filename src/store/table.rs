@@ -15,6 +15,8 @@ use crate::{
 pub enum Access {
     /// Read rows; create and change nothing.
     Read,
+    /// Write rows; the database must exist.
+    Update,
     /// Write rows; create an SQLite file if it is missing.
     Write,
 }
@@ -95,6 +97,16 @@ pub trait Store: Ledger + Journal {
     /// The checkpoint of this name.
     async fn checkpoint(&self, name: &str) -> Result<Option<Checkpoint>, RunError>;
 
+    /// The profile that the table's totals are of; `None` if none was recorded yet.
+    async fn profile(&self) -> Result<Option<TableProfile>, RunError>;
+
+    /// Records a profile, unless there is one; returns the one on record.
+    async fn claim(&self, profile: &TableProfile) -> Result<TableProfile, RunError>;
+
+    /// Records a profile instead of another one. With `is_other_chain`, also forgets at which blocks totals were read:
+    /// by the numbers of the other chain, reads might seem older than they are.
+    async fn adopt(&self, profile: &TableProfile, is_other_chain: bool) -> Result<(), RunError>;
+
     /// Takes a lock between processes; `None` if another one holds it.
     ///
     /// The lock ends when the guard is dropped or its process ends, however it ends.
@@ -167,6 +179,15 @@ impl Row {
     pub fn is_placeholder(&self) -> bool {
         self.since().is_none() && self.updated_at.timestamp() < 86_400
     }
+}
+
+/// The profile that all totals of a table are of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableProfile {
+    /// Its name, for people.
+    pub name: String,
+    /// What it and another one must have in common, as a text.
+    pub identity: String,
 }
 
 /// Numbers of rows.

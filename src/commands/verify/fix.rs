@@ -27,6 +27,7 @@ pub(super) async fn fix(
     }
     let (total, read_block) = (on_chain.total, on_chain.block);
     let read = TotalRead { wallet, total, read_block, event_block: None };
+    app.claim_table(store).await?;
     let stored = store.record(&[read], &[]).await?;
     match stored.refused.first() {
         _ if stored.updated == 1 => return Ok(true),

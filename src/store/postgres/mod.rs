@@ -97,11 +97,11 @@ impl PgDialect {
         };
         let rights = match self.access {
             Access::Read => "select",
-            Access::Write => "select, insert, update, delete",
+            Access::Update | Access::Write => "select, insert, update, delete",
         };
         // Rows of migrations are only read here.
         let may_not = match self.access {
-            Access::Write if *table != MIGRATIONS => "write to",
+            Access::Update | Access::Write if *table != MIGRATIONS => "write to",
             _ => "read",
         };
         format!(

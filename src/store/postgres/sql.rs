@@ -48,6 +48,13 @@ pub(super) const SQL: Statements = Statements {
                  and coalesce((
                      select stored.updated_at < $4 from eth_wallet_balances stored
                      where stored.wallet = failed.wallet), true)",
+    claim_profile: "insert into eth_wallet_profile (id, name, identity, recorded_at)
+             values (1, $1, $2, now() at time zone 'utc')
+             on conflict (id) do nothing",
+    adopt_profile: "insert into eth_wallet_profile (id, name, identity, recorded_at)
+             values (1, $1, $2, now() at time zone 'utc')
+             on conflict (id) do update set
+                 name = excluded.name, identity = excluded.identity, recorded_at = excluded.recorded_at",
     insert_placeholders: "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
              select wallet, 0, timestamp '1970-01-01', now() at time zone 'utc'
              from unnest($1::text[]) as new (wallet)

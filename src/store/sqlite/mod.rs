@@ -59,7 +59,7 @@ pub(super) async fn open(
     let options = options.busy_timeout(BUSY_TIMEOUT).create_if_missing(access == Access::Write);
     let options = match access {
         Access::Read => options.pragma("query_only", "on"),
-        Access::Write => {
+        Access::Update | Access::Write => {
             options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Normal)
         }
     };
@@ -71,7 +71,9 @@ pub(super) async fn open(
     let mut opened = store(options.clone());
     // Two processes that turn a new file into a database at once would collide.
     let _opening = match access {
-        Access::Write => Some(opened.explained(opened.dialect.open_lock(shutdown).await).await?),
+        Access::Update | Access::Write => {
+            Some(opened.explained(opened.dialect.open_lock(shutdown).await).await?)
+        }
         Access::Read => None,
     };
     let mut looked = look(&opened).await;
@@ -116,9 +118,10 @@ impl SqliteDialect {
                 folder.display()
             )));
         }
-        if access == Access::Read && !self.path.exists() {
+        if access != Access::Write && !self.path.exists() {
             return Err(RunError::settings(format!(
-                "{}: no such file; run `ethtally migrate` first, or check --database-url",
+                "{}: no such file; run `ethtally migrate` first, or check --database-url and \
+                 DATABASE_URL",
                 self.label()
             )));
         }

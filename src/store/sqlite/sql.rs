@@ -49,6 +49,13 @@ pub(super) const SQL: Statements = Statements {
                  and coalesce((
                      select stored.updated_at < $4 from eth_wallet_balances stored
                      where stored.wallet = failed.wallet), true)",
+    claim_profile: "insert into eth_wallet_profile (id, name, identity, recorded_at)
+             values (1, $1, $2, strftime('%Y-%m-%d %H:%M:%f', 'now'))
+             on conflict (id) do nothing",
+    adopt_profile: "insert into eth_wallet_profile (id, name, identity, recorded_at)
+             values (1, $1, $2, strftime('%Y-%m-%d %H:%M:%f', 'now'))
+             on conflict (id) do update set
+                 name = excluded.name, identity = excluded.identity, recorded_at = excluded.recorded_at",
     // `where true` tells the parser that `on conflict` does not belong to a join.
     insert_placeholders: "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
              select value, '0', '1970-01-01 00:00:00', strftime('%Y-%m-%d %H:%M:%f', 'now')
