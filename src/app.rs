@@ -193,7 +193,9 @@ impl App {
         let opened = store::open(self.database_url(), access, &self.shutdown).await;
         let store: Arc<dyn Store> = match opened {
             Err(error @ RunError::Settings(_)) if self.settings.database.is_default => {
-                return Err(error.context("neither --database-url nor DATABASE_URL is set"));
+                return Err(error.context(
+                    "neither --database-url nor DATABASE_URL is set, so the default applies",
+                ));
             }
             opened => opened?.into(),
         };

@@ -61,7 +61,7 @@ pub struct BudgetArgs {
 /// What counts as success.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct StrictArgs {
-    /// Exit 1 if any wallet could not be read or stored; in a sweep, except for retries of failures
+    /// Exit 1 if any wallet could not be read or stored
     #[arg(long)]
     pub strict: bool,
 }

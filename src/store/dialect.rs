@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use chrono::NaiveDateTime;
 use sqlx::{Database, FromRow, postgres::PgRow, sqlite::SqliteRow};
 
-use super::{LockKey, error::StoreError, halves::RowFault, schema::Migration, sql_store::SqlStore};
-use crate::tally::{Lock, RunError};
+use super::error::{RowFault, StoreError};
+use crate::tally::RunError;
 
 /// A database, as a dialect of SQL.
 #[async_trait]
@@ -22,9 +22,6 @@ pub(super) trait Dialect: Send + Sync + Sized + 'static {
 
     /// Its statements.
     const SQL: Statements;
-
-    /// Its migrations.
-    const MIGRATIONS: &'static [Migration];
 
     /// Opens a connection.
     async fn connect(&self) -> Result<ConnectionOf<Self>, StoreError>;
@@ -55,21 +52,6 @@ pub(super) trait Dialect: Send + Sync + Sized + 'static {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> sqlx::Result<Vec<T>>;
-
-    /// The keys of `count` random rows, each at most once.
-    async fn sample(store: &SqlStore<Self>, count: u32) -> Result<Vec<(String,)>, StoreError>;
-
-    /// Applies missing migrations, one process at a time; returns their names.
-    async fn migrate(store: &SqlStore<Self>) -> Result<Vec<String>, StoreError>;
-
-    /// Takes a lock between processes; `None` if another one holds it.
-    async fn lock(
-        store: &SqlStore<Self>,
-        key: LockKey<'_>,
-    ) -> Result<Option<Box<dyn Lock>>, StoreError>;
-
-    /// Who holds a lock, as far as the database tells.
-    async fn holder(store: &SqlStore<Self>, key: LockKey<'_>) -> Option<String>;
 
     /// True if a transaction failed only because of another one, so that a retry may succeed.
     fn is_conflict(error: &StoreError) -> bool;

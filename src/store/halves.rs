@@ -1,24 +1,27 @@
 //! Stores rows of which the database refuses some: in halves, down to the rows at fault.
 //!
-//! Only an error about a row is looked into ([`Dialect::row_fault`]), and only if the same statements succeed without
+//! Only an error about a row is looked into ([`super::dialect::Dialect::row_fault`]), and only if the same statements succeed without
 //! any row. A batch of `n` rows takes fewer than `2 n` attempts. It ends early where halving does not help: if the first
 //! [`ENOUGH`] rows are all refused for one reason, or after [`PATIENCE`].
 
 use std::{collections::HashSet, ops::Range, time::Duration};
 
 use anyhow::anyhow;
+use async_trait::async_trait;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
-    dialect::{Column, Dialect, Purpose, Value},
-    error::StoreError,
+    backend::Backend,
+    dialect::{Purpose, Value},
+    error::{RowFault, StoreError},
+    record::{Rows, write_totals},
     rows::{FailureColumns, TotalColumns},
-    sql_store::{SqlStore, record_in},
+    sql_store::SqlStore,
 };
 use crate::{
     redact,
-    tally::{Recorded, RunError, Unreadable, Wallet},
+    tally::{Ledger, Recorded, RunError, TotalRead, Unreadable, Wallet},
 };
 
 /// After so many rows that are refused for one reason, with none stored, the rest of a batch is not tried.
@@ -29,22 +32,6 @@ const NO_COINCIDENCE: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The same once a shutdown is requested.
 const LAST_SECONDS: Duration = Duration::from_secs(2);
-
-/// Why the database refuses a row.
-#[derive(Debug)]
-pub(super) struct RowFault {
-    /// The same for all rows that are refused for one reason.
-    pub(super) kind: String,
-    /// What the database says.
-    pub(super) text: String,
-}
-
-/// Rows of one kind, each of another wallet.
-pub(super) enum Rows<'a> {
-    Totals(&'a TotalColumns),
-    Placeholders(&'a [String]),
-    Failures(&'a FailureColumns),
-}
 
 /// What became of rows.
 #[derive(Default)]
@@ -66,54 +53,89 @@ impl Halves {
     }
 }
 
-impl Rows<'_> {
-    fn table(&self) -> &'static str {
-        match self {
-            Self::Totals(_) | Self::Placeholders(_) => "eth_wallet_balances",
-            Self::Failures(_) => "eth_wallet_read_failures",
-        }
-    }
-
-    fn keys(&self) -> &[String] {
-        match self {
-            Self::Totals(totals) => &totals.wallets,
-            Self::Placeholders(keys) => keys,
-            Self::Failures(failures) => &failures.wallets,
-        }
-    }
-}
-
-impl<D: Dialect> SqlStore<D> {
-    /// Stores a batch of which the database refused a row with `error`.
-    pub(super) async fn record_in_halves(
+#[async_trait]
+impl<D: Backend> Ledger for SqlStore<D> {
+    async fn record(
         &self,
-        totals: &TotalColumns,
-        failures: FailureColumns,
-        error: StoreError,
+        totals: &[TotalRead],
+        failures: &[Unreadable],
     ) -> Result<Recorded, RunError> {
-        let nothing = (TotalColumns::default(), FailureColumns::default());
-        if self.record_once(&nothing.0, &nothing.1).await.is_err() {
-            return Err(self.in_words(error).await);
+        let (totals, failures) = (TotalColumns::of(totals)?, FailureColumns::of(failures));
+        match self.record_once(&totals, &failures).await {
+            Ok(updated) => {
+                let superseded = totals.count() - updated;
+                return Ok(Recorded { updated, superseded, ..Recorded::default() });
+            }
+            Err(error) => {
+                let nothing = (TotalColumns::default(), FailureColumns::default());
+                self.look_into(error, self.record_once(&nothing.0, &nothing.1)).await?;
+            }
         }
-        let mut recorded = self.store_in_halves(&Rows::Totals(totals)).await?;
-        let stored = totals.count() - recorded.refused.len() as u64 - recorded.left.len() as u64;
-        recorded.superseded = stored - recorded.updated;
+        let mut recorded = self.store_in_halves(&Rows::Totals(&totals)).await?;
+        let untouched = recorded.updated as usize + recorded.refused.len() + recorded.left.len();
+        recorded.superseded = totals.count() - untouched as u64;
         self.record_failures(failures.with(&recorded.refused)).await?;
         Ok(recorded)
     }
+}
 
-    /// Stores placeholders of which the database refused one with `error`.
-    pub(super) async fn insert_in_halves(
-        &self,
-        keys: &[String],
-        error: StoreError,
-    ) -> Result<Recorded, RunError> {
-        if self.store_part(&Rows::Placeholders(keys), 0..0).await.is_err() {
-            return Err(self.in_words(error).await);
+impl<D: Backend> SqlStore<D> {
+    /// Stores placeholders; `updated` is the number of new rows.
+    pub(super) async fn insert(&self, keys: &[String]) -> Result<Recorded, RunError> {
+        let rows = Rows::Placeholders(keys);
+        match self.store_part(&rows, 0..keys.len()).await {
+            Ok(updated) => return Ok(Recorded { updated, ..Recorded::default() }),
+            Err(error) => self.look_into(error, self.store_part(&rows, 0..0)).await?,
         }
-        let recorded = self.store_in_halves(&Rows::Placeholders(keys)).await?;
+        let recorded = self.store_in_halves(&rows).await?;
         self.record_failures(FailureColumns::default().with(&recorded.refused)).await?;
         Ok(recorded)
+    }
+
+    /// Fails with `error` unless halving can help: it is about a row, and `without_rows` succeeds.
+    async fn look_into(
+        &self,
+        error: StoreError,
+        without_rows: impl Future<Output = Result<u64, StoreError>> + Send,
+    ) -> Result<(), RunError> {
+        let is_about_a_row = error.sql().and_then(D::row_fault).is_some();
+        match is_about_a_row && without_rows.await.is_ok() {
+            true => Ok(()),
+            false => Err(self.in_words(error).await),
+        }
+    }
+
+    /// Writes a batch in one transaction; returns how many totals were not superseded.
+    async fn record_once(
+        &self,
+        totals: &TotalColumns,
+        failures: &FailureColumns,
+    ) -> Result<u64, StoreError> {
+        let record = || async {
+            let mut session = self.database.begin(Purpose::Write).await?;
+            let recorded = async {
+                let updated = write_totals(totals, &mut session).await?;
+                // Without any row it only shows whether the statements work.
+                if !failures.wallets.is_empty() || totals.wallets.is_empty() {
+                    let failed = Rows::Failures(failures);
+                    failed.write(0..failures.wallets.len(), &mut session).await?;
+                }
+                Ok(updated)
+            };
+            let recorded = recorded.await;
+            session.end(recorded).await
+        };
+        self.retry(record).await
+    }
+
+    /// Writes some of these rows in one transaction; returns how many were changed.
+    async fn store_part(&self, rows: &Rows<'_>, part: Range<usize>) -> Result<u64, StoreError> {
+        let store = || async {
+            let mut session = self.database.begin(Purpose::Write).await?;
+            let stored = rows.write(part.clone(), &mut session).await;
+            session.end(stored).await
+        };
+        self.retry(store).await
     }
 
     /// Stores these rows, except for those that the database refuses.
@@ -168,9 +190,9 @@ impl<D: Dialect> SqlStore<D> {
             let middle = part.start + part.len() / 2;
             parts.extend([middle..part.end, part.start..middle]);
             let is_over = began.elapsed() > PATIENCE;
-            if is_over || self.shutdown.is_requested() && began.elapsed() > LAST_SECONDS {
+            if is_over || self.database.shutdown.is_requested() && began.elapsed() > LAST_SECONDS {
                 halves.left = parts;
-                if is_over && !self.shutdown.is_requested() {
+                if is_over && !self.database.shutdown.is_requested() {
                     let (refused, tried) = (halves.refused.len(), halves.accepted);
                     let what = format!("{refused} of {} rows", refused + tried);
                     return Err(self.refuses(rows, &what));
@@ -202,40 +224,10 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     fn refuses(&self, rows: &Rows<'_>, what: &str) -> RunError {
-        let (label, table) = (self.dialect.label(), rows.table());
+        let (label, table) = (self.database.dialect.label(), rows.table());
         RunError::Database(anyhow!(
             "{label}: {table} refuses {what}; check its triggers and constraints"
         ))
-    }
-
-    /// Stores some of these rows in one transaction; returns how many were changed.
-    pub(super) async fn store_part(
-        &self,
-        rows: &Rows<'_>,
-        part: Range<usize>,
-    ) -> Result<u64, StoreError> {
-        let stored = || async {
-            let mut session = self.begin(Purpose::Write).await?;
-            let stored = match rows {
-                Rows::Totals(totals) => {
-                    let part = totals.part(part.clone());
-                    record_in(&mut session, &part, &FailureColumns::default()).await
-                }
-                Rows::Placeholders(keys) => {
-                    let values = [Value::List(&keys[part.clone()])];
-                    session.execute(D::SQL.insert_placeholders, &values).await
-                }
-                Rows::Failures(failures) => {
-                    let columns = [
-                        Column::Texts(&failures.wallets[part.clone()]),
-                        Column::Texts(&failures.reasons[part.clone()]),
-                    ];
-                    session.execute(D::SQL.record_failures, &[Value::Rows(&columns)]).await
-                }
-            };
-            session.end(stored).await
-        };
-        self.retry(stored).await
     }
 
     /// Records failures: those whose reason the database refuses with a simpler one.

@@ -2,14 +2,16 @@
 //!
 //! [`Store`] in `table` is what commands see, and [`open`] returns one. `sql_store` is the one flow of every
 //! method: which statements it executes and what their rows mean. `postgres` and `sqlite` hold the
-//! statements in their dialect of SQL, and how to connect, lock and name an error. `halves` stores rows of which the
-//! database refuses some.
+//! statements in their dialect of SQL, and how to connect, lock and name an error. `record` writes totals, and
+//! `halves` finds the rows that the database refuses.
 
+mod backend;
 mod connections;
 mod dialect;
 mod error;
 mod halves;
 mod postgres;
+mod record;
 mod rows;
 mod schema;
 mod session;

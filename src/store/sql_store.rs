@@ -2,7 +2,7 @@
 //!
 //! Knows no SQL but the statements that read the same in both dialects.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::anyhow;
 use async_trait::async_trait;
@@ -13,20 +13,19 @@ use tracing::debug;
 
 use super::{
     Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts, TableProfile,
-    connections::Connections,
-    dialect::{AnyRow, Column, Dialect, Purpose, Value},
+    backend::Backend,
+    dialect::{AnyRow, Column, Purpose, Value},
     error::{StoreError, unless_stopped},
-    halves::Rows,
     rows::{
-        BlockColumns, FailureColumns, ROWS_ABOVE, TotalColumns, bigint, hash_texts, keys_of,
-        recent_reads, rows_above_json, wallets_and_blocks, wallets_json, wallets_of,
+        BlockColumns, ROWS_ABOVE, bigint, hash_texts, keys_of, recent_reads, rows_above_json,
+        wallets_and_blocks, wallets_json, wallets_of,
     },
     schema,
-    session::Session,
+    session::{Database, Session},
 };
 use crate::{
     follow::{BlockReads, CheckpointUpdate, Journal, RecentReads, RowsAbove},
-    tally::{Ledger, Lock, Recorded, RunError, Shard, Shutdown, TotalRead, Unreadable, Wallet},
+    tally::{Lock, Recorded, RunError, Shard, Wallet},
 };
 
 /// When a transaction is done again after a conflict with another one, or on a new connection after one that was lost:
@@ -38,29 +37,12 @@ const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .with_max_times(8);
 
-/// A store in a database of this dialect.
-pub(super) struct SqlStore<D: Dialect> {
-    pub(super) dialect: Arc<D>,
-    pub(super) connections: Arc<Connections<D>>,
-    pub(super) shutdown: Shutdown,
+/// A store in a database of this kind.
+pub(super) struct SqlStore<D: Backend> {
+    pub(super) database: Database<D>,
 }
 
-impl<D: Dialect> Clone for SqlStore<D> {
-    fn clone(&self) -> Self {
-        Self {
-            dialect: Arc::clone(&self.dialect),
-            connections: Arc::clone(&self.connections),
-            shutdown: self.shutdown.clone(),
-        }
-    }
-}
-
-impl<D: Dialect> SqlStore<D> {
-    /// Begins a transaction.
-    pub(super) async fn begin(&self, purpose: Purpose) -> Result<Session<'_, D>, StoreError> {
-        Session::begin(&self.connections, &self.dialect, &self.shutdown, purpose).await
-    }
-
+impl<D: Backend> SqlStore<D> {
     /// Does `work` until it succeeds or a retry would not help; an error is put in words.
     async fn retried<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, RunError>
     where
@@ -76,10 +58,10 @@ impl<D: Dialect> SqlStore<D> {
         T: Send,
         F: Future<Output = Result<T, StoreError>> + Send,
     {
-        let waking = self.shutdown.clone();
+        let waking = self.database.shutdown.clone();
         work.retry(RETRIES)
             .when(|error| {
-                !self.shutdown.is_requested() && (error.is_lost() || D::is_conflict(error))
+                !self.database.shutdown.is_requested() && (error.is_lost() || D::is_conflict(error))
             })
             .notify(|error, pause| debug!("database: {error}; retrying in {pause:?}"))
             .sleep(move |pause| {
@@ -94,7 +76,7 @@ impl<D: Dialect> SqlStore<D> {
     /// Executes a statement in a transaction of its own and returns the number of rows it affected.
     async fn execute(&self, sql: &'static str, values: &[Value<'_>]) -> Result<u64, RunError> {
         let executed = || async {
-            let mut session = self.begin(Purpose::Write).await?;
+            let mut session = self.database.begin(Purpose::Write).await?;
             let executed = session.execute(sql, values).await;
             session.end(executed).await
         };
@@ -107,7 +89,7 @@ impl<D: Dialect> SqlStore<D> {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> Result<Vec<T>, RunError> {
-        self.retried(|| self.fetch_once(Purpose::Read, sql, values)).await
+        self.retried(|| self.database.fetch(Purpose::Read, sql, values)).await
     }
 
     /// Executes a query that reads rows in the order of an index.
@@ -116,19 +98,7 @@ impl<D: Dialect> SqlStore<D> {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> Result<Vec<T>, RunError> {
-        self.retried(|| self.fetch_once(Purpose::ByIndex, sql, values)).await
-    }
-
-    /// Executes a query in a transaction of its own, without a retry.
-    pub(super) async fn fetch_once<T: AnyRow>(
-        &self,
-        purpose: Purpose,
-        sql: &'static str,
-        values: &[Value<'_>],
-    ) -> Result<Vec<T>, StoreError> {
-        let mut session = self.begin(purpose).await?;
-        let fetched = session.fetch(sql, values).await;
-        session.end(fetched).await
+        self.retried(|| self.database.fetch(Purpose::ByIndex, sql, values)).await
     }
 
     /// Executes a query for keys and returns their wallets.
@@ -153,13 +123,13 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     pub(super) async fn in_words(&self, error: StoreError) -> RunError {
-        let label = self.dialect.label();
+        let label = self.database.dialect.label();
         if let StoreError::Connect(cause) = &error {
-            return self.dialect.cannot_connect(cause);
+            return self.database.dialect.cannot_connect(cause);
         }
         if let Some(cause) = error.sql() {
             let is_upgrade = matches!(error, StoreError::Upgrade(_));
-            let text = self.dialect.describe(cause, is_upgrade);
+            let text = self.database.dialect.describe(cause, is_upgrade);
             return RunError::Database(match &error {
                 StoreError::Blocked { by, .. } => anyhow!("{label}: {text}; it waited for {by}"),
                 _ => anyhow!("{label}: {text}"),
@@ -168,7 +138,7 @@ impl<D: Dialect> SqlStore<D> {
         let text = format!("{label}: {error}");
         match error {
             // A limit of time ended the wait: then it is the database that was too slow.
-            StoreError::Stopped(_) if self.shutdown.signal().is_some() => {
+            StoreError::Stopped(_) if self.database.shutdown.signal().is_some() => {
                 RunError::Stopped(error.to_string())
             }
             StoreError::TablesMissing
@@ -177,56 +147,16 @@ impl<D: Dialect> SqlStore<D> {
             _ => RunError::Database(anyhow!(text)),
         }
     }
-
-    /// Writes a batch in one transaction; returns how many totals were not superseded.
-    pub(super) async fn record_once(
-        &self,
-        totals: &TotalColumns,
-        failures: &FailureColumns,
-    ) -> Result<u64, StoreError> {
-        let mut session = self.begin(Purpose::Write).await?;
-        let recorded = record_in(&mut session, totals, failures).await;
-        session.end(recorded).await
-    }
-}
-
-/// Writes a batch; returns how many totals were not superseded.
-pub(super) async fn record_in<D: Dialect>(
-    session: &mut Session<'_, D>,
-    totals: &TotalColumns,
-    failures: &FailureColumns,
-) -> Result<u64, StoreError> {
-    let wallets = Column::Texts(&totals.wallets);
-    let event_blocks = Column::NumbersOrNull(&totals.event_blocks);
-    let rows = [
-        wallets,
-        Column::Texts(&totals.totals),
-        Column::Numbers(&totals.read_blocks),
-        event_blocks,
-    ];
-    let updated = session.execute(D::SQL.record_totals, &[Value::Rows(&rows)]).await?;
-    if totals.has_events() && updated < totals.count() {
-        // A newer read does not undo the event.
-        let rows = [wallets, event_blocks];
-        session.execute(D::SQL.raise_event_blocks, &[Value::Rows(&rows)]).await?;
-    }
-    session.execute(D::SQL.forget_failures, &[Value::List(&totals.wallets)]).await?;
-    // Without any row it only shows whether the statements work.
-    if !failures.wallets.is_empty() || totals.wallets.is_empty() {
-        let rows = [Column::Texts(&failures.wallets), Column::Texts(&failures.reasons)];
-        session.execute(D::SQL.record_failures, &[Value::Rows(&rows)]).await?;
-    }
-    Ok(updated)
 }
 
 #[async_trait]
-impl<D: Dialect> Store for SqlStore<D> {
+impl<D: Backend> Store for SqlStore<D> {
     async fn migrate(&self) -> Result<Vec<String>, RunError> {
-        self.explained(D::migrate(self).await).await
+        self.explained(D::migrate(&self.database).await).await
     }
 
     async fn require_tables(&self) -> Result<(), RunError> {
-        self.explained(schema::require(self).await).await
+        self.explained(schema::require(&self.database, D::MIGRATIONS).await).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, RunError> {
@@ -299,15 +229,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<Recorded, RunError> {
-        let keys = keys_of(wallets);
-        let all = Rows::Placeholders(&keys);
-        match self.store_part(&all, 0..keys.len()).await {
-            Ok(updated) => Ok(Recorded { updated, ..Recorded::default() }),
-            Err(error) if error.sql().and_then(D::row_fault).is_some() => {
-                self.insert_in_halves(&keys, error).await
-            }
-            Err(error) => Err(self.in_words(error).await),
-        }
+        self.insert(&keys_of(wallets)).await
     }
 
     async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
@@ -320,7 +242,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn sample(&self, count: u32) -> Result<Vec<Wallet>, RunError> {
-        let keys = self.retried(|| D::sample(self, count)).await?;
+        let keys = self.retried(|| D::sample(&self.database, count)).await?;
         Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
     }
 
@@ -371,7 +293,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         let forget_blocks =
             "update eth_wallet_balances set read_block = null where read_block is not null";
         let adopted = || async {
-            let mut session = self.begin(Purpose::Write).await?;
+            let mut session = self.database.begin(Purpose::Write).await?;
             let values = [Value::Text(&profile.name), Value::Text(&profile.identity)];
             let mut adopted = session.execute(D::SQL.adopt_profile, &values).await;
             if is_other_chain && adopted.is_ok() {
@@ -384,43 +306,22 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     async fn lock(&self, key: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError> {
         self.retried(|| async {
-            unless_stopped(&self.shutdown, "a lock", D::lock(self, key)).await?
+            unless_stopped(&self.database.shutdown, "a lock", D::lock(&self.database, key)).await?
         })
         .await
     }
 
     async fn holder(&self, key: LockKey<'_>) -> Option<String> {
-        D::holder(self, key).await
+        D::holder(&self.database, key).await
     }
 
     async fn close(&self) {
-        self.connections.close().await;
+        self.database.connections.close().await;
     }
 }
 
 #[async_trait]
-impl<D: Dialect> Ledger for SqlStore<D> {
-    async fn record(
-        &self,
-        totals: &[TotalRead],
-        failures: &[Unreadable],
-    ) -> Result<Recorded, RunError> {
-        let (totals, failures) = (TotalColumns::of(totals)?, FailureColumns::of(failures));
-        let superseded = |updated| totals.count() - updated;
-        match self.retry(|| self.record_once(&totals, &failures)).await {
-            Ok(updated) => {
-                Ok(Recorded { updated, superseded: superseded(updated), ..Recorded::default() })
-            }
-            Err(error) if error.sql().and_then(D::row_fault).is_some() => {
-                self.record_in_halves(&totals, failures, error).await
-            }
-            Err(error) => Err(self.in_words(error).await),
-        }
-    }
-}
-
-#[async_trait]
-impl<D: Dialect> Journal for SqlStore<D> {
+impl<D: Backend> Journal for SqlStore<D> {
     async fn last_block(&self, checkpoint: &str) -> Result<Option<i64>, RunError> {
         Ok(self.checkpoint(checkpoint).await?.map(|checkpoint| checkpoint.last_block))
     }
@@ -429,7 +330,8 @@ impl<D: Dialect> Journal for SqlStore<D> {
         let reads = "select number, hash, wallets, gone, redo_from from eth_watch_blocks
              where checkpoint = $1";
         let rows = self.fetch(reads, &[Value::Text(checkpoint)]).await?;
-        recent_reads(rows).map_err(|error| RunError::Database(error).context(self.dialect.label()))
+        recent_reads(rows)
+            .map_err(|error| RunError::Database(error).context(self.database.dialect.label()))
     }
 
     async fn begin_reads(&self, checkpoint: &str, read: &BlockReads) -> Result<(), RunError> {
@@ -486,7 +388,7 @@ impl<D: Dialect> Journal for SqlStore<D> {
             session.execute(forget_reads, &[name, forget_below]).await
         };
         let advanced = || async {
-            let mut session = self.begin(Purpose::Write).await?;
+            let mut session = self.database.begin(Purpose::Write).await?;
             let advanced = advance(&mut session).await;
             session.end(advanced).await
         };
@@ -560,7 +462,7 @@ fn only<T>(rows: Vec<(T,)>) -> Result<T, RunError> {
 }
 
 /// Where a page begins: behind this time and wallet.
-fn place<D: Dialect>(after: Option<&Cursor>) -> (&str, &str) {
+fn place<D: Backend>(after: Option<&Cursor>) -> (&str, &str) {
     after.map_or((D::SQL.first_age, ""), |after| (&after.time, &after.wallet))
 }
 

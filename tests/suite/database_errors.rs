@@ -4,7 +4,9 @@ use std::fs;
 
 use ethtally_testbed::postgres::{self, Cluster};
 
-use crate::support::{database::Database, program::ethtally, wallets::address};
+use crate::support::{
+    database::Database, pgbouncer::PgBouncer, program::ethtally, wallets::address,
+};
 
 /// Runs a command, which must fail with this error.
 #[track_caller]
@@ -72,7 +74,7 @@ fn postgres_connection_errors_name_the_mistake_and_the_remedy() {
 #[test]
 fn missing_rights_name_the_role_the_table_and_the_grant() {
     const TABLES: &str = "eth_wallet_balances, eth_wallet_read_failures, eth_indexer_checkpoints, \
-        eth_watch_blocks, _ethtally_migrations";
+        eth_watch_blocks, eth_wallet_profile, _ethtally_migrations";
     let database = Database::postgres();
     ethtally(["migrate"]).database(&database).run().expect(0);
     let name = database.url.rsplit('/').next().unwrap();
@@ -101,7 +103,7 @@ fn missing_rights_name_the_role_the_table_and_the_grant() {
     assert_eq!(
         ran.error(),
         format!(
-            "error: {label}: role {reader:?} may not write to eth_wallet_balances; run: grant \
+            "error: {label}: role {reader:?} may not write to eth_wallet_profile; run: grant \
              select, insert, update, delete on {TABLES} to {reader}"
         )
     );
@@ -132,7 +134,7 @@ fn sqlite_errors_name_the_mistake_and_the_remedy() {
     );
     let no_file = format!(
         "database sqlite:{missing}: no such file; run `ethtally migrate` first, or check \
-         --database-url"
+         --database-url and DATABASE_URL"
     );
     for (url, command, expected) in [
         (format!("sqlite:{text}"), "status", &not_a_database),
@@ -173,4 +175,16 @@ fn a_database_url_of_another_kind_is_refused_with_the_right_form() {
     ] {
         refuses(url, &["status"], expected);
     }
+}
+
+#[test]
+fn a_pooler_in_session_mode_serves_the_commands() {
+    let database = Database::postgres();
+    // sqlx sends this parameter.
+    let parameters = "ignore_startup_parameters = extra_float_digits";
+    let pooler = PgBouncer::start(postgres::shared(), "session", &[parameters]);
+    let pooled = Database::at(pooler.url(&database.url));
+    ethtally(["migrate"]).database(&pooled).run().expect(0);
+    ethtally(["status"]).database(&pooled).run().expect(0);
+    assert!(pooler.admin("show pools").contains("|postgres|"), "{}", pooler.log());
 }

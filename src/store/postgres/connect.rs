@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{super::error::StoreError, PgDialect};
+use super::super::error::StoreError;
 use crate::store::Access;
 
 /// How long one host may take to answer.
@@ -14,11 +14,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const NEXT_HOST: Duration = Duration::from_secs(5);
 
 /// Connects to the first host that serves; with none, fails with the error of the first.
-pub(super) async fn connect(dialect: &PgDialect) -> Result<PgConnection, StoreError> {
-    let limit = if dialect.hosts.len() > 1 { NEXT_HOST } else { CONNECT_TIMEOUT };
+pub(super) async fn connect(
+    hosts: &[PgConnectOptions],
+    access: Access,
+) -> Result<PgConnection, StoreError> {
+    let limit = if hosts.len() > 1 { NEXT_HOST } else { CONNECT_TIMEOUT };
     let mut first = None;
-    for host in &dialect.hosts {
-        match timeout(limit, connect_to(host, dialect.access)).await {
+    for host in hosts {
+        match timeout(limit, connect_to(host, access)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => first = first.or(Some(error)),
             Err(_) => first = first.or(Some(StoreError::NoAnswer(limit.as_secs()))),

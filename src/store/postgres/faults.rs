@@ -1,8 +1,8 @@
-//! Which errors of PostgreSQL are about a row: without it, the others of its batch can be stored.
+//! What an error of PostgreSQL says, and whether it is about a row: without it, the others of its batch can be stored.
 
 use sqlx::postgres::PgDatabaseError;
 
-use super::{super::halves::RowFault, server_error, server_text};
+use super::super::error::RowFault;
 
 /// Classes of SQLSTATE that are about the database, the session or the statement, whatever the rows.
 ///
@@ -18,6 +18,21 @@ const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
 
 /// Where the server raises errors that may have any code: `raise` of PL/pgSQL, and the policies of row-level security.
 const RAISES: [&str; 2] = ["exec_stmt_raise", "ExecWithCheckOptions"];
+
+/// What the server answered, if it did.
+pub(super) fn server_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error()?.try_downcast_ref()
+}
+
+/// The server's answer. Its `Display` would add a line number in the server's source.
+pub(super) fn server_text(error: &PgDatabaseError) -> String {
+    let mut text = error.message().to_owned();
+    for more in [error.detail(), error.hint()].into_iter().flatten() {
+        text.push_str("; ");
+        text.push_str(more.trim_end_matches('.'));
+    }
+    text
+}
 
 /// Why the server refuses a row.
 pub(super) fn row_fault(error: &sqlx::Error) -> Option<RowFault> {

@@ -1,12 +1,13 @@
 //! The store in PostgreSQL: how it begins a transaction, binds values and names an error.
 
+mod backend;
 mod connect;
 mod faults;
 mod lock;
 mod sql;
 mod upgrade;
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use anyhow::anyhow;
 use async_trait::async_trait;
@@ -16,19 +17,21 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use self::sql::{BY_INDEX, HOLDER, LIMIT_WAITS, LOOK, SAMPLE, SQL};
+use self::{
+    faults::{server_error, server_text},
+    sql::{BY_INDEX, LIMIT_WAITS, LOOK, SQL},
+};
 use super::{
-    Access, LockKey,
-    connections::Connections,
+    Access,
     dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
-    error::{StoreError, code, driver_text, unless_stopped},
-    halves::RowFault,
-    schema::{self, MIGRATIONS, Migration, TABLES},
+    error::{RowFault, StoreError, code, driver_text, unless_stopped},
+    schema::{MIGRATIONS, TABLES},
+    session::Database,
     sql_store::SqlStore,
 };
 use crate::{
     redact,
-    tally::{Lock, RunError, Shutdown},
+    tally::{RunError, Shutdown},
 };
 
 /// How long a second connection may take to say what another one waits for.
@@ -55,17 +58,13 @@ pub(super) async fn open(
         // A pooler knows neither our named statements nor this parameter.
         .statement_cache_capacity(0)
         .extra_float_digits(None);
-    let dialect = Arc::new(PgDialect { hosts: vec![options], access, schema: None });
-    let store = SqlStore {
-        connections: Arc::new(Connections::new()),
-        dialect: Arc::clone(&dialect),
-        shutdown: shutdown.clone(),
-    };
-    let connecting = store.connections.acquire(&dialect);
-    match unless_stopped(shutdown, &dialect.label(), connecting).await {
-        Ok(Ok(connection)) => connection.give_back(),
-        Ok(Err(error)) => return Err(store.in_words(error).await),
-        Err(stopped) => return Err(store.in_words(stopped).await),
+    let dialect = PgDialect { hosts: vec![options], access, schema: None };
+    let store = SqlStore { database: Database::new(dialect, shutdown) };
+    let Database { dialect, connections, .. } = &store.database;
+    let connecting = unless_stopped(shutdown, &dialect.label(), connections.acquire(dialect)).await;
+    match connecting.and_then(|connected| connected) {
+        Ok(connection) => connection.give_back(),
+        Err(error) => return Err(store.in_words(error).await),
     }
     Ok(store)
 }
@@ -121,8 +120,6 @@ impl Dialect for PgDialect {
 
     const SQL: Statements = SQL;
 
-    const MIGRATIONS: &'static [Migration] = schema::POSTGRES;
-
     async fn execute(
         connection: &mut PgConnection,
         sql: &'static str,
@@ -147,7 +144,7 @@ impl Dialect for PgDialect {
     }
 
     async fn connect(&self) -> Result<PgConnection, StoreError> {
-        connect::connect(self).await
+        connect::connect(&self.hosts, self.access).await
     }
 
     async fn begin(
@@ -181,38 +178,6 @@ impl Dialect for PgDialect {
             Some(look_of(seen))
         };
         looked.await.unwrap_or(Look::Unknown)
-    }
-
-    async fn sample(store: &SqlStore<Self>, count: u32) -> Result<Vec<(String,)>, StoreError> {
-        let count = i64::from(count);
-        let drawn = |pages: i64| async move {
-            let values = [Value::Number(count), Value::Number(pages)];
-            store.fetch_once::<(String,)>(Purpose::Read, SAMPLE, &values).await
-        };
-        let few = drawn(4).await?;
-        if few.len() as i64 >= count {
-            return Ok(few);
-        }
-        // The table is small, or its pages hold few rows: draw from all of them.
-        drawn(i32::MAX.into()).await
-    }
-
-    async fn migrate(store: &SqlStore<Self>) -> Result<Vec<String>, StoreError> {
-        upgrade::run(store).await
-    }
-
-    async fn lock(
-        store: &SqlStore<Self>,
-        key: LockKey<'_>,
-    ) -> Result<Option<Box<dyn Lock>>, StoreError> {
-        lock::take(store, key).await
-    }
-
-    async fn holder(store: &SqlStore<Self>, key: LockKey<'_>) -> Option<String> {
-        let number = [Value::Number(lock::number(store, key))];
-        let holders: Vec<SessionRow> =
-            store.fetch_once(Purpose::Read, HOLDER, &number).await.ok()?;
-        holders.into_iter().next().map(session_text)
     }
 
     fn is_conflict(error: &StoreError) -> bool {
@@ -305,20 +270,6 @@ fn arguments(values: &[Value<'_>]) -> sqlx::Result<PgArguments> {
         .map_err(sqlx::Error::Encode)?;
     }
     Ok(arguments)
-}
-
-fn server_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
-    error.as_database_error()?.try_downcast_ref()
-}
-
-/// The server's answer. Its `Display` would add a line number in the server's source.
-fn server_text(error: &PgDatabaseError) -> String {
-    let mut text = error.message().to_owned();
-    for more in [error.detail(), error.hint()].into_iter().flatten() {
-        text.push_str("; ");
-        text.push_str(more.trim_end_matches('.'));
-    }
-    text
 }
 
 /// A name as SQL writes it.

@@ -4,7 +4,7 @@ mod faults;
 mod lock_file;
 mod sql;
 
-use std::{fs::File, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{fs::File, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::anyhow;
 use async_trait::async_trait;
@@ -15,16 +15,17 @@ use sqlx::{
 };
 
 use self::{
+    faults::primary_code,
     lock_file::{LockFile, beside, folder_of},
     sql::{SAMPLE, SQL},
 };
 use super::{
     Access, LockKey,
-    connections::Connections,
+    backend::Backend,
     dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
-    error::{StoreError, code, driver_text},
-    halves::RowFault,
+    error::{RowFault, StoreError, code, driver_text},
     schema::{self, Migration},
+    session::Database,
     sql_store::SqlStore,
 };
 use crate::tally::{Lock, RunError, Shutdown};
@@ -63,16 +64,15 @@ pub(super) async fn open(
             options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Normal)
         }
     };
-    let store = |options| SqlStore {
-        dialect: Arc::new(SqliteDialect { path: dialect.path.clone(), options }),
-        connections: Arc::new(Connections::new()),
-        shutdown: shutdown.clone(),
+    let store = |options| {
+        let dialect = SqliteDialect { path: dialect.path.clone(), options };
+        SqlStore { database: Database::new(dialect, shutdown) }
     };
     let mut opened = store(options.clone());
     // Two processes that turn a new file into a database at once would collide.
     let _opening = match access {
         Access::Update | Access::Write => {
-            Some(opened.explained(opened.dialect.open_lock(shutdown).await).await?)
+            Some(opened.explained(opened.database.dialect.open_lock(shutdown).await).await?)
         }
         Access::Read => None,
     };
@@ -87,8 +87,8 @@ pub(super) async fn open(
         Err(error) => match error.sql() {
             // A busy or broken database is not a mistake in the settings.
             Some(cause) if !matches!(primary_code(cause), Some(BUSY | CORRUPT | FULL)) => {
-                let text = opened.dialect.describe(cause, false);
-                Err(RunError::settings(format!("{}: {text}", opened.dialect.label())))
+                let text = opened.database.dialect.describe(cause, false);
+                Err(RunError::settings(format!("{}: {text}", opened.database.dialect.label())))
             }
             _ => Err(opened.in_words(error).await),
         },
@@ -98,7 +98,7 @@ pub(super) async fn open(
 /// Reads something, which shows whether the file can be read.
 async fn look(store: &SqlStore<SqliteDialect>) -> Result<(), StoreError> {
     let sql = "select count(*) from sqlite_master";
-    store.fetch_once::<(i64,)>(Purpose::Read, sql, &[]).await.map(drop)
+    store.database.fetch::<(i64,)>(Purpose::Read, sql, &[]).await.map(drop)
 }
 
 /// SQLite.
@@ -142,8 +142,6 @@ impl Dialect for SqliteDialect {
 
     const SQL: Statements = SQL;
 
-    const MIGRATIONS: &'static [Migration] = schema::SQLITE;
-
     async fn connect(&self) -> Result<SqliteConnection, StoreError> {
         self.options.connect().await.map_err(StoreError::Sql)
     }
@@ -184,48 +182,6 @@ impl Dialect for SqliteDialect {
         values: &[Value<'_>],
     ) -> sqlx::Result<Vec<T>> {
         sqlx::query_as_with(sql, arguments(values)?).fetch_all(connection).await
-    }
-
-    async fn sample(store: &SqlStore<Self>, count: u32) -> Result<Vec<(String,)>, StoreError> {
-        let limit = Value::Number(count.into());
-        let last = "select coalesce(max(rowid), 0) from eth_wallet_balances";
-        let last: Vec<(i64,)> = store.fetch_once(Purpose::Read, last, &[]).await?;
-        let last = last.first().map_or(0, |(last,)| *last);
-        // Random numbers: unless most of them have no row, more than enough of these have one.
-        if last / 4 > i64::from(count) {
-            let numbers: Vec<_> =
-                (0..2 * count + 10).map(|_| rand::random_range(1..=last)).collect();
-            let numbers = json!(numbers).to_string();
-            let values = [limit, Value::Text(&numbers)];
-            let keys: Vec<(String,)> = store.fetch_once(Purpose::Read, SAMPLE, &values).await?;
-            if keys.len() >= count as usize {
-                return Ok(keys);
-            }
-        }
-        let any = "select wallet from eth_wallet_balances order by random() limit $1";
-        store.fetch_once(Purpose::Read, any, &[limit]).await
-    }
-
-    async fn migrate(store: &SqlStore<Self>) -> Result<Vec<String>, StoreError> {
-        let _migrating = store.dialect.open_lock(&store.shutdown).await?;
-        let lacking = schema::lacking(store).await?;
-        for migration in &lacking {
-            schema::apply(migration, store.begin(Purpose::Write).await?).await?;
-        }
-        Ok(schema::titles(&lacking))
-    }
-
-    async fn lock(
-        store: &SqlStore<Self>,
-        key: LockKey<'_>,
-    ) -> Result<Option<Box<dyn Lock>>, StoreError> {
-        let purpose = key.to_string().replace(' ', "-").replace('/', "-of-");
-        let held = LockFile::beside(&store.dialect.path, &purpose)?.try_lock()?;
-        Ok(held.map(|file| Box::new(FileLock(file)) as Box<dyn Lock>))
-    }
-
-    async fn holder(_: &SqlStore<Self>, _: LockKey<'_>) -> Option<String> {
-        None
     }
 
     fn is_conflict(_: &StoreError) -> bool {
@@ -272,18 +228,59 @@ impl Dialect for SqliteDialect {
     }
 }
 
+#[async_trait]
+impl Backend for SqliteDialect {
+    const MIGRATIONS: &'static [Migration] = schema::SQLITE;
+
+    async fn sample(database: &Database<Self>, count: u32) -> Result<Vec<(String,)>, StoreError> {
+        let limit = Value::Number(count.into());
+        let last = "select coalesce(max(rowid), 0) from eth_wallet_balances";
+        let last: Vec<(i64,)> = database.fetch(Purpose::Read, last, &[]).await?;
+        let last = last.first().map_or(0, |(last,)| *last);
+        // Random numbers: unless most of them have no row, more than enough of these have one.
+        if last / 4 > i64::from(count) {
+            let numbers: Vec<_> =
+                (0..2 * count + 10).map(|_| rand::random_range(1..=last)).collect();
+            let numbers = json!(numbers).to_string();
+            let values = [limit, Value::Text(&numbers)];
+            let keys: Vec<(String,)> = database.fetch(Purpose::Read, SAMPLE, &values).await?;
+            if keys.len() >= count as usize {
+                return Ok(keys);
+            }
+        }
+        let any = "select wallet from eth_wallet_balances order by random() limit $1";
+        database.fetch(Purpose::Read, any, &[limit]).await
+    }
+
+    async fn migrate(database: &Database<Self>) -> Result<Vec<String>, StoreError> {
+        let _migrating = database.dialect.open_lock(&database.shutdown).await?;
+        let lacking = schema::lacking(database, Self::MIGRATIONS).await?;
+        for migration in &lacking {
+            schema::apply(migration, database.begin(Purpose::Write).await?).await?;
+        }
+        Ok(schema::titles(&lacking))
+    }
+
+    async fn lock(
+        database: &Database<Self>,
+        key: LockKey<'_>,
+    ) -> Result<Option<Box<dyn Lock>>, StoreError> {
+        let purpose = key.to_string().replace(' ', "-").replace('/', "-of-");
+        let held = LockFile::beside(&database.dialect.path, &purpose)?.try_lock()?;
+        Ok(held.map(|file| Box::new(FileLock(file)) as Box<dyn Lock>))
+    }
+
+    async fn holder(_: &Database<Self>, _: LockKey<'_>) -> Option<String> {
+        None
+    }
+}
+
 const BUSY: u8 = 5;
 const READ_ONLY: u8 = 8;
 const CORRUPT: u8 = 11;
 const FULL: u8 = 13;
 const CANNOT_OPEN: u8 = 14;
 const NOT_A_DATABASE: u8 = 26;
-
-/// SQLite's primary result code: the lowest byte of the extended one.
-fn primary_code(error: &sqlx::Error) -> Option<u8> {
-    let extended: u32 = code(error)?.parse().ok()?;
-    Some(extended.to_le_bytes()[0])
-}
 
 /// The values of a statement.
 fn arguments(values: &[Value<'_>]) -> sqlx::Result<SqliteArguments> {
