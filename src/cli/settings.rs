@@ -102,10 +102,15 @@ pub struct NodeArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = DATABASE)]
 pub struct DatabaseArgs {
-    /// sqlite:PATH (created if missing) or postgres://USER:PASSWORD@HOST/DATABASE
+    /// sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
+    ///
+    /// A missing SQLite file is created by migrate, refresh, backfill and watch --track all.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", default_value = "sqlite:ethtally.db")]
     #[arg(global = true, hide_env_values = true)]
     pub database_url: String,
+    /// True if no URL was given.
+    #[arg(skip)]
+    pub is_default: bool,
 }
 
 /// What to print.

@@ -114,6 +114,15 @@ impl StoreError {
     }
 }
 
+/// Why the database refuses a row.
+#[derive(Debug)]
+pub(super) struct RowFault {
+    /// The same for all rows that are refused for one reason.
+    pub(super) kind: String,
+    /// What the database says.
+    pub(super) text: String,
+}
+
 /// The database's code for an error.
 pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())

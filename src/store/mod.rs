@@ -2,13 +2,16 @@
 //!
 //! [`Store`] in `table` is what commands see, and [`open`] returns one. `sql_store` is the one flow of every
 //! method: which statements it executes and what their rows mean. `postgres` and `sqlite` hold the
-//! statements in their dialect of SQL, and how to connect, lock and name an error.
+//! statements in their dialect of SQL, and how to connect, lock and name an error. `record` writes totals, and
+//! `halves` finds the rows that the database refuses.
 
 mod backend;
 mod connections;
 mod dialect;
 mod error;
+mod halves;
 mod postgres;
+mod record;
 mod rows;
 mod schema;
 mod session;
@@ -18,7 +21,9 @@ mod table;
 
 use std::path::Path;
 
-pub use table::{Access, Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts};
+pub use table::{
+    Access, Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts, TableProfile,
+};
 
 use crate::tally::{RunError, Shutdown};
 
@@ -33,6 +38,12 @@ pub async fn open(
     access: Access,
     shutdown: &Shutdown,
 ) -> Result<Box<dyn Store>, RunError> {
+    if url.trim().is_empty() {
+        return Err(RunError::settings(
+            "the database URL is empty; set --database-url or DATABASE_URL to sqlite:PATH or \
+             postgres://…, or unset DATABASE_URL for sqlite:ethtally.db",
+        ));
+    }
     match url.split_once(':') {
         Some(("sqlite", _)) => Ok(Box::new(sqlite::open(url, access, shutdown).await?)),
         Some(("postgres" | "postgresql", _)) => {

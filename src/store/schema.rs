@@ -15,11 +15,12 @@ use super::{
 pub(super) const MIGRATIONS: &str = "_ethtally_migrations";
 
 /// The tables that ethtally uses.
-pub(super) const TABLES: [&str; 5] = [
+pub(super) const TABLES: [&str; 6] = [
     "eth_wallet_balances",
     "eth_wallet_read_failures",
     "eth_indexer_checkpoints",
     "eth_watch_blocks",
+    "eth_wallet_profile",
     MIGRATIONS,
 ];
 
@@ -40,6 +41,7 @@ macro_rules! migrations {
             2 "reads" "0002_reads.sql",
             3 "watch" "0003_watch.sql",
             4 "vacuum" "0004_vacuum.sql",
+            5 "profile" "0005_profile.sql",
         )
     };
     ($dialect:literal: $($version:literal $name:literal $file:literal,)*) => {

@@ -12,20 +12,20 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use tracing::debug;
 
 use super::{
-    Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts,
+    Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts, TableProfile,
     backend::Backend,
     dialect::{AnyRow, Column, Purpose, Value},
     error::{StoreError, unless_stopped},
     rows::{
-        BlockColumns, FailureColumns, ROWS_ABOVE, TotalColumns, bigint, hash_texts, keys_of,
-        recent_reads, rows_above_json, wallets_and_blocks, wallets_json, wallets_of,
+        BlockColumns, ROWS_ABOVE, bigint, hash_texts, keys_of, recent_reads, rows_above_json,
+        wallets_and_blocks, wallets_json, wallets_of,
     },
     schema,
     session::{Database, Session},
 };
 use crate::{
     follow::{BlockReads, CheckpointUpdate, Journal, RecentReads, RowsAbove},
-    tally::{Ledger, Lock, Recorded, RunError, Shard, TotalRead, Unreadable, Wallet},
+    tally::{Lock, Recorded, RunError, Shard, Wallet},
 };
 
 /// When a transaction is done again after a conflict with another one, or on a new connection after one that was lost:
@@ -43,15 +43,23 @@ pub(super) struct SqlStore<D: Backend> {
 }
 
 impl<D: Backend> SqlStore<D> {
-    /// Does `work` until it succeeds or a retry would not help.
+    /// Does `work` until it succeeds or a retry would not help; an error is put in words.
     async fn retried<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, RunError>
     where
         T: Send,
         F: Future<Output = Result<T, StoreError>> + Send,
     {
+        self.explained(self.retry(work).await).await
+    }
+
+    /// Does `work` until it succeeds or a retry would not help.
+    pub(super) async fn retry<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, StoreError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
         let waking = self.database.shutdown.clone();
-        let done = work
-            .retry(RETRIES)
+        work.retry(RETRIES)
             .when(|error| {
                 !self.database.shutdown.is_requested() && (error.is_lost() || D::is_conflict(error))
             })
@@ -62,8 +70,7 @@ impl<D: Backend> SqlStore<D> {
                     let _ = tokio::time::timeout(pause, shutdown.requested()).await;
                 }
             })
-            .await;
-        self.explained(done).await
+            .await
     }
 
     /// Executes a statement in a transaction of its own and returns the number of rows it affected.
@@ -95,7 +102,7 @@ impl<D: Backend> SqlStore<D> {
     }
 
     /// Executes a query for keys and returns their wallets.
-    async fn fetch_wallets<C: FromIterator<Wallet>>(
+    pub(super) async fn fetch_wallets<C: FromIterator<Wallet>>(
         &self,
         sql: &'static str,
         values: &[Value<'_>],
@@ -140,45 +147,6 @@ impl<D: Backend> SqlStore<D> {
             _ => RunError::Database(anyhow!(text)),
         }
     }
-
-    /// Writes a batch in one transaction; returns how many totals were not superseded.
-    async fn record_once(
-        &self,
-        totals: &TotalColumns,
-        failures: &FailureColumns,
-    ) -> Result<u64, StoreError> {
-        let mut session = self.database.begin(Purpose::Write).await?;
-        let recorded = record_in(&mut session, totals, failures).await;
-        session.end(recorded).await
-    }
-}
-
-/// Writes a batch; returns how many totals were not superseded.
-async fn record_in<D: Backend>(
-    session: &mut Session<'_, D>,
-    totals: &TotalColumns,
-    failures: &FailureColumns,
-) -> Result<u64, StoreError> {
-    let wallets = Column::Texts(&totals.wallets);
-    let event_blocks = Column::NumbersOrNull(&totals.event_blocks);
-    let rows = [
-        wallets,
-        Column::Texts(&totals.totals),
-        Column::Numbers(&totals.read_blocks),
-        event_blocks,
-    ];
-    let updated = session.execute(D::SQL.record_totals, &[Value::Rows(&rows)]).await?;
-    if totals.has_events() && updated < totals.count() {
-        // A newer read does not undo the event.
-        let rows = [wallets, event_blocks];
-        session.execute(D::SQL.raise_event_blocks, &[Value::Rows(&rows)]).await?;
-    }
-    session.execute(D::SQL.forget_failures, &[Value::List(&totals.wallets)]).await?;
-    if !failures.wallets.is_empty() {
-        let rows = [Column::Texts(&failures.wallets), Column::Texts(&failures.reasons)];
-        session.execute(D::SQL.record_failures, &[Value::Rows(&rows)]).await?;
-    }
-    Ok(updated)
 }
 
 #[async_trait]
@@ -202,9 +170,7 @@ impl<D: Backend> Store for SqlStore<D> {
         after: Option<&Cursor>,
         limit: u32,
     ) -> Result<Page, RunError> {
-        let (age, wallet) = after.map_or((D::SQL.first_age, ""), |after| {
-            (after.updated_at.as_str(), after.wallet.as_str())
-        });
+        let (age, wallet) = place::<D>(after);
         let (from, to) = bounds(stale.shard);
         let values = [
             Value::Time(stale.before.naive_utc()),
@@ -218,11 +184,25 @@ impl<D: Backend> Store for SqlStore<D> {
         Ok(Page::of(&rows, limit))
     }
 
-    async fn due_without_row(&self, shard: Shard, limit: u32) -> Result<Vec<Wallet>, RunError> {
-        let (from, to) = bounds(shard);
-        let values =
-            [Value::Text(&from), Value::TextOrNull(to.as_deref()), Value::Number(limit.into())];
-        self.fetch_wallets(D::SQL.due_without_row, &values).await
+    async fn due_page(
+        &self,
+        stale: &Stale,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<Page, RunError> {
+        let (time, wallet) = place::<D>(after);
+        let (from, to) = bounds(stale.shard);
+        let values = [
+            Value::Time(stale.due.naive_utc()),
+            Value::Text(time),
+            Value::Text(wallet),
+            Value::Text(&from),
+            Value::TextOrNull(to.as_deref()),
+            Value::Time(stale.before.naive_utc()),
+            Value::Number(limit.into()),
+        ];
+        let rows: Vec<(String, String)> = self.fetch_by_index(D::SQL.due_page, &values).await?;
+        Ok(Page::of(&rows, limit))
     }
 
     async fn count_stale(&self, stale: &Stale) -> Result<u64, RunError> {
@@ -236,8 +216,20 @@ impl<D: Backend> Store for SqlStore<D> {
         Ok(only(rows)?.unsigned_abs())
     }
 
-    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<u64, RunError> {
-        self.execute(D::SQL.insert_placeholders, &[Value::List(&keys_of(wallets))]).await
+    async fn count_due(&self, stale: &Stale) -> Result<u64, RunError> {
+        let (from, to) = bounds(stale.shard);
+        let values = [
+            Value::Time(stale.due.naive_utc()),
+            Value::Text(&from),
+            Value::TextOrNull(to.as_deref()),
+            Value::Time(stale.before.naive_utc()),
+        ];
+        let rows: Vec<(i64,)> = self.fetch_by_index(D::SQL.count_due, &values).await?;
+        Ok(only(rows)?.unsigned_abs())
+    }
+
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<Recorded, RunError> {
+        self.insert(&keys_of(wallets)).await
     }
 
     async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
@@ -285,6 +277,33 @@ impl<D: Backend> Store for SqlStore<D> {
         Ok(rows.into_iter().next().map(Checkpoint::of))
     }
 
+    async fn profile(&self) -> Result<Option<TableProfile>, RunError> {
+        let rows: Vec<(String, String)> =
+            self.fetch("select name, identity from eth_wallet_profile where id = 1", &[]).await?;
+        Ok(rows.into_iter().next().map(|(name, identity)| TableProfile { name, identity }))
+    }
+
+    async fn claim(&self, profile: &TableProfile) -> Result<TableProfile, RunError> {
+        let values = [Value::Text(&profile.name), Value::Text(&profile.identity)];
+        self.execute(D::SQL.claim_profile, &values).await?;
+        Ok(self.profile().await?.unwrap_or_else(|| profile.clone()))
+    }
+
+    async fn adopt(&self, profile: &TableProfile, is_other_chain: bool) -> Result<(), RunError> {
+        let forget_blocks =
+            "update eth_wallet_balances set read_block = null where read_block is not null";
+        let adopted = || async {
+            let mut session = self.database.begin(Purpose::Write).await?;
+            let values = [Value::Text(&profile.name), Value::Text(&profile.identity)];
+            let mut adopted = session.execute(D::SQL.adopt_profile, &values).await;
+            if is_other_chain && adopted.is_ok() {
+                adopted = session.execute(forget_blocks, &[]).await;
+            }
+            session.end(adopted).await
+        };
+        self.retried(adopted).await.map(drop)
+    }
+
     async fn lock(&self, key: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError> {
         self.retried(|| async {
             unless_stopped(&self.database.shutdown, "a lock", D::lock(&self.database, key)).await?
@@ -298,19 +317,6 @@ impl<D: Backend> Store for SqlStore<D> {
 
     async fn close(&self) {
         self.database.connections.close().await;
-    }
-}
-
-#[async_trait]
-impl<D: Backend> Ledger for SqlStore<D> {
-    async fn record(
-        &self,
-        totals: &[TotalRead],
-        failures: &[Unreadable],
-    ) -> Result<Recorded, RunError> {
-        let (totals, failures) = (TotalColumns::of(totals)?, FailureColumns::of(failures));
-        let updated = self.retried(|| self.record_once(&totals, &failures)).await?;
-        Ok(Recorded { updated, superseded: totals.count() - updated })
     }
 }
 
@@ -453,6 +459,11 @@ impl<D: Backend> Journal for SqlStore<D> {
 fn only<T>(rows: Vec<(T,)>) -> Result<T, RunError> {
     let value = rows.into_iter().next().map(|(value,)| value);
     value.ok_or_else(|| RunError::Database(anyhow!("the database returned no row")))
+}
+
+/// Where a page begins: behind this time and wallet.
+fn place<D: Backend>(after: Option<&Cursor>) -> (&str, &str) {
+    after.map_or((D::SQL.first_age, ""), |after| (&after.time, &after.wallet))
 }
 
 /// The first wallet of a shard and the one behind its last, as keys.

@@ -2,6 +2,7 @@
 
 mod backend;
 mod connect;
+mod faults;
 mod lock;
 mod sql;
 mod upgrade;
@@ -16,11 +17,14 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use self::sql::{BY_INDEX, LIMIT_WAITS, LOOK, SQL};
+use self::{
+    faults::{server_error, server_text},
+    sql::{BY_INDEX, LIMIT_WAITS, LOOK, SQL},
+};
 use super::{
     Access,
     dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
-    error::{StoreError, code, driver_text, unless_stopped},
+    error::{RowFault, StoreError, code, driver_text, unless_stopped},
     schema::{MIGRATIONS, TABLES},
     session::Database,
     sql_store::SqlStore,
@@ -92,11 +96,11 @@ impl PgDialect {
         };
         let rights = match self.access {
             Access::Read => "select",
-            Access::Write => "select, insert, update, delete",
+            Access::Update | Access::Write => "select, insert, update, delete",
         };
         // Rows of migrations are only read here.
         let may_not = match self.access {
-            Access::Write if *table != MIGRATIONS => "write to",
+            Access::Update | Access::Write if *table != MIGRATIONS => "write to",
             _ => "read",
         };
         format!(
@@ -181,6 +185,10 @@ impl Dialect for PgDialect {
         matches!(error.code().as_deref(), Some("40P01" | "40001"))
     }
 
+    fn row_fault(error: &sqlx::Error) -> Option<RowFault> {
+        faults::row_fault(error)
+    }
+
     fn label(&self) -> String {
         format!("database postgres://{}", self.place())
     }
@@ -262,20 +270,6 @@ fn arguments(values: &[Value<'_>]) -> sqlx::Result<PgArguments> {
         .map_err(sqlx::Error::Encode)?;
     }
     Ok(arguments)
-}
-
-fn server_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
-    error.as_database_error()?.try_downcast_ref()
-}
-
-/// The server's answer. Its `Display` would add a line number in the server's source.
-fn server_text(error: &PgDatabaseError) -> String {
-    let mut text = error.message().to_owned();
-    for more in [error.detail(), error.hint()].into_iter().flatten() {
-        text.push_str("; ");
-        text.push_str(more.trim_end_matches('.'));
-    }
-    text
 }
 
 /// A name as SQL writes it.

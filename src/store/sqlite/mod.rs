@@ -1,5 +1,6 @@
 //! The store in an SQLite file: how it opens, binds values, locks and names an error.
 
+mod faults;
 mod lock_file;
 mod sql;
 
@@ -14,6 +15,7 @@ use sqlx::{
 };
 
 use self::{
+    faults::primary_code,
     lock_file::{LockFile, beside, folder_of},
     sql::{SAMPLE, SQL},
 };
@@ -21,7 +23,7 @@ use super::{
     Access, LockKey,
     backend::Backend,
     dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
-    error::{StoreError, code, driver_text},
+    error::{RowFault, StoreError, code, driver_text},
     schema::{self, Migration},
     session::Database,
     sql_store::SqlStore,
@@ -58,7 +60,7 @@ pub(super) async fn open(
     let options = options.busy_timeout(BUSY_TIMEOUT).create_if_missing(access == Access::Write);
     let options = match access {
         Access::Read => options.pragma("query_only", "on"),
-        Access::Write => {
+        Access::Update | Access::Write => {
             options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Normal)
         }
     };
@@ -69,7 +71,7 @@ pub(super) async fn open(
     let mut opened = store(options.clone());
     // Two processes that turn a new file into a database at once would collide.
     let _opening = match access {
-        Access::Write => {
+        Access::Update | Access::Write => {
             Some(opened.explained(opened.database.dialect.open_lock(shutdown).await).await?)
         }
         Access::Read => None,
@@ -116,9 +118,10 @@ impl SqliteDialect {
                 folder.display()
             )));
         }
-        if access == Access::Read && !self.path.exists() {
+        if access != Access::Write && !self.path.exists() {
             return Err(RunError::settings(format!(
-                "{}: no such file; run `ethtally migrate` first, or check --database-url",
+                "{}: no such file; run `ethtally migrate` first, or check --database-url and \
+                 DATABASE_URL",
                 self.label()
             )));
         }
@@ -184,6 +187,10 @@ impl Dialect for SqliteDialect {
     fn is_conflict(_: &StoreError) -> bool {
         // Writers wait for each other.
         false
+    }
+
+    fn row_fault(error: &sqlx::Error) -> Option<RowFault> {
+        faults::row_fault(error)
     }
 
     fn label(&self) -> String {
@@ -274,12 +281,6 @@ const CORRUPT: u8 = 11;
 const FULL: u8 = 13;
 const CANNOT_OPEN: u8 = 14;
 const NOT_A_DATABASE: u8 = 26;
-
-/// SQLite's primary result code: the lowest byte of the extended one.
-fn primary_code(error: &sqlx::Error) -> Option<u8> {
-    let extended: u32 = code(error)?.parse().ok()?;
-    Some(extended.to_le_bytes()[0])
-}
 
 /// The values of a statement.
 fn arguments(values: &[Value<'_>]) -> sqlx::Result<SqliteArguments> {
