@@ -162,8 +162,7 @@ impl App {
     /// # Errors
     /// When it cannot be opened, or its tables are not as this version needs them.
     pub async fn store(&self, access: Access) -> Result<Arc<dyn Store>, RunError> {
-        let store: Arc<dyn Store> =
-            store::open(self.database_url(), access, &self.shutdown).await?.into();
+        let store: Arc<dyn Store> = self.open(access).await?.into();
         let _ = self.opened.set(Arc::clone(&store));
         match access {
             Access::Write => drop(store.migrate().await?),
@@ -172,17 +171,22 @@ impl App {
         Ok(store)
     }
 
+    /// The database as it is.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn open(&self, access: Access) -> Result<Box<dyn Store>, RunError> {
+        let database = &self.settings.database;
+        store::open(&database.database_url, database.schema.as_deref(), access, &self.shutdown)
+            .await
+    }
+
     /// Closes what was opened, so that the end of the process cuts nothing off.
     pub async fn close(&self) {
         if let Some(store) = self.opened.get() {
             // This takes no time, unless the database is gone.
             let _ = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
         }
-    }
-
-    /// Where the table is.
-    pub fn database_url(&self) -> &str {
-        &self.settings.database.database_url
     }
 
     /// An amount in wei, for people.

@@ -163,7 +163,7 @@ fn secrets_of(text: &str) -> Vec<String> {
 }
 
 /// The text without its percent-encoding.
-fn percent_decoded(text: &str) -> String {
+pub fn percent_decoded(text: &str) -> String {
     // In a form a plus is a space; in a password it is a plus.
     let encoded = format!("key={}", text.replace('+', "%2B").replace('&', "%26"));
     url::form_urlencoded::parse(encoded.as_bytes())

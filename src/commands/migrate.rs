@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     app::App,
     report::{CommandOutput, Styler, Verdict},
-    store::{self, Access},
+    store::Access,
     tally::RunError,
 };
 
@@ -25,7 +25,7 @@ impl CommandOutput for Migrated {
 }
 
 pub(super) async fn run(app: &App) -> Result<Verdict, RunError> {
-    let store = store::open(app.database_url(), Access::Write, &app.shutdown).await?;
+    let store = app.open(Access::Write).await?;
     let applied = store.migrate().await;
     store.close().await;
     let applied = applied?;

@@ -47,8 +47,8 @@ fn postgres_connection_errors_name_the_mistake_and_the_remedy() {
         (
             format!("{}?sslmode=require", cluster.url("postgres")),
             format!(
-                "database postgres://{place}: no connection; check that the server is up, and the \
-                 host and port in --database-url: no TLS connection: server does not support TLS"
+                "{place} has no TLS, which sslmode in --database-url asks for; turn it on at the \
+                 server (ssl = on), or write sslmode=prefer"
             ),
         ),
         (

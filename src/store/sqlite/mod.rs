@@ -1,11 +1,11 @@
 //! The store in an SQLite file: how it opens, binds values, locks and names an error.
 
+mod errors;
 mod lock_file;
 mod sql;
 
 use std::{fs::File, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use anyhow::anyhow;
 use async_trait::async_trait;
 use serde_json::json;
 use sqlx::{
@@ -20,8 +20,8 @@ use self::{
 use super::{
     Access, LockKey,
     connections::Connections,
-    dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
-    error::{StoreError, code, driver_text},
+    dialect::{AnyRow, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value},
+    error::{StoreError, driver_text},
     schema::{self, Migration},
     sql_store::SqlStore,
 };
@@ -81,12 +81,10 @@ pub(super) async fn open(
     match looked {
         Ok(()) => Ok(opened),
         Err(error) => match error.sql() {
-            // A busy or broken database is not a mistake in the settings.
-            Some(cause) if !matches!(primary_code(cause), Some(BUSY | CORRUPT | FULL)) => {
-                let text = opened.dialect.describe(cause, false);
-                Err(RunError::settings(format!("{}: {text}", opened.dialect.label())))
+            Some(cause) => {
+                Err(errors::explain(cause, &opened.dialect.path).of(&opened.dialect.label()))
             }
-            _ => Err(opened.in_words(error).await),
+            None => Err(opened.in_words(error).await),
         },
     }
 }
@@ -205,7 +203,7 @@ impl Dialect for SqliteDialect {
         let _migrating = store.dialect.open_lock(&store.shutdown).await?;
         let lacking = schema::lacking(store).await?;
         for migration in &lacking {
-            schema::apply(migration, store.begin(Purpose::Write).await?).await?;
+            schema::apply(migration, migration.sql, store.begin(Purpose::Write).await?).await?;
         }
         Ok(schema::titles(&lacking))
     }
@@ -233,47 +231,13 @@ impl Dialect for SqliteDialect {
     }
 
     fn cannot_connect(&self, error: &sqlx::Error) -> RunError {
-        RunError::Database(anyhow!("{}: {}", self.label(), self.describe(error, false)))
+        self.describe(error, false).of(&self.label())
     }
 
-    fn describe(&self, error: &sqlx::Error, _: bool) -> String {
-        let message = match error.as_database_error() {
-            Some(error) => error.message().to_owned(),
-            None => driver_text(error),
-        };
-        match primary_code(error) {
-            Some(BUSY) => format!(
-                "another process has kept it locked for {} s; end that process, or try again later",
-                BUSY_TIMEOUT.as_secs()
-            ),
-            Some(READ_ONLY) => "the file is read-only; make the file and its folder writable for \
-                 this user, or check --database-url"
-                .to_owned(),
-            Some(CORRUPT) => format!("the file is damaged ({message}); restore it from a backup"),
-            Some(FULL) => "the disk is full; free some space".to_owned(),
-            Some(CANNOT_OPEN) => format!(
-                "cannot open the file; check that it is a file, and that this user may read and \
-                 write it and its folder: {message}"
-            ),
-            Some(NOT_A_DATABASE) => {
-                "the file is not an SQLite database; check --database-url".to_owned()
-            }
-            _ => message,
-        }
+    fn describe(&self, error: &sqlx::Error, _: bool) -> Explained {
+        // The file was opened: what fails now is not a mistake in the settings.
+        Explained { is_settings: false, ..errors::explain(error, &self.path) }
     }
-}
-
-const BUSY: u8 = 5;
-const READ_ONLY: u8 = 8;
-const CORRUPT: u8 = 11;
-const FULL: u8 = 13;
-const CANNOT_OPEN: u8 = 14;
-const NOT_A_DATABASE: u8 = 26;
-
-/// SQLite's primary result code: the lowest byte of the extended one.
-fn primary_code(error: &sqlx::Error) -> Option<u8> {
-    let extended: u32 = code(error)?.parse().ok()?;
-    Some(extended.to_le_bytes()[0])
 }
 
 /// The values of a statement.
@@ -341,7 +305,7 @@ mod tests {
         writer.execute("begin immediate").await.unwrap();
         let error = other.execute("begin immediate").await.unwrap_err();
         assert_eq!(
-            SqliteDialect { path, options }.describe(&error, false),
+            SqliteDialect { path, options }.describe(&error, false).text,
             "another process has kept it locked for 60 s; end that process, or try again later"
         );
     }
