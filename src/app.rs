@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy::primitives::U256;
-use url::Url;
+use url::{ParseError, Url};
 
 use crate::{
     cli::{HeadAge, Settings},
@@ -101,7 +101,7 @@ impl App {
                 RunError::settings(format!(
                     "--rpc-url number {} is not an http or https URL; {}",
                     index + 1,
-                    remedy_for_rpc_url(text)
+                    remedy(text, ["http", "https"])
                 ))
             })
         });
@@ -137,9 +137,8 @@ impl App {
         let given = self.settings.node.ws_url.as_deref().map(str::trim);
         if let Some(text) = given.filter(|text| !text.is_empty()) {
             return url_of(text, &["ws", "wss"]).ok_or_else(|| {
-                RunError::settings(
-                    "--ws-url is not a ws or wss URL; percent-encode special characters in it",
-                )
+                let remedy = remedy(text, ["ws", "wss"]);
+                RunError::settings(format!("--ws-url is not a ws or wss URL; {remedy}"))
             });
         }
         let first = self.rpc_urls().first().and_then(|text| url_of(text, &["http", "https"]));
@@ -202,21 +201,36 @@ fn url_of(text: &str, schemes: &[&str]) -> Option<Url> {
     (usable && text.contains("://") && !redact::is_ambiguous(text)).then_some(url)
 }
 
-/// What would make this text an `--rpc-url`.
-fn remedy_for_rpc_url(text: &str) -> String {
+/// What would make this text a URL with one of these schemes.
+fn remedy(text: &str, schemes: [&str; 2]) -> String {
     if url_of(text, &["ws", "wss"]).is_some() {
         return "give it as --ws-url, and an http or https URL here".to_owned();
+    }
+    if url_of(text, &["http", "https"]).is_some() {
+        return "give it as --rpc-url, and a ws or wss URL here".to_owned();
     }
     // Host and port alone hold no secret.
     let is_host = |host: &str| {
         (host == "localhost" || host.contains('.'))
             && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
     };
-    match text.split_once(':') {
-        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => {
-            format!("write http://{text}")
+    let [plain, over_tls] = schemes;
+    match (text.split_once(':'), Url::parse(text)) {
+        (Some((host, port)), _) if is_host(host) && port.parse::<u16>().is_ok() => {
+            format!("write {plain}://{text}")
         }
-        _ if !text.contains("://") => "start it with http:// or https://".to_owned(),
-        _ => "percent-encode special characters in it".to_owned(),
+        _ if !text.contains("://") => format!("start it with {plain}:// or {over_tls}://"),
+        _ if redact::is_ambiguous(text) => ENCODE.to_owned(),
+        (_, Ok(url)) if !schemes.contains(&url.scheme()) => {
+            format!("start it with {plain}:// or {over_tls}://")
+        }
+        (_, Err(ParseError::EmptyHost)) => "it names no host".to_owned(),
+        (_, Err(ParseError::InvalidPort)) if !text.contains('@') => {
+            "its port is not a number up to 65535".to_owned()
+        }
+        _ => ENCODE.to_owned(),
     }
 }
+
+/// The remedy for characters that mean something else in a URL.
+const ENCODE: &str = "percent-encode special characters in it";

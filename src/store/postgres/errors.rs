@@ -38,7 +38,7 @@ const fn fails(
     Rule { codes, words, is_settings: false, says }
 }
 
-/// PgBouncer answers with this code, whatever is wrong.
+/// PgBouncer answers with this code, whatever is wrong, also where it passes on what the server said.
 const POOLER: &str = "08P01";
 
 const NO_DATABASE: &str =
@@ -53,7 +53,7 @@ const ENDED: &str = "the server ended the session: {answer}; run it again once t
 pub(super) static RULES: &[Rule] = &[
     // Who may connect to what.
     settings(&["3D000"], &[], NO_DATABASE),
-    settings(&[POOLER], &["no such database"], NO_DATABASE),
+    settings(&[POOLER], &["no such database", "database \""], NO_DATABASE),
     settings(&["28P01"], &[], WRONG_PASSWORD),
     settings(&[POOLER], &["authentication failed", "auth failed", "no such user"], WRONG_PASSWORD),
     settings(
@@ -62,8 +62,7 @@ pub(super) static RULES: &[Rule] = &[
         "{place} refuses role {role}: {answer}; write sslmode=require in --database-url if the server wants TLS, or \
          add an entry to its pg_hba.conf",
     ),
-    settings(&["28000"], &["pg_hba.conf"], NO_ENTRY),
-    settings(&[POOLER], &["login rejected", "hba"], NO_ENTRY),
+    settings(&["28000", POOLER], &["pg_hba.conf", "login rejected"], NO_ENTRY),
     settings(
         &["28000"],
         &["not permitted to log in"],
@@ -80,8 +79,8 @@ pub(super) static RULES: &[Rule] = &[
         "{place} refuses role {role}: {answer}; give the role's certificate as sslcert and sslkey in --database-url",
     ),
     settings(
-        &["28000"],
-        &[],
+        &["28000", POOLER],
+        &["role \"", "authentication failed", "no such user"],
         "{place} refuses role {role}: {answer}; check the user in --database-url and the server's pg_hba.conf",
     ),
     settings(

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The form of a URL, as a remedy.
-const FORM: &str = "write postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+const FORM: &str = "write USER:PASSWORD@HOST:PORT/DATABASE behind postgres://";
 /// The remedy for characters that mean something else in a URL.
 const ENCODE: &str = "percent-encode special characters in user, password and database";
 
