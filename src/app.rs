@@ -1,5 +1,7 @@
 //! What a command gets: settings, profile, printer. Node and database are opened when first asked for.
 
+mod table_profile;
+
 use std::{
     num::{NonZeroU64, NonZeroUsize},
     sync::{Arc, OnceLock},
@@ -7,6 +9,7 @@ use std::{
 };
 
 use alloy::primitives::U256;
+use tokio::sync::OnceCell;
 use url::{ParseError, Url};
 
 use crate::{
@@ -19,6 +22,8 @@ use crate::{
     store::{self, Access, Store},
     tally::{Amount, RunError, Shutdown},
 };
+
+pub use table_profile::{Claimed, identity_of};
 
 /// Wallets that are taken from the table, or from a file, at once.
 pub const PAGE: u32 = 5_000;
@@ -35,6 +40,8 @@ pub struct App {
     pub shutdown: Shutdown,
     /// What [`App::store`] opened, for [`App::close`].
     opened: OnceLock<Arc<dyn Store>>,
+    /// Set once the table is known to be of this profile.
+    claimed: OnceCell<()>,
 }
 
 impl App {
@@ -47,7 +54,14 @@ impl App {
             Some(path) => Profile::load(path).map_err(|error| RunError::Settings(error.into()))?,
             None => Profile::audius(),
         };
-        Ok(Self { settings, profile, report, shutdown, opened: OnceLock::new() })
+        Ok(Self {
+            settings,
+            profile,
+            report,
+            shutdown,
+            opened: OnceLock::new(),
+            claimed: OnceCell::new(),
+        })
     }
 
     /// A reader of totals that sends at most `max_calls` `eth_call`s. Sends nothing yet.
@@ -156,17 +170,17 @@ impl App {
         given.filter(|url| !url.is_empty()).collect()
     }
 
-    /// The database: with its tables created or upgraded for [`Access::Write`], checked for [`Access::Read`].
+    /// The database, whose tables are created or upgraded, or only checked for [`Access::Read`].
     ///
     /// # Errors
-    /// When it cannot be opened, or its tables are not as this version needs them.
+    /// When it cannot be opened, or its tables are not as this version needs them, or of another profile.
     pub async fn store(&self, access: Access) -> Result<Arc<dyn Store>, RunError> {
-        let store: Arc<dyn Store> = self.open(access).await?.into();
-        let _ = self.opened.set(Arc::clone(&store));
+        let store = self.open(access).await?;
         match access {
-            Access::Write => drop(store.migrate().await?),
             Access::Read => store.require_tables().await?,
+            Access::Update | Access::Write => drop(store.migrate().await?),
         }
+        self.check_table(store.as_ref()).await?;
         Ok(store)
     }
 
@@ -174,10 +188,20 @@ impl App {
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub async fn open(&self, access: Access) -> Result<Box<dyn Store>, RunError> {
+    pub async fn open(&self, access: Access) -> Result<Arc<dyn Store>, RunError> {
         let database = &self.settings.database;
-        store::open(&database.database_url, database.schema.as_deref(), access, &self.shutdown)
-            .await
+        let schema = database.schema.as_deref();
+        let opened = store::open(&database.database_url, schema, access, &self.shutdown).await;
+        let store: Arc<dyn Store> = match opened {
+            Err(error @ RunError::Settings(_)) if self.settings.database.is_default => {
+                return Err(error.context(
+                    "neither --database-url nor DATABASE_URL is set, so the default applies",
+                ));
+            }
+            opened => opened?.into(),
+        };
+        let _ = self.opened.set(Arc::clone(&store));
+        Ok(store)
     }
 
     /// Closes what was opened, so that the end of the process cuts nothing off.
@@ -186,6 +210,11 @@ impl App {
             // This takes no time, unless the database is gone.
             let _ = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
         }
+    }
+
+    /// Where the table is.
+    pub fn database_url(&self) -> &str {
+        &self.settings.database.database_url
     }
 
     /// An amount in wei, for people.

@@ -7,10 +7,20 @@ use clap::{ArgGroup, Args, ValueEnum};
 use super::values::{duration, listen, shard, whole_number};
 use crate::tally::{Shard, Wallet};
 
+/// Arguments of `migrate`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct MigrateArgs {
+    /// Make the table one of this --profile, if it has totals of another one
+    ///
+    /// The totals of the other profile stay until they are read again.
+    #[arg(long)]
+    pub adopt_profile: bool,
+}
+
 /// Arguments of `sweep`.
 #[derive(Clone, Debug, Args)]
 pub struct SweepArgs {
-    /// Number of wallets to read
+    /// Number of wallets to read; at most a quarter are retries of failures
     #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "all")]
     #[arg(value_parser = whole_number(1u64..))]
     pub batch: u64,
@@ -51,7 +61,7 @@ pub struct BudgetArgs {
 /// What counts as success.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct StrictArgs {
-    /// Exit 1 if any wallet could not be read
+    /// Exit 1 if any wallet could not be read or stored
     #[arg(long)]
     pub strict: bool,
 }
@@ -100,7 +110,7 @@ pub struct VerifyArgs {
     /// Wallet address
     #[arg(value_name = "ADDR", group = "which")]
     pub wallet: Option<Wallet>,
-    /// Check N random rows
+    /// Check N random rows; exits 1 if the table is empty
     #[arg(long, value_name = "N", group = "which", value_parser = whole_number(1u32..))]
     pub sample: Option<u32>,
     /// Store the total from the chain in every row that differs
@@ -150,7 +160,7 @@ pub enum TrackChoice {
 /// Arguments of `status`.
 #[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
-    /// Exit 1 if any row is older than this, such as 12h or 3d
+    /// Exit 1 if any row is older than this, such as 12h or 3d, or the table is empty
     #[arg(long, value_name = "AGE", value_parser = duration)]
     pub max_age: Option<Duration>,
 }

@@ -7,7 +7,7 @@ use clap::{Arg, Args, Command, CommandFactory, Subcommand, builder::PossibleValu
 use super::{
     commands::{self, Cli},
     examples::{command_names, examples_of, exit_status},
-    settings::{DATABASE, NODE, OUTPUT, Settings},
+    settings::{NODE, OUTPUT, Settings},
 };
 
 /// Where the shared flags begin in a help text: after those of the command.
@@ -19,10 +19,9 @@ const MORE_HELP: &str = "Run `ethtally COMMAND --help` for the flags and example
 /// Whether a command uses the shared flag of this name, under this heading.
 fn uses(command: &str, flag: &str, heading: Option<&str>) -> bool {
     match command {
-        "migrate" => matches!(heading, Some(DATABASE | OUTPUT)),
         "sweep" | "refresh" | "backfill" | "verify" => flag != "ws-url",
         "watch" => flag != "block",
-        "status" => flag == "profile" || heading != Some(NODE),
+        "migrate" | "status" => flag == "profile" || heading != Some(NODE),
         "profile" => flag == "profile" || heading == Some(OUTPUT),
         // `completions` and `man`.
         _ => false,

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::{
-    args::{BackfillArgs, RefreshArgs, StatusArgs, SweepArgs, VerifyArgs, WatchArgs},
+    args::{BackfillArgs, MigrateArgs, RefreshArgs, StatusArgs, SweepArgs, VerifyArgs, WatchArgs},
     settings::Settings,
 };
 
@@ -32,12 +32,16 @@ pub enum Command {
     ///
     /// Adds only what is missing and keeps every row, including those that other programs wrote. The
     /// commands that write to the table do this first; run it on its own to choose the time.
-    Migrate,
+    ///
+    /// A table has one profile: that of the first run that stored something. A run with another one is
+    /// refused; --adopt-profile makes the table one of that profile.
+    Migrate(MigrateArgs),
     /// Re-read the stalest wallets
     ///
     /// Reads the wallets with the oldest updated_at and stores their totals. A wallet that cannot be read
-    /// is skipped for 1 minute, and for twice as long after each further failure, up to 1 day. Only one
-    /// sweep runs per database and shard: a second one says so and exits 0.
+    /// or stored is skipped for 1 minute, and for twice as long after each further failure, up to 1 day.
+    /// Its retries count in `failed` and do not decide the exit status. Only one sweep runs per database
+    /// and shard: a second one says so and exits 0.
     Sweep(SweepArgs),
     /// Re-read the given wallets now
     ///

@@ -8,11 +8,12 @@ pub(super) fn exit_status() -> &'static str {
 const EXIT_STATUS: &str = r"
   0    Success.
   1    The command ran and the answer is no: verify found a row that differs, status
-       found a row past --max-age, or with --strict a wallet could not be read.
+       found a row past --max-age, the table it checked is empty, or with --strict a
+       wallet could not be read or stored.
   2    The settings are wrong: usage, profile, chain, contracts or tables. Trying again
        does not help.
   3    The node failed, or none of the wallets could be read.
-  4    The database failed.
+  4    The database failed, or refuses every row.
   130  Stopped by SIGINT, or 143 by SIGTERM, after storing what was read.
 ";
 
@@ -50,6 +51,7 @@ const ETHTALLY: &str = r"
 
 const MIGRATE: &str = r"
   ethtally migrate --database-url postgres://app@db/audius
+  ethtally migrate --profile mine.toml --adopt-profile    mine.toml has changed what a total is
 ";
 
 const SWEEP: &str = r"

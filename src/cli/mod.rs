@@ -12,8 +12,8 @@ mod settings;
 mod values;
 
 pub use args::{
-    BackfillArgs, BudgetArgs, RefreshArgs, StatusArgs, StrictArgs, SweepArgs, TrackChoice,
-    VerifyArgs, WatchArgs,
+    BackfillArgs, BudgetArgs, MigrateArgs, RefreshArgs, StatusArgs, StrictArgs, SweepArgs,
+    TrackChoice, VerifyArgs, WatchArgs,
 };
 pub use build::{command, command_for_completions};
 pub use commands::{Cli, Command};

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::{
     Command, FromArgMatches,
     error::{ContextKind, ContextValue, Error, ErrorKind},
+    parser::ValueSource,
 };
 
 use super::{build::command, commands::Cli};
@@ -17,8 +18,13 @@ pub fn parse(
     arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> Result<Cli, Error> {
     let command = command();
-    let parsed = (command.clone().try_get_matches_from(arguments))
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed = command.clone().try_get_matches_from(arguments).and_then(|matches| {
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        let of_command = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+        let source = of_command.value_source("database_url");
+        cli.settings.database.is_default = source == Some(ValueSource::DefaultValue);
+        Ok(cli)
+    });
     parsed.map_err(|error| match error.kind() {
         ErrorKind::MissingSubcommand => short_help(command).unwrap_or(error),
         _ => with_variable(error, command),

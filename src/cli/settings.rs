@@ -102,21 +102,21 @@ pub struct NodeArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = DATABASE)]
 pub struct DatabaseArgs {
-    /// sqlite:PATH (created if missing) or postgres://USER:PASSWORD@HOST/DATABASE
+    /// sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
+    ///
+    /// A missing SQLite file is created by migrate, refresh, backfill and watch --track all.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", default_value = "sqlite:ethtally.db")]
     #[arg(global = true, hide_env_values = true)]
     pub database_url: String,
     /// PostgreSQL schema of the tables [default: the connection's own]
     ///
     /// Give one to each profile that shares a database. `ethtally migrate` creates it.
-    #[arg(
-        long,
-        env = "ETHTALLY_SCHEMA",
-        value_name = "NAME",
-        global = true,
-        hide_env_values = true
-    )]
+    #[arg(long, env = "ETHTALLY_SCHEMA", value_name = "NAME", global = true)]
+    #[arg(hide_env_values = true)]
     pub schema: Option<String>,
+    /// True if no URL was given.
+    #[arg(skip)]
+    pub is_default: bool,
 }
 
 /// What to print.

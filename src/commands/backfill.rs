@@ -17,8 +17,8 @@ use crate::{
     cli::BackfillArgs,
     intake::{self, Intake, Reject},
     report::{CommandOutput, Report, Styler, Verdict},
-    store::Store,
-    tally::{RunError, RunSummary, Wallet},
+    store::{Access, Store},
+    tally::{Retries, RunError, RunSummary, Wallet},
 };
 
 /// How many bad rows are shown; all of them go to `--rejects`.
@@ -63,7 +63,7 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
     // Mistakes in the settings are found before a long file is read.
     let reader = if args.placeholders { None } else { Some(app.reader(args.budget.max_calls)?) };
     let input = open(&args.from_csv)?;
-    let story = Story::open(app, "backfill", reader).await?;
+    let story = Story::open(app, "backfill", reader, Access::Write).await?;
     let store = story.store.as_ref();
     let Intake { rows, rejected, wallets } = take_in(app, &args, input).await?;
     let mut seen = Seen::default();
@@ -71,7 +71,7 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
         true => store_placeholders(app, store, pages(wallets), &mut seen).await,
         false => {
             let pages = wanted_pages(store, wallets, args.resume, &mut seen);
-            story.run(store, rows - rejected, pages, |_, _| {}).await
+            story.run(store, rows - rejected, pages, &Retries::default(), |_, _, _| {}).await
         }
     };
     story.note_rest(&mut run, "run it again with --resume to continue");
@@ -196,13 +196,19 @@ async fn store_placeholders(
     while !app.shutdown.is_requested() {
         let stored = async {
             let Some(page) = pages.try_next().await? else { return Ok(None) };
+            app.claim_table(store).await?;
             Ok::<_, RunError>(Some((page.len() as u64, store.insert_placeholders(&page).await?)))
         };
         match stored.await {
-            Ok(Some((wallets, new))) => {
+            Ok(Some((wallets, stored))) => {
+                let (refused, left) = (stored.refused.len() as u64, stored.left.len() as u64);
                 seen.wallets += wallets;
-                seen.kept += wallets - new;
-                run.counts.updated += new;
+                run.kept += wallets - left - refused - stored.updated;
+                seen.kept = run.kept;
+                run.counts.requested += wallets;
+                run.counts.updated += stored.updated;
+                run.counts.failed += refused;
+                run.first_refused = run.first_refused.or(stored.refused.into_iter().next());
             }
             Ok(None) => break,
             Err(error) => {

@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use crate::{
-    app::App,
+    app::{App, identity_of},
+    cli::MigrateArgs,
     report::{CommandOutput, Styler, Verdict},
-    store::Access,
+    store::{Access, Store},
     tally::RunError,
 };
 
@@ -13,22 +14,50 @@ use crate::{
 struct Migrated {
     command: &'static str,
     applied: Vec<String>,
+    /// The profile that the table is of now, with `--adopt-profile`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
 }
 
 impl CommandOutput for Migrated {
     fn text(&self, _: &Styler) -> String {
-        match self.applied.as_slice() {
-            [] => "migrate complete: the tables were up to date".into(),
+        let mut text = match self.applied.as_slice() {
+            [] => "migrate complete: the tables were up to date".to_owned(),
             applied => format!("migrate complete applied: {}", applied.join(", ")),
+        };
+        if let Some(profile) = &self.profile {
+            text.push_str(&format!("; profile: {profile}"));
         }
+        text
     }
 }
 
-pub(super) async fn run(app: &App) -> Result<Verdict, RunError> {
+pub(super) async fn run(app: &App, args: MigrateArgs) -> Result<Verdict, RunError> {
     let store = app.open(Access::Write).await?;
-    let applied = store.migrate().await;
-    store.close().await;
-    let applied = applied?;
-    app.report.result(&Migrated { command: "migrate", applied })?;
+    let applied = store.migrate().await?;
+    let profile = match args.adopt_profile {
+        true => Some(adopt_profile(app, store.as_ref()).await?),
+        false => None,
+    };
+    app.report.result(&Migrated { command: "migrate", applied, profile })?;
     Ok(Verdict::Pass)
+}
+
+/// Makes the table one of this run's profile; returns its name.
+async fn adopt_profile(app: &App, store: &dyn Store) -> Result<String, RunError> {
+    let (before, ours) = (store.profile().await?, app.table_profile());
+    // What another program wrote there is replaced like any other.
+    let before = before.map(|of| (of.name.clone(), identity_of(&of).ok()));
+    let identity = app.profile.identity();
+    let is_other_chain = matches!(&before, Some((_, Some(of))) if !of.is_of_chain_of(&identity));
+    store.adopt(&ours, is_other_chain).await?;
+    if let Some((name, of)) = before
+        && of != Some(identity)
+        && store.nth_oldest(0).await?.is_some()
+    {
+        app.report.note(&format!(
+            "rows have totals of profile {name:?} until they are read again; run `ethtally sweep --all`"
+        ));
+    }
+    Ok(ours.name)
 }

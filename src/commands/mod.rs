@@ -19,7 +19,7 @@ use crate::{app::App, cli::Command, report::Verdict, tally::RunError};
 /// When it could not be done; what was done before is stored and reported.
 pub async fn run(app: &App, command: Command) -> Result<Verdict, RunError> {
     match command {
-        Command::Migrate => migrate::run(app).await,
+        Command::Migrate(args) => migrate::run(app, args).await,
         Command::Sweep(args) => sweep::run(app, args).await,
         Command::Refresh(args) => refresh::run(app, args).await,
         Command::Backfill(args) => backfill::run(app, args).await,

@@ -10,7 +10,8 @@ use crate::{
     app::{App, PAGE},
     cli::RefreshArgs,
     report::{BAD, CommandOutput, Styler, Verdict},
-    tally::{Reading, RunError, Wallet, pages_of},
+    store::Access,
+    tally::{Outcome, Retries, RunError, Wallet, pages_of},
 };
 
 #[derive(Serialize)]
@@ -42,21 +43,25 @@ impl CommandOutput for Refreshed {
 }
 
 pub(super) async fn run(app: &App, args: RefreshArgs) -> Result<Verdict, RunError> {
-    let story = Story::open(app, "refresh", Some(app.reader(None)?)).await?;
+    let story = Story::open(app, "refresh", Some(app.reader(None)?), Access::Write).await?;
     let wallets: Vec<Wallet> = args.wallets.into_iter().unique().collect();
     let requested = wallets.len() as u64;
     let mut read = HashMap::new();
     let pages = pages_of(wallets.clone(), PAGE as usize);
     let keep =
-        |block, (wallet, total): &Reading| drop(read.insert(*wallet, (block, total.clone())));
-    let run = story.run(story.store.as_ref(), requested, pages, keep).await;
+        |block, wallet, outcome: &Outcome| drop(read.insert(wallet, (block, outcome.clone())));
+    let none = Retries::default();
+    let run = story.run(story.store.as_ref(), requested, pages, &none, keep).await;
     let summary = RunOutput { command: "refresh", requested, counts: story.counts(&run) };
     let wallet = |wallet: Wallet| {
         let (total, read_block, text) = match read.get(&wallet) {
-            Some((block, Ok(total))) => {
+            Some((block, Outcome::Read(total))) => {
                 (Some(total.to_string()), Some(*block), app.amount(*total).to_string())
             }
-            Some((_, Err(reason))) => (None, None, format!("could not be read: {reason}")),
+            Some((_, Outcome::Unreadable(reason))) => {
+                (None, None, format!("could not be read: {reason}"))
+            }
+            Some((_, Outcome::Refused(reason))) => (None, None, reason.clone()),
             None => (None, None, "was not read".to_owned()),
         };
         RefreshedWallet { wallet, total, read_block, text }

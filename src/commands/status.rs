@@ -119,5 +119,9 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
         stale,
         age_of_placeholders: age(DateTime::UNIX_EPOCH),
     })?;
-    Ok(if stale { Verdict::Fail } else { Verdict::Pass })
+    let is_empty = oldest.is_none() && args.max_age.is_some();
+    if is_empty {
+        app.report.note("the table is empty");
+    }
+    Ok(if stale || is_empty { Verdict::Fail } else { Verdict::Pass })
 }

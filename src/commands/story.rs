@@ -3,15 +3,16 @@
 
 use std::{sync::Arc, time::Instant};
 
+use anyhow::anyhow;
 use futures_util::Stream;
 use serde::Serialize;
 
 use crate::{
-    app::App,
+    app::{App, Claimed},
     read::NodeReader,
     report::{CommandOutput, Styler, Verdict},
     store::{Access, Store},
-    tally::{Ledger, Pipeline, Reading, RunError, RunSummary, Wallet},
+    tally::{Ledger, Outcome, Pipeline, Retries, RunError, RunSummary, Unreadable, Wallet},
 };
 
 /// A command that reads wallets and stores their totals.
@@ -33,9 +34,10 @@ impl<'a> Story<'a> {
         app: &'a App,
         command: &'static str,
         reader: Option<NodeReader>,
+        access: Access,
     ) -> Result<Self, RunError> {
         let started = Instant::now();
-        let store = app.store(Access::Write).await?;
+        let store = app.store(access).await?;
         if let Some(reader) = &reader {
             reader.has_stored(store.newest_read_block().await?);
         }
@@ -43,17 +45,20 @@ impl<'a> Story<'a> {
     }
 
     /// Reads the wallets of `pages` and stores their totals in `ledger`, under a bar for `expected` of them; `each` sees
-    /// every reading that was stored, with its block.
+    /// what became of every wallet, and at which block. Failures of `retries` decide nothing.
     pub(super) async fn run(
         &self,
         ledger: &dyn Ledger,
         expected: u64,
         pages: impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send,
-        each: impl FnMut(u64, &Reading) + Send,
+        retries: &Retries,
+        each: impl FnMut(u64, Wallet, &Outcome) + Send,
     ) -> RunSummary {
         let Some(reader) = &self.reader else { return RunSummary::default() };
         let bar = self.app.report.bar(self.command, expected);
-        let pipeline = Pipeline { reader, ledger, shutdown: &self.app.shutdown, progress: &bar };
+        let ledger = &Claimed { app: self.app, store: self.store.as_ref(), ledger };
+        let shutdown = &self.app.shutdown;
+        let pipeline = Pipeline { reader, ledger, shutdown, progress: &bar, retries };
         pipeline.run(pages, each).await
     }
 
@@ -145,7 +150,7 @@ impl CommandOutput for RunOutput {
 
 /// What a run that was reported means for the exit status.
 pub(super) fn verdict(run: RunSummary, strict: bool) -> Result<Verdict, RunError> {
-    let read_nothing = run.read_nothing();
+    let has_only_failures = run.has_only_failures();
     let stored_nothing = run.counts.updated + run.counts.superseded + run.counts.failed == 0;
     if let Some(error) = run.error {
         return Err(error);
@@ -154,12 +159,21 @@ pub(super) fn verdict(run: RunSummary, strict: bool) -> Result<Verdict, RunError
         // A node that never answers is an error, however short the time was.
         return Err(error);
     }
-    match run.first_failure {
-        Some(first) if read_nothing => Err(RunError::Unreadable(format!(
-            "not one of {} wallets could be read; check the profile and --block: {}: {}",
-            run.counts.requested, first.wallet, first.reason
-        ))),
-        Some(_) if strict => Ok(Verdict::Fail),
+    let wallets = run.counts.requested;
+    match (run.first_refused, run.first_failure) {
+        (Some(Unreadable { wallet, reason }), _) if has_only_failures => {
+            Err(RunError::Database(anyhow!(
+                "not one of {wallets} wallets could be stored; check the triggers and constraints \
+                 of eth_wallet_balances: {wallet}: {reason}"
+            )))
+        }
+        (None, Some(Unreadable { wallet, reason })) if has_only_failures => {
+            Err(RunError::Unreadable(format!(
+                "not one of {wallets} wallets could be read; check the profile and --block: \
+                 {wallet}: {reason}"
+            )))
+        }
+        (Some(_), _) | (_, Some(_)) if strict => Ok(Verdict::Fail),
         _ => Ok(Verdict::Pass),
     }
 }

@@ -1,4 +1,6 @@
-//! `sweep`: re-read the stalest wallets.
+//! `sweep`: re-read the stalest wallets. `queue` says which, and in which order.
+
+mod queue;
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -6,18 +8,17 @@ use std::{
 };
 
 use chrono::TimeDelta;
-use futures_util::{Stream, StreamExt, stream};
 use itertools::Itertools;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use super::story::{RunOutput, Story, verdict};
 use crate::{
-    app::{App, PAGE},
+    app::App,
     cli::SweepArgs,
     report::{CommandOutput, Styler, Verdict},
     store::{Access, LockKey, Stale, Store},
-    tally::{Lock, Locked, RunError, RunSummary, Shard, Shutdown, Wallet, pages_of},
+    tally::{Lock, Locked, Retries, RunError, RunSummary, Shard, Shutdown},
 };
 
 /// What comes after a run that ended early.
@@ -40,7 +41,7 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> Result<Verdict, RunError>
 
 async fn sweep(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let reader = app.reader(args.budget.max_calls)?;
-    let story = Story::open(app, "sweep", Some(reader)).await?;
+    let story = Story::open(app, "sweep", Some(reader), Access::Update).await?;
     let store = story.store.as_ref();
     let shard = args.shard.unwrap_or(Shard::ALL);
     let key = LockKey::Sweep(shard);
@@ -51,20 +52,22 @@ async fn sweep(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let stale = stale(store, args).await?;
     let limit = limit(args);
     let expected = match app.report.shows_bars() {
-        true => count(store, &stale, limit).await?,
+        true => queue::count(store, &stale, limit).await?,
         false => 0,
     };
-    let due = due_without_row(store, shard, limit).await?;
-    let left = limit - due.len() as u64;
-    let pages = pages_of(due, PAGE as usize).chain(stale_pages(store, stale, left));
+    let retries = Retries::default();
+    let pages = queue::pages(store, stale, limit, &retries);
     let ledger = Locked { ledger: store, lock: lock.as_ref() };
-    let work = story.run(&ledger, expected, pages, |_, _| {});
+    let work = story.run(&ledger, expected, pages, &retries, |_, _, _| {});
     let mut run = while_held(lock.as_ref(), &app.shutdown, work).await;
     story.note_rest(&mut run, CONTINUES);
     if run.counts.superseded > 0 && run.counts.updated == 0 {
         app.report.note(
             "the table holds newer reads than this run made; is the node behind, or --block old?",
         );
+    }
+    if run.error.is_none() && run.counts.requested == 0 {
+        note_if_empty(app, store).await?;
     }
     let counts = story.counts(&run);
     app.report.result(&RunOutput { command: "sweep", requested: run.counts.requested, counts })?;
@@ -110,6 +113,14 @@ async fn while_held(
     run
 }
 
+/// Says so if there is nothing to sweep, now and later.
+async fn note_if_empty(app: &App, store: &dyn Store) -> Result<(), RunError> {
+    if store.nth_oldest(0).await?.is_none() {
+        app.report.note("the table is empty; fill it with `ethtally backfill`");
+    }
+    Ok(())
+}
+
 /// How many wallets to sweep at most.
 fn limit(args: &SweepArgs) -> u64 {
     if args.all { u64::MAX } else { args.batch }
@@ -122,42 +133,7 @@ async fn stale(store: &dyn Store, args: &SweepArgs) -> Result<Stale, RunError> {
     let before = age
         .and_then(|age| now.checked_sub_signed(age))
         .ok_or_else(|| RunError::settings("--older-than reaches back beyond the calendar"))?;
-    Ok(Stale { before, shard: args.shard.unwrap_or(Shard::ALL) })
-}
-
-/// Wallets whose every read has failed, so that they have no row, and that are due again.
-async fn due_without_row(
-    store: &dyn Store,
-    shard: Shard,
-    limit: u64,
-) -> Result<Vec<Wallet>, RunError> {
-    /// More of them wait for the next sweep.
-    const AT_ONCE: u32 = 100_000;
-    store.due_without_row(shard, u32::try_from(limit).unwrap_or(AT_ONCE).min(AT_ONCE)).await
-}
-
-/// How many wallets a sweep is for.
-async fn count(store: &dyn Store, stale: &Stale, limit: u64) -> Result<u64, RunError> {
-    let due = due_without_row(store, stale.shard, limit).await?.len() as u64;
-    Ok((due + store.count_stale(stale).await?).min(limit))
-}
-
-/// The stale rows, oldest first, in pages.
-fn stale_pages(
-    store: &dyn Store,
-    stale: Stale,
-    limit: u64,
-) -> impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send {
-    let start = Some((None, limit));
-    stream::try_unfold(start, move |state| async move {
-        let Some((after, left)) = state else { return Ok(None) };
-        let size = u32::try_from(left).unwrap_or(u32::MAX).min(PAGE);
-        let page = store.stale_page(&stale, after.as_ref(), size).await?;
-        // Rows that hold no wallet do not count: else they would fill every batch for ever.
-        let left = left - page.wallets.len() as u64;
-        let next = page.next.filter(|_| left > 0).map(|cursor| (Some(cursor), left));
-        Ok((!page.wallets.is_empty() || next.is_some()).then_some((page.wallets, next)))
-    })
+    Ok(Stale { before, due: now, shard: args.shard.unwrap_or(Shard::ALL) })
 }
 
 /// Asks for a shutdown when the time of `--max-duration` is over.
@@ -221,7 +197,10 @@ impl CommandOutput for Plan {
 async fn dry_run(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let store = app.store(Access::Read).await?;
     let stale = stale(store.as_ref(), args).await?;
-    let wallets = count(store.as_ref(), &stale, limit(args)).await?;
+    let wallets = queue::count(store.as_ref(), &stale, limit(args)).await?;
+    if wallets == 0 {
+        note_if_empty(app, store.as_ref()).await?;
+    }
     let node = &app.settings.node;
     let (settings, parts) = (app.reader_settings(), app.profile.reads.len());
     let needed = settings.expected_calls(parts, wallets);

@@ -106,7 +106,11 @@ impl Prepared<'_> {
         server: &mut Option<RunningServer>,
     ) -> Result<(), RunError> {
         let Self { app, args, events, reader, ws_url } = self;
-        let store = app.store(Access::Write).await?;
+        let access = match args.track {
+            TrackChoice::Known => Access::Update,
+            TrackChoice::All => Access::Write,
+        };
+        let store = app.store(access).await?;
         let mut address = None;
         if let Some(listen) = &args.listen {
             let bound = Server::bind(listen, Arc::clone(monitor)).await?;
@@ -119,6 +123,9 @@ impl Prepared<'_> {
         tokio::select! {
             checked = watch.check(&mut address) => checked?,
             error = failure(server) => return Err(error),
+        }
+        if !app.shutdown.is_requested() {
+            app.claim_table(watch.store).await?;
         }
         watch.announce(&mut address);
         tokio::select! {
@@ -179,11 +186,14 @@ impl Watch<'_> {
                 "--from-block {first} does not exist yet; the newest block is {newest}"
             )));
         }
-        if self.args.track == TrackChoice::Known && self.store.nth_oldest(0).await?.is_none() {
-            self.app.report.note(
-                "the table is empty, and only wallets in it are refreshed; fill it with \
-                 `ethtally backfill`, or give --track all",
-            );
+        if self.store.nth_oldest(0).await?.is_none() {
+            self.app.report.note(match self.args.track {
+                TrackChoice::Known => {
+                    "the table is empty, and only wallets in it are refreshed; fill it with \
+                     `ethtally backfill`, or give --track all"
+                }
+                TrackChoice::All => "the table is empty; wallets are added as events name them",
+            });
         }
         Ok(())
     }

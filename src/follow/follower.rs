@@ -22,7 +22,9 @@ use super::{
     recent_blocks::{DEPTH, RecentBlocks},
     rereads::{Moment, Rereads},
 };
-use crate::tally::{Counts, Ledger, Pipeline, Reader, RunError, Shutdown, Wallet, pages_of};
+use crate::tally::{
+    Counts, Ledger, Pipeline, Reader, Retries, RunError, Shutdown, Wallet, pages_of,
+};
 
 /// Reorganisations are hardly ever deeper.
 const DEEPEST_REORG: u64 = 64;
@@ -344,11 +346,15 @@ impl<'a> Follower<'a> {
             ledger: &ledger,
             shutdown: self.context.shutdown,
             progress: &Silent,
+            retries: &Retries::default(),
         };
         let pages = pages_of(wallets.iter().copied().collect(), self.settings.page_size);
-        let run = tally.run(pages, |_, _| {}).await;
+        let run = tally.run(pages, |_, _, _| {}).await;
         if let Some(failure) = &run.first_failure {
             warn!("{} could not be read: {}", failure.wallet, failure.reason);
+        }
+        if let Some(refused) = &run.first_refused {
+            warn!("{} could not be stored: {}", refused.wallet, refused.reason);
         }
         if let Some(error) = run.error {
             return Err(error);

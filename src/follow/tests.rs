@@ -316,7 +316,8 @@ impl Ledger for Shared {
     async fn record(&self, totals: &[TotalRead], _: &[Unreadable]) -> Result<Recorded, RunError> {
         let mut world = self.call()?;
         let updated = totals.iter().filter(|read| world.row(read)).count() as u64;
-        Ok(Recorded { updated, superseded: totals.len() as u64 - updated })
+        let superseded = totals.len() as u64 - updated;
+        Ok(Recorded { updated, superseded, ..Recorded::default() })
     }
 }
 

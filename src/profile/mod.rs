@@ -3,8 +3,10 @@
 //! Everything that is particular to AUDIO is in `audius.toml`; nothing else in the crate knows of it.
 
 mod document;
+mod identity;
 mod load;
 mod model;
 
+pub use identity::Identity;
 pub use load::ProfileError;
 pub use model::{Event, MULTICALL3, Members, Profile, View};

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::{error::NodeError, kind::ErrorKind};
 
-/// How long a rate limit without a hint is waited out, whatever the number of retries.
+/// How long a rate limit without a hint is waited out, whatever the number of retries. So is the failure of a small
+/// request to an endpoint that answers others.
 const RATE_LIMIT_PATIENCE: Duration = Duration::from_secs(30);
 /// Attempts after which a request that can be split is given back.
 const BEFORE_SPLIT: u32 = 3;
@@ -17,6 +18,8 @@ const SAME_ANSWER: u32 = 2;
 pub(super) struct Attempts {
     /// True if what is asked for may be too large, or revert; other requests cannot.
     is_sized: bool,
+    /// True unless nothing is asked for again.
+    may_retry: bool,
     can_split: bool,
     left: u32,
     began: Instant,
@@ -51,6 +54,7 @@ impl Attempts {
         Self {
             is_sized: matches!(method, "eth_call" | "eth_getLogs"),
             can_split,
+            may_retry: retries > 0,
             // Failing over is not a retry.
             left: retries.saturating_add(endpoints as u32),
             began: Instant::now(),
@@ -83,7 +87,13 @@ impl Attempts {
 
     /// An attempt failed. If the block is unavailable, it is worth asking this endpoint again for `patience`; `None`
     /// for as long as there are retries.
-    pub(super) fn failed(&mut self, failure: NodeError, patience: Option<Duration>) -> Next {
+    /// `is_alive` if the endpoint answered another request lately: then it fails now and then, and is not down.
+    pub(super) fn failed(
+        &mut self,
+        failure: NodeError,
+        patience: Option<Duration>,
+        is_alive: bool,
+    ) -> Next {
         let kind = failure.kind;
         let waited = self.began.elapsed();
         let is_pruned = failure.is_pruned();
@@ -120,7 +130,8 @@ impl Attempts {
         }
         let all_done = self.endpoints.iter().all(|endpoint| endpoint.is_done);
         let waits = |since: Instant| since.elapsed() < RATE_LIMIT_PATIENCE;
-        let is_over = is_spent && !self.rate_limited_since.is_some_and(waits);
+        let may_pass = is_alive && self.may_retry && !self.is_sized && waits(self.began);
+        let is_over = is_spent && !self.rate_limited_since.is_some_and(waits) && !may_pass;
         if all_done || is_over { Next::Return } else { Next::Retry }
     }
 
@@ -156,7 +167,7 @@ mod tests {
     /// How many failures of this kind one endpoint may have.
     fn tries(kind: ErrorKind, can_split: bool) -> usize {
         let mut attempts = Attempts::new("eth_call", 1, 5, can_split);
-        let failed = |_: &usize| attempts.failed(failure(0, kind), None) == Next::Retry;
+        let failed = |_: &usize| attempts.failed(failure(0, kind), None, false) == Next::Retry;
         (0..100).take_while(failed).count() + 1
     }
 
@@ -185,17 +196,32 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_rate_limit_is_waited_out_for_half_a_minute() {
         let mut attempts = Attempts::new("eth_call", 1, 0, false);
-        let mut failed = || attempts.failed(failure(0, ErrorKind::RateLimited), None);
+        let mut failed = || attempts.failed(failure(0, ErrorKind::RateLimited), None, false);
         assert_eq!((0..9).map(|_| failed()).filter(|next| *next == Next::Retry).count(), 9);
         tokio::time::advance(Duration::from_secs(31)).await;
         assert_eq!(failed(), Next::Return);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_answers_others_is_asked_for_half_a_minute() {
+        for (method, retries, expected) in
+            [("eth_chainId", 5, 50), ("eth_chainId", 0, 1), ("eth_call", 5, 6)]
+        {
+            let mut attempts = Attempts::new(method, 1, retries, false);
+            let mut failed = || attempts.failed(failure(0, ErrorKind::Unknown), None, true);
+            let tries = (0..49).take_while(|_| failed() == Next::Retry).count() + 1;
+            assert_eq!(tries, expected, "{method} {retries}");
+            tokio::time::advance(Duration::from_secs(31)).await;
+            assert_eq!(failed(), Next::Return);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_block_is_asked_for_only_as_long_as_it_may_still_come() {
         let mut attempts = Attempts::new("eth_call", 1, 5, false);
         let patience = Some(Duration::from_secs(2));
-        let mut failed = || attempts.failed(failure(0, ErrorKind::BlockUnavailable), patience);
+        let mut failed =
+            || attempts.failed(failure(0, ErrorKind::BlockUnavailable), patience, false);
         assert_eq!(failed(), Next::Retry);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(failed(), Next::Return);
@@ -204,9 +230,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_next_endpoint_is_asked_before_a_request_is_called_too_large() {
         let mut attempts = Attempts::new("eth_call", 2, 5, false);
-        assert_eq!(attempts.failed(failure(0, ErrorKind::TooLarge), None), Next::Retry);
+        assert_eq!(attempts.failed(failure(0, ErrorKind::TooLarge), None, false), Next::Retry);
         assert!(!attempts.may_ask(0) && attempts.may_ask(1) && !attempts.may_wait());
-        assert_eq!(attempts.failed(failure(1, ErrorKind::Unreachable), None), Next::Retry);
+        assert_eq!(attempts.failed(failure(1, ErrorKind::Unreachable), None, false), Next::Retry);
         let (telling, others) = attempts.into_failures().unwrap();
         assert_eq!((telling.kind, others.len()), (ErrorKind::TooLarge, 1));
     }

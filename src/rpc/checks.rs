@@ -257,7 +257,7 @@ impl Checker<'_> {
             info!(method, "{failure}");
             self.endpoint.let_cool_down(&failure, attempts.failures(), self.is_only_one);
             let is_silent = failure.is_silent();
-            let next = attempts.failed(failure, None);
+            let next = attempts.failed(failure, None, self.endpoint.answered_lately());
             let Availability::From(then) = self.endpoint.availability() else { break };
             // With another endpoint at hand it is quicker to ask that.
             let is_enough = self.has_others && (is_silent || attempts.failures() >= 2);

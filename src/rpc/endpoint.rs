@@ -27,6 +27,8 @@ const LONGEST_ASKED_WAIT: Duration = Duration::from_secs(120);
 
 /// How long an endpoint that does not answer cools down while there are others.
 pub(super) const SILENT: Duration = Duration::from_secs(30);
+/// How long ago an answer shows that an endpoint is well.
+const LATELY: Duration = Duration::from_secs(30);
 
 /// How long an endpoint cools down after each failure of a request in a row: 125 to 250 ms at first, twice as long each
 /// time, up to 15 to 30 s.
@@ -144,6 +146,11 @@ impl Endpoint {
         if !matches!(*availability, Availability::From(_)) {
             *availability = Availability::From(Instant::now());
         }
+    }
+
+    /// True if it answered a request within the last half minute.
+    pub(super) fn answered_lately(&self) -> bool {
+        lock(&self.learnt.answered).is_some_and(|answered| answered.elapsed() < LATELY)
     }
 
     /// Keeps requests away after a failure, for a while or until it is revived. `attempt` counts from 0.

@@ -75,7 +75,7 @@ impl Client {
                             let unfit = Unfit { reason, is_mistake: false };
                             self.pass_over(endpoint, unfit, SILENT).await;
                         }
-                        let next = attempts.failed(failure, None);
+                        let next = attempts.failed(failure, None, endpoint.answered_lately());
                         // The only endpoint has had every retry.
                         if next == Next::Return || !has_others {
                             return Err(self.failed(attempts, RequestError::stopped()));
@@ -98,7 +98,7 @@ impl Client {
                 let failures = if is_odd { 0 } else { attempts.failures() };
                 endpoint.let_cool_down(&failure, failures, self.endpoints.len() == 1);
             }
-            let next = attempts.failed(failure, patience);
+            let next = attempts.failed(failure, patience, endpoint.answered_lately());
             if let Some(block) = state_of.filter(|_| !attempts.may_ask(endpoint.id.index())) {
                 endpoint.refused_block(block);
             }

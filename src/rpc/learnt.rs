@@ -20,6 +20,8 @@ pub(super) struct Learnt {
     pub(super) is_checked: AtomicBool,
     /// What was checked so far. Held while it is checked.
     pub(super) checks: tokio::sync::Mutex<Checks>,
+    /// When it last answered a request.
+    pub(super) answered: Mutex<Option<Instant>>,
     /// The highest block that it is known to have, and when it was seen to.
     pub(super) head: Mutex<Option<Head>>,
     /// One more than the highest block that it has, or had, but whose state it lacked.

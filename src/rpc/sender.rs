@@ -11,6 +11,7 @@ use super::{
     endpoint_id::EndpointId,
     error::{NodeError, RequestError},
     kind::ErrorKind,
+    learnt::lock,
     limiter::{ConcurrencyLimiter, Permit, RateLimiter, RateLimits},
 };
 use crate::tally::{RequestCounts, Shutdown};
@@ -123,7 +124,10 @@ impl Sender {
             () = self.shutdown.overdue() => return Err(no_answer(endpoint)),
         };
         match &answer {
-            Ok(_) => self.concurrency.succeeded(),
+            Ok(_) => {
+                self.concurrency.succeeded();
+                *lock(&endpoint.learnt.answered) = Some(Instant::now());
+            }
             Err(failure) if failure.kind == ErrorKind::RateLimited => {
                 self.concurrency.rate_limited(sent);
             }

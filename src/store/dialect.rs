@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use chrono::NaiveDateTime;
 use sqlx::{Database, FromRow, postgres::PgRow, sqlite::SqliteRow};
 
-use super::{LockKey, error::StoreError, schema::Migration, sql_store::SqlStore};
-use crate::tally::{Lock, RunError};
+use super::error::{RowFault, StoreError};
+use crate::tally::RunError;
 
 /// A database, as a dialect of SQL.
 #[async_trait]
@@ -23,9 +23,6 @@ pub(super) trait Dialect: Send + Sync + Sized + 'static {
 
     /// Its statements.
     const SQL: Statements;
-
-    /// Its migrations.
-    const MIGRATIONS: &'static [Migration];
 
     /// Opens a connection.
     async fn connect(&self) -> Result<ConnectionOf<Self>, StoreError>;
@@ -57,23 +54,11 @@ pub(super) trait Dialect: Send + Sync + Sized + 'static {
         values: &[Value<'_>],
     ) -> sqlx::Result<Vec<T>>;
 
-    /// The keys of `count` random rows, each at most once.
-    async fn sample(store: &SqlStore<Self>, count: u32) -> Result<Vec<(String,)>, StoreError>;
-
-    /// Applies missing migrations, one process at a time; returns their names.
-    async fn migrate(store: &SqlStore<Self>) -> Result<Vec<String>, StoreError>;
-
-    /// Takes a lock between processes; `None` if another one holds it.
-    async fn lock(
-        store: &SqlStore<Self>,
-        key: LockKey<'_>,
-    ) -> Result<Option<Box<dyn Lock>>, StoreError>;
-
-    /// Who holds a lock, as far as the database tells.
-    async fn holder(store: &SqlStore<Self>, key: LockKey<'_>) -> Option<String>;
-
     /// True if a transaction failed only because of another one, so that a retry may succeed.
     fn is_conflict(error: &StoreError) -> bool;
+
+    /// Why the database refuses a row; `None` if the error may not be about a row.
+    fn row_fault(error: &sqlx::Error) -> Option<RowFault>;
 
     /// The database without secrets, such as `database sqlite:tally.db`.
     fn label(&self) -> String;
@@ -179,14 +164,21 @@ pub(super) struct Statements {
     pub(super) record_migration: &'static str,
     /// The database's clock.
     pub(super) now: &'static str,
-    /// An age before that of all rows, for `stale_page`.
+    /// A time before all others, for `stale_page` and `due_page`.
     pub(super) first_age: &'static str,
     /// Before this time, behind this age and wallet, from this wallet, up to this one, limit.
     pub(super) stale_page: &'static str,
     /// Before this time, from this wallet, up to this one.
     pub(super) count_stale: &'static str,
-    /// From this wallet, up to this one, limit.
-    pub(super) due_without_row: &'static str,
+    /// Due by this time, behind this time and wallet, from this wallet, up to this one, without a row or with one from
+    /// before this time, limit.
+    pub(super) due_page: &'static str,
+    /// Due by this time, from this wallet, up to this one, without a row or with one from before this time.
+    pub(super) count_due: &'static str,
+    /// Name, identity.
+    pub(super) claim_profile: &'static str,
+    /// Name, identity.
+    pub(super) adopt_profile: &'static str,
     /// A list of wallets.
     pub(super) insert_placeholders: &'static str,
     /// A list of wallets.
@@ -205,6 +197,8 @@ pub(super) struct Statements {
     pub(super) raise_event_blocks: &'static str,
     /// A list of wallets.
     pub(super) forget_failures: &'static str,
+    /// A list of wallets.
+    pub(super) on_record: &'static str,
     /// Rows of wallet, reason.
     pub(super) record_failures: &'static str,
     /// Checkpoint, block from which to read again, rows of number, hash, wallets.

@@ -24,8 +24,8 @@ pub(super) enum StoreError {
     )]
     NoAnswer(u64),
     #[error(
-        "no session became free in {0} s; if --database-url leads to a pooler, raise its pool size: \
-         a run needs two connections"
+        "the server did not begin a transaction in {0} s; check that it answers; a pooler must have \
+         two connections for each run"
     )]
     NoSession(u64),
     #[error("the server stopped answering, and the connection was closed")]
@@ -123,6 +123,15 @@ impl StoreError {
             }
         }
     }
+}
+
+/// Why the database refuses a row.
+#[derive(Debug)]
+pub(super) struct RowFault {
+    /// The same for all rows that are refused for one reason.
+    pub(super) kind: String,
+    /// What the database says.
+    pub(super) text: String,
 }
 
 /// The database's code for an error.

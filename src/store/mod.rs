@@ -2,12 +2,16 @@
 //!
 //! [`Store`] in `table` is what commands see, and [`open`] returns one. `sql_store` is the one flow of every
 //! method: which statements it executes and what their rows mean. `postgres` and `sqlite` hold the
-//! statements in their dialect of SQL, and how to connect, lock and name an error.
+//! statements in their dialect of SQL, and how to connect, lock and name an error. `record` writes totals, and
+//! `halves` finds the rows that the database refuses.
 
+mod backend;
 mod connections;
 mod dialect;
 mod error;
+mod halves;
 mod postgres;
+mod record;
 mod rows;
 mod schema;
 mod session;
@@ -17,7 +21,9 @@ mod table;
 
 use std::path::Path;
 
-pub use table::{Access, Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts};
+pub use table::{
+    Access, Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts, TableProfile,
+};
 
 use crate::tally::{RunError, Shutdown};
 
@@ -46,7 +52,9 @@ pub async fn open(
         return Ok(Box::new(sqlite::open(url, access, shutdown).await?));
     }
     Err(RunError::settings(match url.trim() {
-        "" => "--database-url is empty; write sqlite:PATH or a postgres:// URL".to_owned(),
+        "" => "the database URL is empty; set --database-url or DATABASE_URL to sqlite:PATH or \
+               postgres://…, or unset DATABASE_URL for sqlite:ethtally.db"
+            .to_owned(),
         url if is_file_name(url) => {
             let path = url.trim_start_matches("file:");
             format!("unsupported database URL; for a SQLite file write sqlite:{path}")

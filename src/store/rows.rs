@@ -2,7 +2,10 @@
 //!
 //! Knows no SQL and no database.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use alloy::primitives::B256;
 use anyhow::Context;
@@ -27,10 +30,10 @@ impl Page {
     /// A page of these rows; the last one if there are fewer than `limit`.
     pub(super) fn of(rows: &[(String, String)], limit: u32) -> Self {
         let is_full = rows.len() >= limit as usize;
-        let next = rows.last().filter(|_| is_full).map(|(wallet, updated_at)| Cursor {
-            updated_at: updated_at.clone(),
-            wallet: wallet.clone(),
-        });
+        let next = rows
+            .last()
+            .filter(|_| is_full)
+            .map(|(wallet, time)| Cursor { time: time.clone(), wallet: wallet.clone() });
         Self { wallets: wallets_of(rows.iter().map(|(wallet, _)| wallet)), next }
     }
 }
@@ -215,6 +218,16 @@ impl TotalColumns {
         Ok(columns)
     }
 
+    /// Some of these rows.
+    pub(super) fn part(&self, part: Range<usize>) -> Self {
+        Self {
+            wallets: self.wallets[part.clone()].to_vec(),
+            totals: self.totals[part.clone()].to_vec(),
+            read_blocks: self.read_blocks[part.clone()].to_vec(),
+            event_blocks: self.event_blocks[part].to_vec(),
+        }
+    }
+
     /// True if events asked for any of these reads.
     pub(super) fn has_events(&self) -> bool {
         self.event_blocks.iter().any(Option::is_some)
@@ -226,7 +239,8 @@ impl TotalColumns {
     }
 }
 
-/// Failed reads as columns.
+/// Failures as columns.
+#[derive(Debug, Default)]
 pub(super) struct FailureColumns {
     pub(super) wallets: Vec<String>,
     pub(super) reasons: Vec<String>,
@@ -234,10 +248,22 @@ pub(super) struct FailureColumns {
 
 impl FailureColumns {
     pub(super) fn of(failures: &[Unreadable]) -> Self {
+        Self::default().with(failures)
+    }
+
+    /// These failures, too.
+    pub(super) fn with(mut self, failures: &[Unreadable]) -> Self {
+        self.wallets.extend(failures.iter().map(|failure| failure.wallet.to_string()));
+        // PostgreSQL takes no NUL, and some nodes' messages are megabytes long.
+        self.reasons.extend(failures.iter().map(|failure| redact::excerpt(&failure.reason)));
+        self
+    }
+
+    /// Some of these rows, with other reasons.
+    pub(super) fn only(&self, rows: &[usize], reason: fn(&str) -> String) -> Self {
         Self {
-            wallets: failures.iter().map(|failure| failure.wallet.to_string()).collect(),
-            // PostgreSQL takes no NUL, and some nodes' messages are megabytes long.
-            reasons: failures.iter().map(|failure| redact::excerpt(&failure.reason)).collect(),
+            wallets: rows.iter().map(|row| self.wallets[*row].clone()).collect(),
+            reasons: rows.iter().map(|row| reason(&self.reasons[*row])).collect(),
         }
     }
 }

@@ -8,19 +8,19 @@ use sqlx::{
 use super::{
     dialect::{Dialect, Purpose, Value},
     error::{StoreError, code},
-    session::Session,
-    sql_store::SqlStore,
+    session::{Database, Session},
 };
 
 /// The table of applied migrations; a name of our own, since other programs share the database.
 pub(super) const MIGRATIONS: &str = "_ethtally_migrations";
 
 /// The tables that ethtally uses.
-pub(super) const TABLES: [&str; 5] = [
+pub(super) const TABLES: [&str; 6] = [
     "eth_wallet_balances",
     "eth_wallet_read_failures",
     "eth_indexer_checkpoints",
     "eth_watch_blocks",
+    "eth_wallet_profile",
     MIGRATIONS,
 ];
 
@@ -41,6 +41,7 @@ macro_rules! migrations {
             2 "reads" "0002_reads.sql",
             3 "watch" "0003_watch.sql",
             4 "vacuum" "0004_vacuum.sql",
+            5 "profile" "0005_profile.sql",
         )
     };
     ($dialect:literal: $($version:literal $name:literal $file:literal,)*) => {
@@ -103,14 +104,15 @@ pub(super) async fn apply<D: Dialect>(
 /// # Errors
 /// If more were applied than this version knows.
 pub(super) async fn lacking<D: Dialect>(
-    store: &SqlStore<D>,
+    database: &Database<D>,
+    migrations: &'static [Migration],
 ) -> Result<Vec<&'static Migration>, StoreError> {
-    let applied = applied(store).await?;
-    let newest = D::MIGRATIONS.iter().map(|migration| migration.version).max();
+    let applied = applied(database).await?;
+    let newest = migrations.iter().map(|migration| migration.version).max();
     if let Some(newer) = applied.iter().find(|version| Some(**version) > newest) {
         return Err(StoreError::TablesTooNew(*newer));
     }
-    Ok(D::MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).collect())
+    Ok(migrations.iter().filter(|migration| !applied.contains(&migration.version)).collect())
 }
 
 /// The names of migrations.
@@ -119,13 +121,20 @@ pub(super) fn titles(migrations: &[&Migration]) -> Vec<String> {
 }
 
 /// Fails unless every migration was applied.
-pub(super) async fn require<D: Dialect>(store: &SqlStore<D>) -> Result<(), StoreError> {
-    if lacking(store).await?.is_empty() { Ok(()) } else { Err(StoreError::TablesMissing) }
+pub(super) async fn require<D: Dialect>(
+    database: &Database<D>,
+    migrations: &'static [Migration],
+) -> Result<(), StoreError> {
+    if lacking(database, migrations).await?.is_empty() {
+        Ok(())
+    } else {
+        Err(StoreError::TablesMissing)
+    }
 }
 
 /// The versions that were applied; none if their table does not exist.
-async fn applied<D: Dialect>(store: &SqlStore<D>) -> Result<Vec<i64>, StoreError> {
-    let applied = store.fetch_once(Purpose::Read, D::SQL.migrations, &[]).await;
+async fn applied<D: Dialect>(database: &Database<D>) -> Result<Vec<i64>, StoreError> {
+    let applied = database.fetch(Purpose::Read, D::SQL.migrations, &[]).await;
     match applied {
         Err(error) if error.sql().is_some_and(is_missing_table) => Ok(Vec::new()),
         applied => Ok(applied?.into_iter().map(|(version,)| version).collect()),

@@ -1,10 +1,10 @@
-//! One transaction on one connection, and the watch over its statements.
+//! Transactions, each on one connection, and the watch over their statements.
 //!
 //! Every statement runs in a transaction: settings are local to it, and behind a pooler it is the unit that stays on
 //! one server connection. A statement that takes long is looked up from a second connection, which tells a slow
 //! server from a dead one and names whoever holds the lock that it waits for.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -25,6 +25,54 @@ const UNKNOWN: u32 = 60;
 /// How many connections are tried for a transaction that does not begin.
 const ATTEMPTS: u32 = 2;
 
+/// A database: its dialect, and the connections of this process to it.
+pub(super) struct Database<D: Dialect> {
+    pub(super) dialect: Arc<D>,
+    pub(super) connections: Arc<Connections<D>>,
+    pub(super) shutdown: Shutdown,
+}
+
+impl<D: Dialect> Clone for Database<D> {
+    fn clone(&self) -> Self {
+        Self {
+            dialect: Arc::clone(&self.dialect),
+            connections: Arc::clone(&self.connections),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+}
+
+impl<D: Dialect> Database<D> {
+    /// A database to which there is no connection yet.
+    pub(super) fn new(dialect: D, shutdown: &Shutdown) -> Self {
+        Self {
+            dialect: Arc::new(dialect),
+            connections: Arc::new(Connections::new()),
+            shutdown: shutdown.clone(),
+        }
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// If there is no connection, or a shutdown ends the wait for one.
+    pub(super) async fn begin(&self, purpose: Purpose) -> Result<Session<'_, D>, StoreError> {
+        Session::begin(&self.connections, &self.dialect, &self.shutdown, purpose).await
+    }
+
+    /// Executes a query in a transaction of its own and returns its rows.
+    pub(super) async fn fetch<T: AnyRow>(
+        &self,
+        purpose: Purpose,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<T>, StoreError> {
+        let mut session = self.begin(purpose).await?;
+        let fetched = session.fetch(sql, values).await;
+        session.end(fetched).await
+    }
+}
+
 /// A transaction. Unless it is committed, it is rolled back.
 pub(super) struct Session<'a, D: Dialect> {
     dialect: &'a D,
@@ -34,11 +82,7 @@ pub(super) struct Session<'a, D: Dialect> {
 }
 
 impl<'a, D: Dialect> Session<'a, D> {
-    /// Begins a transaction.
-    ///
-    /// # Errors
-    /// If there is no connection, or a shutdown ends the wait for one.
-    pub(super) async fn begin(
+    async fn begin(
         connections: &'a Connections<D>,
         dialect: &'a D,
         shutdown: &'a Shutdown,
@@ -110,7 +154,7 @@ impl<'a, D: Dialect> Session<'a, D> {
 }
 
 /// Waits for `work`: as long as the server knows of it, and until a shutdown is overdue.
-pub(super) async fn watched<D: Dialect, T>(
+async fn watched<D: Dialect, T>(
     dialect: &D,
     shutdown: &Shutdown,
     id: Option<SessionId>,

@@ -2,7 +2,7 @@
 //!
 //! Knows no SQL but the statements that read the same in both dialects.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::anyhow;
 use async_trait::async_trait;
@@ -12,20 +12,20 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use tracing::debug;
 
 use super::{
-    Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts,
-    connections::Connections,
-    dialect::{AnyRow, Column, Dialect, Purpose, Value},
+    Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts, TableProfile,
+    backend::Backend,
+    dialect::{AnyRow, Column, Purpose, Value},
     error::{StoreError, unless_stopped},
     rows::{
-        BlockColumns, FailureColumns, ROWS_ABOVE, TotalColumns, bigint, hash_texts, keys_of,
-        recent_reads, rows_above_json, wallets_and_blocks, wallets_json, wallets_of,
+        BlockColumns, ROWS_ABOVE, bigint, hash_texts, keys_of, recent_reads, rows_above_json,
+        wallets_and_blocks, wallets_json, wallets_of,
     },
     schema,
-    session::Session,
+    session::{Database, Session},
 };
 use crate::{
     follow::{BlockReads, CheckpointUpdate, Journal, RecentReads, RowsAbove},
-    tally::{Ledger, Lock, Recorded, RunError, Shard, Shutdown, TotalRead, Unreadable, Wallet},
+    tally::{Lock, Recorded, RunError, Shard, Wallet},
 };
 
 /// When a transaction is done again after a conflict with another one, or on a new connection after one that was lost:
@@ -37,40 +37,31 @@ const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .with_max_times(8);
 
-/// A store in a database of this dialect.
-pub(super) struct SqlStore<D: Dialect> {
-    pub(super) dialect: Arc<D>,
-    pub(super) connections: Arc<Connections<D>>,
-    pub(super) shutdown: Shutdown,
+/// A store in a database of this kind.
+pub(super) struct SqlStore<D: Backend> {
+    pub(super) database: Database<D>,
 }
 
-impl<D: Dialect> Clone for SqlStore<D> {
-    fn clone(&self) -> Self {
-        Self {
-            dialect: Arc::clone(&self.dialect),
-            connections: Arc::clone(&self.connections),
-            shutdown: self.shutdown.clone(),
-        }
-    }
-}
-
-impl<D: Dialect> SqlStore<D> {
-    /// Begins a transaction.
-    pub(super) async fn begin(&self, purpose: Purpose) -> Result<Session<'_, D>, StoreError> {
-        Session::begin(&self.connections, &self.dialect, &self.shutdown, purpose).await
-    }
-
-    /// Does `work` until it succeeds or a retry would not help.
+impl<D: Backend> SqlStore<D> {
+    /// Does `work` until it succeeds or a retry would not help; an error is put in words.
     async fn retried<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, RunError>
     where
         T: Send,
         F: Future<Output = Result<T, StoreError>> + Send,
     {
-        let waking = self.shutdown.clone();
-        let done = work
-            .retry(RETRIES)
+        self.explained(self.retry(work).await).await
+    }
+
+    /// Does `work` until it succeeds or a retry would not help.
+    pub(super) async fn retry<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, StoreError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let waking = self.database.shutdown.clone();
+        work.retry(RETRIES)
             .when(|error| {
-                !self.shutdown.is_requested() && (error.is_lost() || D::is_conflict(error))
+                !self.database.shutdown.is_requested() && (error.is_lost() || D::is_conflict(error))
             })
             .notify(|error, pause| debug!("database: {error}; retrying in {pause:?}"))
             .sleep(move |pause| {
@@ -79,14 +70,13 @@ impl<D: Dialect> SqlStore<D> {
                     let _ = tokio::time::timeout(pause, shutdown.requested()).await;
                 }
             })
-            .await;
-        self.explained(done).await
+            .await
     }
 
     /// Executes a statement in a transaction of its own and returns the number of rows it affected.
     async fn execute(&self, sql: &'static str, values: &[Value<'_>]) -> Result<u64, RunError> {
         let executed = || async {
-            let mut session = self.begin(Purpose::Write).await?;
+            let mut session = self.database.begin(Purpose::Write).await?;
             let executed = session.execute(sql, values).await;
             session.end(executed).await
         };
@@ -99,7 +89,7 @@ impl<D: Dialect> SqlStore<D> {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> Result<Vec<T>, RunError> {
-        self.retried(|| self.fetch_once(Purpose::Read, sql, values)).await
+        self.retried(|| self.database.fetch(Purpose::Read, sql, values)).await
     }
 
     /// Executes a query that reads rows in the order of an index.
@@ -108,23 +98,11 @@ impl<D: Dialect> SqlStore<D> {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> Result<Vec<T>, RunError> {
-        self.retried(|| self.fetch_once(Purpose::ByIndex, sql, values)).await
-    }
-
-    /// Executes a query in a transaction of its own, without a retry.
-    pub(super) async fn fetch_once<T: AnyRow>(
-        &self,
-        purpose: Purpose,
-        sql: &'static str,
-        values: &[Value<'_>],
-    ) -> Result<Vec<T>, StoreError> {
-        let mut session = self.begin(purpose).await?;
-        let fetched = session.fetch(sql, values).await;
-        session.end(fetched).await
+        self.retried(|| self.database.fetch(Purpose::ByIndex, sql, values)).await
     }
 
     /// Executes a query for keys and returns their wallets.
-    async fn fetch_wallets<C: FromIterator<Wallet>>(
+    pub(super) async fn fetch_wallets<C: FromIterator<Wallet>>(
         &self,
         sql: &'static str,
         values: &[Value<'_>],
@@ -145,13 +123,13 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     pub(super) async fn in_words(&self, error: StoreError) -> RunError {
-        let label = self.dialect.label();
+        let label = self.database.dialect.label();
         if let StoreError::Connect(cause) = &error {
-            return self.dialect.cannot_connect(cause);
+            return self.database.dialect.cannot_connect(cause);
         }
         if let Some(cause) = error.sql() {
             let is_upgrade = matches!(error, StoreError::Upgrade(_));
-            let mut explained = self.dialect.describe(cause, is_upgrade);
+            let mut explained = self.database.dialect.describe(cause, is_upgrade);
             if let StoreError::Blocked { by, .. } = &error {
                 explained.text = format!("{}; it waited for {by}", explained.text);
             }
@@ -160,7 +138,7 @@ impl<D: Dialect> SqlStore<D> {
         let text = format!("{label}: {error}");
         match error {
             // A limit of time ended the wait: then it is the database that was too slow.
-            StoreError::Stopped(_) if self.shutdown.signal().is_some() => {
+            StoreError::Stopped(_) if self.database.shutdown.signal().is_some() => {
                 RunError::Stopped(error.to_string())
             }
             StoreError::TablesMissing
@@ -171,55 +149,16 @@ impl<D: Dialect> SqlStore<D> {
             _ => RunError::Database(anyhow!(text)),
         }
     }
-
-    /// Writes a batch in one transaction; returns how many totals were not superseded.
-    async fn record_once(
-        &self,
-        totals: &TotalColumns,
-        failures: &FailureColumns,
-    ) -> Result<u64, StoreError> {
-        let mut session = self.begin(Purpose::Write).await?;
-        let recorded = record_in(&mut session, totals, failures).await;
-        session.end(recorded).await
-    }
-}
-
-/// Writes a batch; returns how many totals were not superseded.
-async fn record_in<D: Dialect>(
-    session: &mut Session<'_, D>,
-    totals: &TotalColumns,
-    failures: &FailureColumns,
-) -> Result<u64, StoreError> {
-    let wallets = Column::Texts(&totals.wallets);
-    let event_blocks = Column::NumbersOrNull(&totals.event_blocks);
-    let rows = [
-        wallets,
-        Column::Texts(&totals.totals),
-        Column::Numbers(&totals.read_blocks),
-        event_blocks,
-    ];
-    let updated = session.execute(D::SQL.record_totals, &[Value::Rows(&rows)]).await?;
-    if totals.has_events() && updated < totals.count() {
-        // A newer read does not undo the event.
-        let rows = [wallets, event_blocks];
-        session.execute(D::SQL.raise_event_blocks, &[Value::Rows(&rows)]).await?;
-    }
-    session.execute(D::SQL.forget_failures, &[Value::List(&totals.wallets)]).await?;
-    if !failures.wallets.is_empty() {
-        let rows = [Column::Texts(&failures.wallets), Column::Texts(&failures.reasons)];
-        session.execute(D::SQL.record_failures, &[Value::Rows(&rows)]).await?;
-    }
-    Ok(updated)
 }
 
 #[async_trait]
-impl<D: Dialect> Store for SqlStore<D> {
+impl<D: Backend> Store for SqlStore<D> {
     async fn migrate(&self) -> Result<Vec<String>, RunError> {
-        self.explained(D::migrate(self).await).await
+        self.explained(D::migrate(&self.database).await).await
     }
 
     async fn require_tables(&self) -> Result<(), RunError> {
-        self.explained(schema::require(self).await).await
+        self.explained(schema::require(&self.database, D::MIGRATIONS).await).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, RunError> {
@@ -233,9 +172,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         after: Option<&Cursor>,
         limit: u32,
     ) -> Result<Page, RunError> {
-        let (age, wallet) = after.map_or((D::SQL.first_age, ""), |after| {
-            (after.updated_at.as_str(), after.wallet.as_str())
-        });
+        let (age, wallet) = place::<D>(after);
         let (from, to) = bounds(stale.shard);
         let values = [
             Value::Time(stale.before.naive_utc()),
@@ -249,11 +186,25 @@ impl<D: Dialect> Store for SqlStore<D> {
         Ok(Page::of(&rows, limit))
     }
 
-    async fn due_without_row(&self, shard: Shard, limit: u32) -> Result<Vec<Wallet>, RunError> {
-        let (from, to) = bounds(shard);
-        let values =
-            [Value::Text(&from), Value::TextOrNull(to.as_deref()), Value::Number(limit.into())];
-        self.fetch_wallets(D::SQL.due_without_row, &values).await
+    async fn due_page(
+        &self,
+        stale: &Stale,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<Page, RunError> {
+        let (time, wallet) = place::<D>(after);
+        let (from, to) = bounds(stale.shard);
+        let values = [
+            Value::Time(stale.due.naive_utc()),
+            Value::Text(time),
+            Value::Text(wallet),
+            Value::Text(&from),
+            Value::TextOrNull(to.as_deref()),
+            Value::Time(stale.before.naive_utc()),
+            Value::Number(limit.into()),
+        ];
+        let rows: Vec<(String, String)> = self.fetch_by_index(D::SQL.due_page, &values).await?;
+        Ok(Page::of(&rows, limit))
     }
 
     async fn count_stale(&self, stale: &Stale) -> Result<u64, RunError> {
@@ -267,8 +218,20 @@ impl<D: Dialect> Store for SqlStore<D> {
         Ok(only(rows)?.unsigned_abs())
     }
 
-    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<u64, RunError> {
-        self.execute(D::SQL.insert_placeholders, &[Value::List(&keys_of(wallets))]).await
+    async fn count_due(&self, stale: &Stale) -> Result<u64, RunError> {
+        let (from, to) = bounds(stale.shard);
+        let values = [
+            Value::Time(stale.due.naive_utc()),
+            Value::Text(&from),
+            Value::TextOrNull(to.as_deref()),
+            Value::Time(stale.before.naive_utc()),
+        ];
+        let rows: Vec<(i64,)> = self.fetch_by_index(D::SQL.count_due, &values).await?;
+        Ok(only(rows)?.unsigned_abs())
+    }
+
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<Recorded, RunError> {
+        self.insert(&keys_of(wallets)).await
     }
 
     async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
@@ -281,7 +244,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn sample(&self, count: u32) -> Result<Vec<Wallet>, RunError> {
-        let keys = self.retried(|| D::sample(self, count)).await?;
+        let keys = self.retried(|| D::sample(&self.database, count)).await?;
         Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
     }
 
@@ -316,37 +279,51 @@ impl<D: Dialect> Store for SqlStore<D> {
         Ok(rows.into_iter().next().map(Checkpoint::of))
     }
 
+    async fn profile(&self) -> Result<Option<TableProfile>, RunError> {
+        let rows: Vec<(String, String)> =
+            self.fetch("select name, identity from eth_wallet_profile where id = 1", &[]).await?;
+        Ok(rows.into_iter().next().map(|(name, identity)| TableProfile { name, identity }))
+    }
+
+    async fn claim(&self, profile: &TableProfile) -> Result<TableProfile, RunError> {
+        let values = [Value::Text(&profile.name), Value::Text(&profile.identity)];
+        self.execute(D::SQL.claim_profile, &values).await?;
+        Ok(self.profile().await?.unwrap_or_else(|| profile.clone()))
+    }
+
+    async fn adopt(&self, profile: &TableProfile, is_other_chain: bool) -> Result<(), RunError> {
+        let forget_blocks =
+            "update eth_wallet_balances set read_block = null where read_block is not null";
+        let adopted = || async {
+            let mut session = self.database.begin(Purpose::Write).await?;
+            let values = [Value::Text(&profile.name), Value::Text(&profile.identity)];
+            let mut adopted = session.execute(D::SQL.adopt_profile, &values).await;
+            if is_other_chain && adopted.is_ok() {
+                adopted = session.execute(forget_blocks, &[]).await;
+            }
+            session.end(adopted).await
+        };
+        self.retried(adopted).await.map(drop)
+    }
+
     async fn lock(&self, key: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError> {
         self.retried(|| async {
-            unless_stopped(&self.shutdown, "a lock", D::lock(self, key)).await?
+            unless_stopped(&self.database.shutdown, "a lock", D::lock(&self.database, key)).await?
         })
         .await
     }
 
     async fn holder(&self, key: LockKey<'_>) -> Option<String> {
-        D::holder(self, key).await
+        D::holder(&self.database, key).await
     }
 
     async fn close(&self) {
-        self.connections.close().await;
+        self.database.connections.close().await;
     }
 }
 
 #[async_trait]
-impl<D: Dialect> Ledger for SqlStore<D> {
-    async fn record(
-        &self,
-        totals: &[TotalRead],
-        failures: &[Unreadable],
-    ) -> Result<Recorded, RunError> {
-        let (totals, failures) = (TotalColumns::of(totals)?, FailureColumns::of(failures));
-        let updated = self.retried(|| self.record_once(&totals, &failures)).await?;
-        Ok(Recorded { updated, superseded: totals.count() - updated })
-    }
-}
-
-#[async_trait]
-impl<D: Dialect> Journal for SqlStore<D> {
+impl<D: Backend> Journal for SqlStore<D> {
     async fn last_block(&self, checkpoint: &str) -> Result<Option<i64>, RunError> {
         Ok(self.checkpoint(checkpoint).await?.map(|checkpoint| checkpoint.last_block))
     }
@@ -355,7 +332,8 @@ impl<D: Dialect> Journal for SqlStore<D> {
         let reads = "select number, hash, wallets, gone, redo_from from eth_watch_blocks
              where checkpoint = $1";
         let rows = self.fetch(reads, &[Value::Text(checkpoint)]).await?;
-        recent_reads(rows).map_err(|error| RunError::Database(error).context(self.dialect.label()))
+        recent_reads(rows)
+            .map_err(|error| RunError::Database(error).context(self.database.dialect.label()))
     }
 
     async fn begin_reads(&self, checkpoint: &str, read: &BlockReads) -> Result<(), RunError> {
@@ -412,7 +390,7 @@ impl<D: Dialect> Journal for SqlStore<D> {
             session.execute(forget_reads, &[name, forget_below]).await
         };
         let advanced = || async {
-            let mut session = self.begin(Purpose::Write).await?;
+            let mut session = self.database.begin(Purpose::Write).await?;
             let advanced = advance(&mut session).await;
             session.end(advanced).await
         };
@@ -483,6 +461,11 @@ impl<D: Dialect> Journal for SqlStore<D> {
 fn only<T>(rows: Vec<(T,)>) -> Result<T, RunError> {
     let value = rows.into_iter().next().map(|(value,)| value);
     value.ok_or_else(|| RunError::Database(anyhow!("the database returned no row")))
+}
+
+/// Where a page begins: behind this time and wallet.
+fn place<D: Backend>(after: Option<&Cursor>) -> (&str, &str) {
+    after.map_or((D::SQL.first_age, ""), |after| (&after.time, &after.wallet))
 }
 
 /// The first wallet of a shard and the one behind its last, as keys.

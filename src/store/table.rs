@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     follow::Journal,
-    tally::{Ledger, Lock, RunError, Shard, Wallet},
+    tally::{Ledger, Lock, Recorded, RunError, Shard, Wallet},
 };
 
 /// What a command may do with the database.
@@ -15,6 +15,8 @@ use crate::{
 pub enum Access {
     /// Read rows; create and change nothing.
     Read,
+    /// Write rows; the database must exist.
+    Update,
     /// Write rows; create an SQLite file if it is missing.
     Write,
 }
@@ -42,7 +44,7 @@ pub trait Store: Ledger + Journal {
     /// If the database fails, as for every method below.
     async fn now(&self) -> Result<DateTime<Utc>, RunError>;
 
-    /// The next rows after `after`, oldest first, without unreadable wallets that must wait.
+    /// The next rows after `after`, oldest first, without wallets on the record of failures.
     async fn stale_page(
         &self,
         stale: &Stale,
@@ -50,16 +52,24 @@ pub trait Store: Ledger + Journal {
         limit: u32,
     ) -> Result<Page, RunError>;
 
-    /// Wallets of the shard that have no row because every read of them failed, and whose retry is
-    /// due; the longest due first.
-    async fn due_without_row(&self, shard: Shard, limit: u32) -> Result<Vec<Wallet>, RunError>;
+    /// The next wallets after `after` on the record of failures whose retry is due, the longest due first: with a
+    /// stale row, or without a row.
+    async fn due_page(
+        &self,
+        stale: &Stale,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<Page, RunError>;
 
     /// How many rows all pages of [`Store::stale_page`] hold.
     async fn count_stale(&self, stale: &Stale) -> Result<u64, RunError>;
 
+    /// How many wallets all pages of [`Store::due_page`] hold.
+    async fn count_due(&self, stale: &Stale) -> Result<u64, RunError>;
+
     /// Stores unread wallets as the oldest rows; rows that exist stay as they are.
-    /// Returns the number of new rows.
-    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<u64, RunError>;
+    /// `updated` is the number of new rows.
+    async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<Recorded, RunError>;
 
     /// Those of `wallets` whose row is not a placeholder.
     async fn with_read_total(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError>;
@@ -87,6 +97,16 @@ pub trait Store: Ledger + Journal {
     /// The checkpoint of this name.
     async fn checkpoint(&self, name: &str) -> Result<Option<Checkpoint>, RunError>;
 
+    /// The profile that the table's totals are of; `None` if none was recorded yet.
+    async fn profile(&self) -> Result<Option<TableProfile>, RunError>;
+
+    /// Records a profile, unless there is one; returns the one on record.
+    async fn claim(&self, profile: &TableProfile) -> Result<TableProfile, RunError>;
+
+    /// Records a profile instead of another one. With `is_other_chain`, also forgets at which blocks totals were read:
+    /// by the numbers of the other chain, reads might seem older than they are.
+    async fn adopt(&self, profile: &TableProfile, is_other_chain: bool) -> Result<(), RunError>;
+
     /// Takes a lock between processes; `None` if another one holds it.
     ///
     /// The lock ends when the guard is dropped or its process ends, however it ends.
@@ -101,24 +121,26 @@ pub trait Store: Ledger + Journal {
     async fn close(&self);
 }
 
-/// Which rows a sweep reads again.
+/// What a sweep reads again.
 #[derive(Clone, Copy, Debug)]
 pub struct Stale {
     /// Only rows that were last written before this time.
     pub before: DateTime<Utc>,
+    /// Only failures whose retry was due by this time.
+    pub due: DateTime<Utc>,
     /// Only wallets of this shard.
     pub shard: Shard,
 }
 
-/// The last row of a page; the next page begins after it.
+/// The last wallet of a page; the next page begins after it.
 #[derive(Clone, Debug)]
 pub struct Cursor {
-    /// As the database writes it, so that no precision is lost.
-    pub(super) updated_at: String,
+    /// What pages are sorted by, as the database writes it, so that no precision is lost.
+    pub(super) time: String,
     pub(super) wallet: String,
 }
 
-/// A page of rows in order of age.
+/// A page of wallets in order of age.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The wallets, each once.
@@ -157,6 +179,15 @@ impl Row {
     pub fn is_placeholder(&self) -> bool {
         self.since().is_none() && self.updated_at.timestamp() < 86_400
     }
+}
+
+/// The profile that all totals of a table are of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableProfile {
+    /// Its name, for people.
+    pub name: String,
+    /// What it and another one must have in common, as a text.
+    pub identity: String,
 }
 
 /// Numbers of rows.

@@ -8,6 +8,7 @@ mod error;
 mod lock;
 mod pipeline;
 mod reading;
+mod retries;
 mod shard;
 mod shutdown;
 mod wallet;
@@ -17,8 +18,9 @@ pub use error::RunError;
 pub use lock::{Lock, Locked};
 pub use pipeline::{Counts, Pipeline, Progress, RunSummary, pages_of};
 pub use reading::{
-    Chunk, Ledger, Pages, Reader, Reading, Recorded, RequestCounts, TotalRead, Unreadable,
+    Chunk, Ledger, Outcome, Pages, Reader, Reading, Recorded, RequestCounts, TotalRead, Unreadable,
 };
+pub use retries::Retries;
 pub use shard::{Shard, ShardError};
 pub use shutdown::Shutdown;
 pub use wallet::{Wallet, WalletError};

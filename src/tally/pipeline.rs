@@ -3,7 +3,10 @@
 //! What was read is stored in batches, each of one block and in one transaction, also when something
 //! fails later. Memory is bounded: the faster side waits.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use alloy::primitives::U256;
 use futures_util::{Stream, StreamExt, future, stream};
@@ -11,7 +14,8 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Chunk, Ledger, Reader, Reading, Recorded, RunError, Shutdown, TotalRead, Unreadable, Wallet,
+    Chunk, Ledger, Outcome, Reader, Reading, Recorded, Retries, RunError, Shutdown, TotalRead,
+    Unreadable, Wallet,
 };
 
 /// Wallets in one batch, at most: enough that a bulk upsert is at its fastest.
@@ -34,7 +38,7 @@ pub struct Counts {
     pub requested: u64,
     /// Totals written.
     pub updated: u64,
-    /// Wallets that could not be read.
+    /// Wallets that could not be read, or whose row the database refuses.
     pub failed: u64,
     /// Totals that were not written because the table holds a newer read.
     pub superseded: u64,
@@ -47,8 +51,12 @@ pub struct Counts {
 pub struct RunSummary {
     /// What was done and stored, also when `error` is set.
     pub counts: Counts,
-    /// The first wallet that could not be read.
+    /// The first wallet that could not be read, except for retries.
     pub first_failure: Option<Unreadable>,
+    /// The first wallet whose row the database refuses, except for retries.
+    pub first_refused: Option<Unreadable>,
+    /// Wallets that needed nothing.
+    pub kept: u64,
     /// Why the run could not go on.
     pub error: Option<RunError>,
     /// What failed once a stop had been asked for, when nothing is tried again.
@@ -56,9 +64,10 @@ pub struct RunSummary {
 }
 
 impl RunSummary {
-    /// Whether wallets were asked for and not one of them could be read.
-    pub fn read_nothing(&self) -> bool {
-        self.counts.failed > 0 && self.counts.updated + self.counts.superseded == 0
+    /// True if wallets failed and all others, too. Retries that fail again do not count as failures.
+    pub const fn has_only_failures(&self) -> bool {
+        (self.first_failure.is_some() || self.first_refused.is_some())
+            && self.counts.updated + self.counts.superseded + self.kept == 0
     }
 }
 
@@ -73,6 +82,8 @@ pub struct Pipeline<'a> {
     pub shutdown: &'a Shutdown,
     /// Learns of each chunk.
     pub progress: &'a dyn Progress,
+    /// Wallets whose failure decides nothing.
+    pub retries: &'a Retries,
 }
 
 /// What was read at one block and is stored together.
@@ -165,12 +176,11 @@ impl Batcher<'_> {
 impl Pipeline<'_> {
     /// Takes every page of `pages` from the chain into the ledger.
     ///
-    /// No two pages may hold the same wallet. `each` sees every reading that was stored, with its
-    /// block.
+    /// No two pages may hold the same wallet. `each` sees what became of every wallet, and at which block.
     pub async fn run(
         &self,
         pages: impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send,
-        mut each: impl FnMut(u64, &Reading) + Send,
+        mut each: impl FnMut(u64, Wallet, &Outcome) + Send,
     ) -> RunSummary {
         // Rooms for one each: the next page is selected while the last one is read, and a chunk is
         // read while the last one is stored.
@@ -195,7 +205,7 @@ impl Pipeline<'_> {
     async fn record_all(
         &self,
         chunks: mpsc::Receiver<Chunk>,
-        each: &mut (impl FnMut(u64, &Reading) + Send),
+        each: &mut (impl FnMut(u64, Wallet, &Outcome) + Send),
     ) -> RunSummary {
         let broken = CancellationToken::new();
         let batcher = Batcher {
@@ -215,10 +225,7 @@ impl Pipeline<'_> {
         let mut run = RunSummary::default();
         while let Some((batch, recorded)) = written.next().await {
             match recorded {
-                Ok(recorded) => {
-                    batch.readings.iter().for_each(|reading| each(batch.block, reading));
-                    run.count(batch, recorded);
-                }
+                Ok(recorded) => run.count(batch, recorded, self.retries, each),
                 Err(error) => {
                     // What is being stored beside it is waited for, and nothing more is begun.
                     broken.cancel();
@@ -256,8 +263,14 @@ impl Pipeline<'_> {
 }
 
 impl RunSummary {
-    /// Counts a batch that was stored.
-    fn count(&mut self, batch: Batch, recorded: Recorded) {
+    /// Counts a batch that was stored, and shows `each` what became of its wallets.
+    fn count(
+        &mut self,
+        batch: Batch,
+        recorded: Recorded,
+        retries: &Retries,
+        each: &mut impl FnMut(u64, Wallet, &Outcome),
+    ) {
         self.error = self.error.take().or(batch.error);
         self.cut_short_by = self.cut_short_by.take().or(batch.cut_short_by);
         let counts = &mut self.counts;
@@ -267,10 +280,28 @@ impl RunSummary {
         if !batch.readings.is_empty() {
             counts.block = counts.block.max(Some(batch.block));
         }
-        for (wallet, outcome) in batch.readings {
-            if let Err(reason) = outcome {
-                counts.failed += 1;
-                self.first_failure.get_or_insert(Unreadable { wallet, reason });
+        let refused = recorded.refused.into_iter().map(|refused| (refused.wallet, refused.reason));
+        let mut refused: HashMap<_, _> = refused.collect();
+        let left: HashSet<_> = recorded.left.into_iter().collect();
+        for (wallet, read) in batch.readings {
+            let is_retry = retries.take(wallet);
+            if left.contains(&wallet) {
+                continue;
+            }
+            let outcome = match (refused.remove(&wallet), read) {
+                (Some(reason), _) => Outcome::Refused(reason),
+                (None, Ok(total)) => Outcome::Read(total),
+                (None, Err(reason)) => Outcome::Unreadable(reason),
+            };
+            each(batch.block, wallet, &outcome);
+            let (first, reason) = match outcome {
+                Outcome::Read(_) => continue,
+                Outcome::Unreadable(reason) => (&mut self.first_failure, reason),
+                Outcome::Refused(reason) => (&mut self.first_refused, reason),
+            };
+            counts.failed += 1;
+            if !is_retry {
+                first.get_or_insert(Unreadable { wallet, reason });
             }
         }
     }

@@ -19,7 +19,7 @@ pub struct TotalRead {
     pub event_block: Option<u64>,
 }
 
-/// A wallet of which a part could not be read, and why.
+/// A wallet whose total could not be read, or could not be stored, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// The wallet.
@@ -31,13 +31,28 @@ pub struct Unreadable {
 /// The outcome for one wallet: its total in wei, or why it has none.
 pub type Reading = (Wallet, Result<U256, String>);
 
-/// How many rows a write changed, and how many it left because they were read later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What became of a wallet that was taken up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its total was read, and is stored unless the table holds a newer one.
+    Read(U256),
+    /// It could not be read, for this reason.
+    Unreadable(String),
+    /// Its total was read, but the database refuses its row, for this reason.
+    Refused(String),
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
     /// Rows written.
     pub updated: u64,
     /// Rows that hold a newer read already and were left alone.
     pub superseded: u64,
+    /// Wallets whose row the database refuses. They are on the record of failures.
+    pub refused: Vec<Unreadable>,
+    /// Wallets that were not tried, since a shutdown came first.
+    pub left: Vec<Wallet>,
 }
 
 /// Requests sent to the node so far.
@@ -86,14 +101,16 @@ pub trait Reader: Send + Sync {
 /// The database, as the core sees it.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Stores a batch in one transaction: every total, and every failure.
+    /// Stores a batch in one transaction: every total, and every failure. Rows that the database refuses are found by
+    /// halving; all others are stored.
     ///
     /// A total takes its wallet's failure off the record. A total whose `read_block` is older than
     /// the stored one changes nothing and counts as superseded. `blocknumber` only ever rises: to
     /// the block of the event that asked for a read, also where another read superseded that.
     ///
     /// # Errors
-    /// When the database fails; then nothing of the batch is stored.
+    /// When the database fails, or refuses every row: then nothing of the batch is stored, unless it failed between
+    /// two halves.
     async fn record(
         &self,
         totals: &[TotalRead],

@@ -133,7 +133,8 @@ impl Ledger for Database {
                 totals.len(),
                 failures.len()
             ));
-            Recorded { updated, superseded: totals.len() as u64 - updated }
+            let superseded = totals.len() as u64 - updated;
+            Recorded { updated, superseded, ..Recorded::default() }
         })
         .await
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ethtally::tally::{Pipeline, Progress, RunError, RunSummary, Shutdown, Wallet, pages_of};
+use ethtally::tally::{
+    Pipeline, Progress, Retries, RunError, RunSummary, Shutdown, Wallet, pages_of,
+};
 
 use tokio::time::sleep;
 
@@ -26,13 +28,14 @@ pub(crate) async fn sweep(world: &World, wallets: Vec<Wallet>, shutdown: &Shutdo
         ledger: world.database.as_ref(),
         shutdown,
         progress: &Silent,
+        retries: &Retries::default(),
     };
-    pipeline.run(pages_of(wallets, 5_000), |_, _| {}).await
+    pipeline.run(pages_of(wallets, 5_000), |_, _, _| {}).await
 }
 
 /// How the verdict of a command has it: an error, or nothing.
 pub(crate) fn error_of(run: &mut RunSummary) -> Option<RunError> {
-    let reads_nothing = run.read_nothing();
+    let reads_nothing = run.has_only_failures();
     run.error.take().or_else(|| {
         let first = run.first_failure.as_ref().filter(|_| reads_nothing)?;
         Some(RunError::Unreadable(first.reason.clone()))

@@ -74,7 +74,7 @@ fn postgres_connection_errors_name_the_mistake_and_the_remedy() {
 #[test]
 fn missing_rights_name_the_role_the_table_and_the_grant() {
     const TABLES: &str = "eth_wallet_balances, eth_wallet_read_failures, eth_indexer_checkpoints, \
-        eth_watch_blocks, _ethtally_migrations";
+        eth_watch_blocks, eth_wallet_profile, _ethtally_migrations";
     let database = Database::postgres();
     ethtally(["migrate"]).database(&database).run().expect(0);
     let name = database.url.rsplit('/').next().unwrap();
@@ -103,7 +103,7 @@ fn missing_rights_name_the_role_the_table_and_the_grant() {
     assert_eq!(
         ran.error(),
         format!(
-            "error: {label}: role {reader:?} may not write to eth_wallet_balances; run: grant \
+            "error: {label}: role {reader:?} may not write to eth_wallet_profile; run: grant \
              select, insert, update, delete on {TABLES} to {reader}"
         )
     );
@@ -134,7 +134,7 @@ fn sqlite_errors_name_the_mistake_and_the_remedy() {
     );
     let no_file = format!(
         "database sqlite:{missing}: no such file; run `ethtally migrate` first, or check \
-         --database-url"
+         --database-url and DATABASE_URL"
     );
     for (url, command, expected) in [
         (format!("sqlite:{text}"), "status", &not_a_database),

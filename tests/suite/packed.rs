@@ -19,8 +19,8 @@ use tokio::sync::OnceCell;
 use crate::support::{
     chains::{still_chain, stub_of},
     database::Database,
-    program::{Ethtally, Output, sweep_all},
-    table::{read_failures, read_totals, store_unread_lines},
+    program::{Ethtally, Output, ethtally, sweep_all},
+    table::{read_failures, read_totals},
     wallets::random_seed,
 };
 
@@ -80,7 +80,11 @@ impl AdversarialTable {
         std::fs::write(&file, adversarial::profile(parts)).unwrap();
         let profile = file.to_str().unwrap().to_owned();
         let lines: String = wallets.iter().map(|wallet| format!("{wallet:#x}\n")).collect();
-        store_unread_lines(&database, lines);
+        ethtally(["backfill", "--from-csv", "-", "--placeholders", "--profile", &profile])
+            .database(&database)
+            .input(lines)
+            .run()
+            .expect(0);
         Self { database, profile }
     }
 

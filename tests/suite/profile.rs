@@ -14,7 +14,6 @@ use crate::support::{
     chains::still_chain,
     database::{Database, on_both_databases},
     program::ethtally,
-    table::store_unread,
     wallets::address,
 };
 
@@ -45,7 +44,9 @@ async fn another_total_on_another_chain_works_end_to_end(database: Database) {
     let held = chain.holding_at(wallet(n), 0).await.unwrap();
     let total = held.balance + held.staked;
 
-    store_unread(&database, n..n + 1);
+    let placeholder = ethtally(["backfill", "--from-csv", "-", "--placeholders"]);
+    let placeholder = placeholder.env("ETHTALLY_PROFILE", file.to_str().unwrap());
+    placeholder.database(&database).input(address(n)).run().expect(0);
     let swept = run(&["sweep", "--json"], 0).json();
     assert_eq!((&swept["updated"], &swept["calls"]), (&json!(1), &json!(1)));
     let stored = "select wallet, balance from eth_wallet_balances";
@@ -66,7 +67,8 @@ async fn another_total_on_another_chain_works_end_to_end(database: Database) {
     assert_eq!(run(&["profile"], 0).stdout, points());
 
     // The built-in profile is for another chain.
-    let ran = ethtally(["refresh", &address(n)]).node(chain.url()).database(&database).run();
+    let another = Database::sqlite();
+    let ran = ethtally(["refresh", &address(n)]).node(chain.url()).database(&another).run();
     let ran = ran.expect(2);
     assert!(ran.error().contains("is a node of chain 5"), "{ran:?}");
 }

@@ -48,6 +48,15 @@ fn failed(n: u64, reason: &str) -> Unreadable {
     Unreadable { wallet: numbered(n), reason: reason.to_owned() }
 }
 
+/// Rows and failures from before this time.
+fn all(before: DateTime<Utc>, shard: Shard) -> Stale {
+    Stale { before, due: before, shard }
+}
+
+fn written(updated: u64, superseded: u64) -> Recorded {
+    Recorded { updated, superseded, ..Recorded::default() }
+}
+
 fn epoch() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH
 }
@@ -70,7 +79,7 @@ async fn stored(store: &dyn Store, n: u64) -> (u64, Option<i64>, Option<i64>) {
 
 /// All rows older than now, in pages of this size.
 async fn paged(store: &dyn Store, shard: Shard, size: u32) -> Vec<Vec<Wallet>> {
-    let stale = Stale { before: store.now().await.unwrap() + TimeDelta::days(1), shard };
+    let stale = all(store.now().await.unwrap() + TimeDelta::days(1), shard);
     let mut pages = Vec::new();
     let mut after: Option<Cursor> = None;
     loop {
@@ -118,11 +127,13 @@ async fn every_method_of_the_store_works(database: Database) {
     assert!((now - Utc::now()).abs() < TimeDelta::minutes(10), "{now}");
 
     // insert_placeholders: only new wallets, each once.
-    assert_eq!(store.insert_placeholders(&numbered_all(0..2_500)).await.unwrap(), 2_500);
-    assert_eq!(store.insert_placeholders(&numbered_all(2_400..2_501)).await.unwrap(), 1);
+    let placeholders =
+        async |wallets: &[Wallet]| store.insert_placeholders(wallets).await.unwrap().updated;
+    assert_eq!(placeholders(&numbered_all(0..2_500)).await, 2_500);
+    assert_eq!(placeholders(&numbered_all(2_400..2_501)).await, 1);
     let twice = [numbered(2_500), numbered(2_501), numbered(2_501)];
-    assert_eq!(store.insert_placeholders(&twice).await.unwrap(), 1);
-    assert_eq!(store.insert_placeholders(&[]).await.unwrap(), 0);
+    assert_eq!(placeholders(&twice).await, 1);
+    assert_eq!(placeholders(&[]).await, 0);
 
     // stale_page, count_stale: rows of the same age in the order of the wallets, each once.
     let mut sorted = numbered_all(0..2_502);
@@ -137,13 +148,13 @@ async fn every_method_of_the_store_works(database: Database) {
     for index in 0..3 {
         let shard = Shard::new(index, 3).unwrap();
         let part = paged(store.as_ref(), shard, 100).await.concat();
-        let stale = Stale { before: now, shard };
+        let stale = all(now, shard);
         assert_eq!(store.count_stale(&stale).await.unwrap(), part.len() as u64);
         assert!(part.len() > 700, "{}", part.len());
         of_shards.extend(part);
     }
     assert_eq!(of_shards, sorted);
-    let before_all = Stale { before: epoch(), shard: Shard::ALL };
+    let before_all = all(epoch(), Shard::ALL);
     assert_eq!(store.count_stale(&before_all).await.unwrap(), 0);
     assert_eq!(store.stale_page(&before_all, None, 10).await.unwrap().wallets, []);
 
@@ -151,7 +162,7 @@ async fn every_method_of_the_store_works(database: Database) {
     let start = store.now().await.unwrap();
     let totals = [read(7, 70, 5), read(8, 80, 5), read(9_000, 90, 6)];
     let recorded = store.record(&totals, &[failed(10, "reverted")]).await.unwrap();
-    assert_eq!(recorded, Recorded { updated: 3, superseded: 0 });
+    assert_eq!(recorded, written(3, 0));
     let row = store.row(numbered(9_000)).await.unwrap().expect("a row");
     assert_eq!((row.wallet, row.total), (numbered(9_000), "90".to_owned()));
     assert_eq!((row.read_block, row.blocknumber), (Some(6), None));
@@ -168,7 +179,7 @@ async fn every_method_of_the_store_works(database: Database) {
     assert!(!order.contains(&numbered(10)));
     let newest: HashSet<_> = order[2_499..].iter().copied().collect();
     assert_eq!(newest, HashSet::from([numbered(7), numbered(8), numbered(9_000)]));
-    let stale = Stale { before: start - TimeDelta::seconds(1), shard: Shard::ALL };
+    let stale = all(start - TimeDelta::seconds(1), Shard::ALL);
     assert_eq!(store.count_stale(&stale).await.unwrap(), 2_499);
 
     // with_read_total: not placeholders, but the original's rows.
@@ -194,25 +205,46 @@ async fn every_method_of_the_store_works(database: Database) {
     assert!(store.nth_oldest(2_503).await.unwrap().is_some());
     assert_eq!(store.nth_oldest(2_504).await.unwrap(), None);
 
-    // due_without_row: unreadable wallets without a row that are due, by shard.
-    store.record(&[], &[failed(8_888, "reverted"), failed(8_889, "reverted")]).await.unwrap();
-    assert_eq!(store.due_without_row(Shard::ALL, 10).await.unwrap(), []);
-    database
-        .sql(&format!(
-            "update eth_wallet_read_failures set next_try_at = '2001-01-01 00:00:00'
-             where wallet in ('{}', '{}')",
-            numbered(8_888),
-            numbered(10)
-        ))
-        .await;
-    assert_eq!(store.due_without_row(Shard::ALL, 10).await.unwrap(), [numbered(8_888)]);
-    assert_eq!(store.due_without_row(Shard::ALL, 0).await.unwrap(), []);
+    // due_page, count_due: failures that are due, with a stale row or without one, by shard.
+    let due = async |before: DateTime<Utc>, shard: Shard| {
+        let stale = Stale { before, due: store.now().await.unwrap(), shard };
+        let page = store.due_page(&stale, None, 10).await.unwrap();
+        assert_eq!(store.count_due(&stale).await.unwrap(), page.wallets.len() as u64);
+        page.wallets
+    };
+    let failures = [failed(8_888, "reverted"), failed(8_889, "reverted"), failed(7, "reverted")];
+    store.record(&[], &failures).await.unwrap();
+    assert_eq!(due(end, Shard::ALL).await, []);
+    for (n, time) in [(10, "2001-01-01"), (8_888, "2001-01-02"), (7, "2001-01-01 12:00:00")] {
+        let is_due = format!(
+            "update eth_wallet_read_failures set next_try_at = '{time}' where wallet = '{}'",
+            numbered(n)
+        );
+        database.sql(&is_due).await;
+    }
+    let in_order = [10, 7, 8_888].map(numbered);
+    let tomorrow = store.now().await.unwrap() + TimeDelta::days(1);
+    assert_eq!(due(tomorrow, Shard::ALL).await, in_order);
+    // Wallet 7 has a row that is younger than that.
+    assert_eq!(due(start - TimeDelta::seconds(1), Shard::ALL).await, [10, 8_888].map(numbered));
     let mut in_shards = Vec::new();
     for index in 0..3 {
-        let shard = Shard::new(index, 3).unwrap();
-        in_shards.extend(store.due_without_row(shard, 10).await.unwrap());
+        in_shards.extend(due(tomorrow, Shard::new(index, 3).unwrap()).await);
     }
-    assert_eq!(in_shards, [numbered(8_888)]);
+    in_shards.sort_unstable();
+    let mut sorted = in_order;
+    sorted.sort_unstable();
+    assert_eq!(in_shards, sorted);
+    let stale = all(tomorrow, Shard::ALL);
+    let mut after: Option<Cursor> = None;
+    let mut paged_due = Vec::new();
+    while paged_due.len() < 3 {
+        let page = store.due_page(&stale, after.as_ref(), 1).await.unwrap();
+        paged_due.extend(page.wallets);
+        after = page.next;
+    }
+    assert_eq!(paged_due, in_order);
+    store.record(&[read(7, 70, 5)], &[]).await.unwrap();
 
     // sample: each row at most once, and different rows each time.
     let some: HashSet<Wallet> = store.sample(100).await.unwrap().into_iter().collect();
@@ -516,17 +548,17 @@ async fn an_older_read_changes_nothing_and_an_equal_or_newer_one_is_written(data
 
     let older = [read(1, 90, 19)];
     let recorded = store.record(&older, &[]).await.unwrap();
-    assert_eq!(recorded, Recorded { updated: 0, superseded: 1 });
+    assert_eq!(recorded, written(0, 1));
     assert_eq!(database.sql(dump).await, before);
 
     let recorded = store.record(&[read(1, 101, 20), read(2, 6, 3)], &[]).await.unwrap();
-    assert_eq!(recorded, Recorded { updated: 2, superseded: 0 });
+    assert_eq!(recorded, written(2, 0));
     assert_eq!(stored(store.as_ref(), 1).await, (101, Some(20), None));
     assert_eq!(stored(store.as_ref(), 2).await, (6, Some(3), Some(50)));
 
     let mixed = [read(1, 102, 21), read(2, 7, 2), read(3, 8, 2)];
     let recorded = store.record(&mixed, &[]).await.unwrap();
-    assert_eq!(recorded, Recorded { updated: 2, superseded: 1 });
+    assert_eq!(recorded, written(2, 1));
     assert_eq!(stored(store.as_ref(), 1).await, (102, Some(21), None));
     assert_eq!(stored(store.as_ref(), 2).await, (6, Some(3), Some(50)));
     assert_eq!(stored(store.as_ref(), 3).await, (8, Some(2), None));
@@ -595,7 +627,7 @@ async fn a_wallet_that_cannot_be_read_waits_longer_each_time_up_to_a_day(databas
     }
 
     // Skipped until it is due.
-    let stale = Stale { before: store.now().await.unwrap(), shard: Shard::ALL };
+    let stale = all(store.now().await.unwrap(), Shard::ALL);
     let page = async || store.stale_page(&stale, None, 10).await.unwrap().wallets;
     database
         .sql(&format!(
@@ -610,8 +642,8 @@ async fn a_wallet_that_cannot_be_read_waits_longer_each_time_up_to_a_day(databas
     assert_eq!(page().await, [numbered(2), numbered(0)]);
     let past = (store.now().await.unwrap() - TimeDelta::seconds(1)).format("%Y-%m-%d %H:%M:%S");
     database.sql(&format!("update eth_wallet_read_failures set next_try_at = '{past}'")).await;
-    assert!(page().await.contains(&numbered(1)));
-    assert_eq!(store.count_stale(&stale).await.unwrap(), 3);
+    assert_eq!(page().await, [numbered(2), numbered(0)], "retries come on their own");
+    assert_eq!(store.due_page(&stale, None, 10).await.unwrap().wallets, [numbered(1)]);
     assert_eq!(store.counts().await.unwrap().unreadable, 1);
 
     // A success, even a superseded one, deletes the failure; the next failure starts again.
@@ -651,7 +683,7 @@ async fn twenty_thousand_rows_fit_in_one_batch(database: Database) {
     let failures: Vec<_> = (ROWS..2 * ROWS).map(|n| failed(n, "reverted")).collect();
     for block in [1, 2] {
         let recorded = store.record(&batch(block), &failures).await.unwrap();
-        assert_eq!(recorded, Recorded { updated: ROWS, superseded: 0 });
+        assert_eq!(recorded, written(ROWS, 0));
     }
     let counts = store.counts().await.unwrap();
     assert_eq!((counts.wallets, counts.never_read, counts.unreadable), (ROWS, 0, ROWS));

@@ -53,10 +53,9 @@ fn each_command_shows_the_shared_flags_that_it_uses() {
     let node = [&NODE[..], &["timeout"]].concat();
     let reading = [&node[..], &["block", "database-url"], &OUTPUT].concat();
     let used_by = |command: &str| match command {
-        "migrate" => [&["database-url"][..], &OUTPUT].concat(),
         "sweep" | "refresh" | "backfill" | "verify" => reading.clone(),
         "watch" => [&node[..], &["ws-url", "database-url"], &OUTPUT].concat(),
-        "status" => [&["profile", "database-url"][..], &OUTPUT].concat(),
+        "migrate" | "status" => [&["profile", "database-url"][..], &OUTPUT].concat(),
         "profile" => [&["profile"][..], &OUTPUT].concat(),
         "completions" | "man" => Vec::new(),
         command => panic!("{command} is not in this table"),

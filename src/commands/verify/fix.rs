@@ -27,9 +27,12 @@ pub(super) async fn fix(
     }
     let (total, read_block) = (on_chain.total, on_chain.block);
     let read = TotalRead { wallet, total, read_block, event_block: None };
-    let is_fixed = store.record(&[read], &[]).await?.updated == 1;
-    if !is_fixed {
-        not_fixed("the table holds a newer read by now");
+    app.claim_table(store).await?;
+    let stored = store.record(&[read], &[]).await?;
+    match stored.refused.first() {
+        _ if stored.updated == 1 => return Ok(true),
+        Some(refused) => not_fixed(&refused.reason),
+        None => not_fixed("the table holds a newer read by now"),
     }
-    Ok(is_fixed)
+    Ok(false)
 }

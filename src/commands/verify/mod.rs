@@ -25,7 +25,7 @@ use crate::{
 pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Verdict, RunError> {
     let client = app.client(Contracts::OfTotals, None)?;
     let reader = Arc::new(app.reader_through(Arc::clone(&client)));
-    let store = app.store(if args.fix { Access::Write } else { Access::Read }).await?;
+    let store = app.store(if args.fix { Access::Update } else { Access::Read }).await?;
     let pages = PageReader { app, both_ways: BothWays { app, reader: &reader } };
     let judge = Judge::new(app, client, Arc::clone(&reader));
     match args.wallet {

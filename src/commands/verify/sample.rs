@@ -97,6 +97,9 @@ pub(super) async fn run(
 ) -> Result<Verdict, RunError> {
     let wallets = store.sample(args.sample.unwrap_or_default()).await?;
     let sampled = wallets.len() as u64;
+    if sampled == 0 {
+        app.report.note("the table is empty; there is nothing to verify");
+    }
     let mut sample = Sample {
         app,
         pages,
@@ -224,7 +227,7 @@ impl Sample<'_> {
             )));
         }
         let counts = if self.args.ignore_moved { wrong } else { drifted };
-        let no = counts > 0 || self.args.strict.strict && unreadable > 0;
+        let no = sampled == 0 || counts > 0 || self.args.strict.strict && unreadable > 0;
         Ok(if no { Verdict::Fail } else { Verdict::Pass })
     }
 }

@@ -121,6 +121,7 @@ pub(super) const WORDINGS: &[Wording] = &[
             "request (?:limit|rate)",
             "too many (?:requests|connections|calls)",
             "(?:try again|retry) (?:in|after) [0-9]",
+            "(?:try|retry)(?: again)? later|try again (?:soon|shortly)",
             "compute units?|cu limit exceeded",
             "throttl(?:ed|ing|e)|slow(?:ing)? down",
             "(?:rps|throughput|concurrency|concurrent requests?)(?: limit)?",

@@ -5,7 +5,10 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{super::error::StoreError, PgDialect, url::TargetSession};
+use super::{
+    super::error::StoreError,
+    url::{Target, TargetSession},
+};
 use crate::store::Access;
 
 /// The oldest version of the server, as it counts them: the first with `trim_scale`.
@@ -16,8 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const NEXT_HOST: Duration = Duration::from_secs(5);
 
 /// Connects to the first host that serves; with none, fails with the error of the first.
-pub(super) async fn connect(dialect: &PgDialect) -> Result<PgConnection, StoreError> {
-    let target = &dialect.target;
+pub(super) async fn connect(target: &Target, access: Access) -> Result<PgConnection, StoreError> {
     let default = if target.hosts.len() > 1 { NEXT_HOST } else { CONNECT_TIMEOUT };
     let limit = target.connect_timeout.unwrap_or(default);
     let passes: &[TargetSession] = match target.session {
@@ -27,7 +29,7 @@ pub(super) async fn connect(dialect: &PgDialect) -> Result<PgConnection, StoreEr
     let mut first = None;
     for session in passes {
         for host in &target.hosts {
-            match timeout(limit, connect_to(host, *session, dialect.access)).await {
+            match timeout(limit, connect_to(host, *session, access)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => first = first.or(Some(error)),
                 Err(_) => first = first.or(Some(StoreError::NoAnswer(limit.as_secs()))),
@@ -50,12 +52,12 @@ async fn connect_to(
         }
         _ => {}
     }
-    if access == Access::Write || session != TargetSession::Any {
+    if access != Access::Read || session != TargetSession::Any {
         let server = server(&mut connection).await?;
         if let Some(wanted) = server.lacks(session) {
             return Err(StoreError::WrongServer(wanted));
         }
-        if access == Access::Write && server.is_read_only {
+        if access != Access::Read && server.is_read_only {
             return Err(StoreError::ReadOnly);
         }
     }

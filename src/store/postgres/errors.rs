@@ -6,7 +6,11 @@ use std::io;
 use rustls::{CertificateError, Error as TlsError};
 use sqlx::postgres::PgDatabaseError;
 
-use super::super::{dialect::Explained, error::driver_text};
+use super::{
+    super::{dialect::Explained, error::driver_text},
+    faults::server_text,
+    names::identifier,
+};
 
 /// A row of the table: which errors it is about, and what to say of them.
 #[derive(Debug)]
@@ -274,8 +278,8 @@ impl Names<'_> {
         says.replace("{place}", self.place)
             .replace("{role}", &format!("{:?}", self.role))
             .replace("{database}", &format!("{:?}", self.database))
-            .replace("{grantee}", &super::identifier(self.role))
-            .replace("{catalog}", &super::identifier(self.database))
+            .replace("{grantee}", &identifier(self.role))
+            .replace("{catalog}", &identifier(self.database))
             .replace("{answer}", answer)
     }
 }
@@ -298,16 +302,6 @@ pub(super) fn explain_answer(error: &PgDatabaseError, names: Names<'_>) -> Expla
         }
         None => Explained { is_settings: false, text: answer },
     }
-}
-
-/// The server's answer. Its `Display` would add a line number in the server's source.
-pub(super) fn server_text(error: &PgDatabaseError) -> String {
-    let mut text = error.message().to_owned();
-    for more in [error.detail(), error.hint()].into_iter().flatten() {
-        text.push_str("; ");
-        text.push_str(more.trim_end_matches('.'));
-    }
-    text
 }
 
 /// What is wrong where no server, or none of PostgreSQL, has answered.

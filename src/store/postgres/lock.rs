@@ -23,9 +23,9 @@ use super::{
         LockKey,
         dialect::{Dialect, Purpose, Value},
         error::{StoreError, driver_text},
-        sql_store::SqlStore,
+        session::Database,
     },
-    PgDialect, connect,
+    PgDialect,
     sql::HOLDS,
 };
 use crate::tally::Lock;
@@ -40,8 +40,8 @@ const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The number that stands for a lock on the server.
-pub(super) fn number(store: &SqlStore<PgDialect>, key: LockKey<'_>) -> i64 {
-    let name = match store.dialect.target.schema.as_deref() {
+pub(super) fn number(database: &Database<PgDialect>, key: LockKey<'_>) -> i64 {
+    let name = match database.dialect.target.schema.as_deref() {
         Some(schema) => format!("ethtally {key} in {schema}"),
         None => format!("ethtally {key}"),
     };
@@ -55,11 +55,11 @@ pub(super) fn number(store: &SqlStore<PgDialect>, key: LockKey<'_>) -> i64 {
 
 /// Takes a lock; `None` if another session holds it.
 pub(super) async fn take(
-    store: &SqlStore<PgDialect>,
+    database: &Database<PgDialect>,
     key: LockKey<'_>,
 ) -> Result<Option<Box<dyn Lock>>, StoreError> {
-    let number = number(store, key);
-    let mut session = connection_for(store).await?;
+    let number = number(database, key);
+    let mut session = connection_for(database).await?;
     let taken = sqlx::raw_sql(AssertSqlSafe(format!(
         "begin;
          set local idle_in_transaction_session_timeout = 0;
@@ -76,15 +76,17 @@ pub(super) async fn take(
         return Ok(None);
     }
     // A role with one connection would wait for itself.
-    match store.connections.acquire(&store.dialect).await {
+    match database.connections.acquire(&database.dialect).await {
         Ok(connection) => connection.give_back(),
-        Err(error) if error.is_out_of_connections() => return share(store, session, number).await,
+        Err(error) if error.is_out_of_connections() => {
+            return share(database, session, number).await;
+        }
         Err(error) => return Err(error),
     }
     let held = Arc::new(Held {
         session: Mutex::new(Some(session)),
         number,
-        label: store.dialect.label(),
+        label: database.dialect.label(),
         lost: CancellationToken::new(),
         reason: OnceLock::new(),
     });
@@ -98,13 +100,13 @@ pub(super) async fn take(
 }
 
 /// A connection for the lock alone. If the server refuses one more, those that are idle make room.
-async fn connection_for(store: &SqlStore<PgDialect>) -> Result<PgConnection, StoreError> {
+async fn connection_for(database: &Database<PgDialect>) -> Result<PgConnection, StoreError> {
     let mut attempt = 0;
     loop {
-        match connect::connect(&store.dialect).await {
+        match database.dialect.connect().await {
             Err(error) if error.is_out_of_connections() && attempt < ATTEMPTS => {
                 attempt += 1;
-                store.connections.close_idle().await;
+                database.connections.close_idle().await;
                 tokio::time::sleep(PAUSE).await;
             }
             connected => return connected,
@@ -114,7 +116,7 @@ async fn connection_for(store: &SqlStore<PgDialect>) -> Result<PgConnection, Sto
 
 /// Takes the lock for the session, not for a transaction, and leaves the session to all work as its only one.
 async fn share(
-    store: &SqlStore<PgDialect>,
+    database: &Database<PgDialect>,
     mut session: PgConnection,
     number: i64,
 ) -> Result<Option<Box<dyn Lock>>, StoreError> {
@@ -124,8 +126,8 @@ async fn share(
         let _ = session.close().await;
         return Ok(None);
     }
-    store.connections.adopt(session);
-    Ok(Some(Box::new(SharedLock { store: store.clone(), number })))
+    database.connections.adopt(session);
+    Ok(Some(Box::new(SharedLock { database: database.clone(), number })))
 }
 
 fn text(row: Option<&PgRow>) -> Option<String> {
@@ -189,7 +191,7 @@ impl Held {
 
 /// A lock of the one session that does all the work.
 struct SharedLock {
-    store: SqlStore<PgDialect>,
+    database: Database<PgDialect>,
     number: i64,
 }
 
@@ -197,7 +199,7 @@ struct SharedLock {
 impl Lock for SharedLock {
     async fn is_held(&self) -> bool {
         let proof: Result<Vec<(bool,)>, _> =
-            self.store.fetch_once(Purpose::Read, HOLDS, &[Value::Number(self.number)]).await;
+            self.database.fetch(Purpose::Read, HOLDS, &[Value::Number(self.number)]).await;
         matches!(proof.as_deref(), Ok([(true,)]))
     }
 
@@ -205,7 +207,7 @@ impl Lock for SharedLock {
         while self.is_held().await {
             tokio::time::sleep(PROVE_EVERY).await;
         }
-        let label = self.store.dialect.label();
+        let label = self.database.dialect.label();
         format!("{label}: the only session that the role may have was closed")
     }
 }

@@ -1,39 +1,43 @@
 //! The store in PostgreSQL: how it begins a transaction, binds values and names an error.
 
+mod backend;
 mod connect;
 mod errors;
+mod faults;
 mod lock;
+mod names;
 mod namespace;
 mod rights;
 mod sql;
 mod upgrade;
 mod url;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use async_trait::async_trait;
 use sqlx::{
     AssertSqlSafe, PgConnection, Postgres, Row,
-    postgres::{PgArguments, PgConnectOptions, PgDatabaseError},
+    postgres::{PgArguments, PgConnectOptions},
 };
 use tokio::time::timeout;
 
 pub(super) use self::url::is_postgres;
 use self::{
     errors::Names,
-    sql::{BY_INDEX, HOLDER, LIMIT_WAITS, LOOK, SAMPLE, SQL, UTC},
+    faults::server_error,
+    names::quoted,
+    sql::{BY_INDEX, LIMIT_WAITS, LOOK, SQL, UTC},
     url::Target,
 };
 use super::{
-    Access, LockKey,
-    connections::Connections,
+    Access,
     dialect::{AnyRow, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value},
-    error::{StoreError, driver_text, unless_stopped},
-    schema::{self, Migration},
+    error::{RowFault, StoreError, driver_text, unless_stopped},
+    session::Database,
     sql_store::SqlStore,
 };
-use crate::tally::{Lock, RunError, Shutdown};
+use crate::tally::{RunError, Shutdown};
 
 /// How long a second connection may take to say what another one waits for.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,21 +49,20 @@ pub(super) async fn open(
     access: Access,
     shutdown: &Shutdown,
 ) -> Result<SqlStore<PgDialect>, RunError> {
-    let dialect = Arc::new(PgDialect { target: url::parse(url, schema)?, access });
-    let store = SqlStore {
-        connections: Arc::new(Connections::new()),
-        dialect: Arc::clone(&dialect),
-        shutdown: shutdown.clone(),
-    };
-    let connecting = store.connections.acquire(&dialect);
-    match unless_stopped(shutdown, &dialect.label(), connecting).await {
-        Ok(Ok(connection)) => connection.give_back(),
-        Ok(Err(error)) => return Err(store.in_words(error).await),
-        Err(stopped) => return Err(store.in_words(stopped).await),
+    let dialect = PgDialect { target: url::parse(url, schema)?, access };
+    let store = SqlStore { database: Database::new(dialect, shutdown) };
+    let Database { dialect, connections, .. } = &store.database;
+    let connecting = unless_stopped(shutdown, &dialect.label(), connections.acquire(dialect)).await;
+    match connecting.and_then(|connected| connected) {
+        Ok(connection) => connection.give_back(),
+        Err(error) => return Err(store.in_words(error).await),
     }
-    // Writers migrate first, which creates it.
-    if access == Access::Read {
-        store.explained(namespace::require(&store).await).await?;
+    // What creates tables creates their schema, too.
+    if access != Access::Write
+        && let Some(schema) = dialect.target.schema.as_deref()
+    {
+        let role = dialect.options().get_username();
+        store.explained(namespace::require(&store.database, schema, role).await).await?;
     }
     Ok(store)
 }
@@ -103,8 +106,6 @@ impl Dialect for PgDialect {
 
     const SQL: Statements = SQL;
 
-    const MIGRATIONS: &'static [Migration] = schema::POSTGRES;
-
     async fn execute(
         connection: &mut PgConnection,
         sql: &'static str,
@@ -129,7 +130,7 @@ impl Dialect for PgDialect {
     }
 
     async fn connect(&self) -> Result<PgConnection, StoreError> {
-        connect::connect(self).await
+        connect::connect(&self.target, self.access).await
     }
 
     async fn begin(
@@ -165,41 +166,13 @@ impl Dialect for PgDialect {
         looked.await.unwrap_or(Look::Unknown)
     }
 
-    async fn sample(store: &SqlStore<Self>, count: u32) -> Result<Vec<(String,)>, StoreError> {
-        let count = i64::from(count);
-        let drawn = |pages: i64| async move {
-            let values = [Value::Number(count), Value::Number(pages)];
-            store.fetch_once::<(String,)>(Purpose::Read, SAMPLE, &values).await
-        };
-        let few = drawn(4).await?;
-        if few.len() as i64 >= count {
-            return Ok(few);
-        }
-        // The table is small, or its pages hold few rows: draw from all of them.
-        drawn(i32::MAX.into()).await
-    }
-
-    async fn migrate(store: &SqlStore<Self>) -> Result<Vec<String>, StoreError> {
-        upgrade::run(store).await
-    }
-
-    async fn lock(
-        store: &SqlStore<Self>,
-        key: LockKey<'_>,
-    ) -> Result<Option<Box<dyn Lock>>, StoreError> {
-        lock::take(store, key).await
-    }
-
-    async fn holder(store: &SqlStore<Self>, key: LockKey<'_>) -> Option<String> {
-        let number = [Value::Number(lock::number(store, key))];
-        let holders: Vec<SessionRow> =
-            store.fetch_once(Purpose::Read, HOLDER, &number).await.ok()?;
-        holders.into_iter().next().map(session_text)
-    }
-
     fn is_conflict(error: &StoreError) -> bool {
         // deadlock_detected, serialization_failure
         matches!(error.code().as_deref(), Some("40P01" | "40001"))
+    }
+
+    fn row_fault(error: &sqlx::Error) -> Option<RowFault> {
+        faults::row_fault(error)
     }
 
     fn label(&self) -> String {
@@ -264,27 +237,6 @@ fn arguments(values: &[Value<'_>]) -> sqlx::Result<PgArguments> {
         .map_err(sqlx::Error::Encode)?;
     }
     Ok(arguments)
-}
-
-fn server_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
-    error.as_database_error()?.try_downcast_ref()
-}
-
-/// A name as SQL takes any.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// Names that SQL takes only between quotes, among those that people use.
-const RESERVED: [&str; 8] =
-    ["all", "analyze", "current_user", "default", "group", "order", "table", "user"];
-
-/// A name as people write it in SQL.
-fn identifier(name: &str) -> String {
-    let is_plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-        && !name.starts_with(|first: char| first.is_ascii_digit())
-        && !RESERVED.contains(&name);
-    if is_plain { name.to_owned() } else { quoted(name) }
 }
 
 /// A session of the server: process, role, name of the program, time since when it does what it does.

@@ -2,21 +2,23 @@
 
 use super::{
     super::{
-        dialect::{Purpose, Value},
+        dialect::{Dialect, Purpose, Value},
         error::StoreError,
-        sql_store::SqlStore,
+        session::Database,
     },
-    PgDialect, identifier,
+    names::identifier,
     sql::{CREATE_SCHEMA, RIGHT_TO_USE_SCHEMA},
 };
 
 /// Fails unless the schema exists and the role may use it: PostgreSQL would pass over it in silence.
-pub(super) async fn require(store: &SqlStore<PgDialect>) -> Result<(), StoreError> {
-    let Some(name) = store.dialect.target.schema.as_deref() else { return Ok(()) };
-    match may_use(store, name).await? {
+pub(super) async fn require<D: Dialect>(
+    database: &Database<D>,
+    name: &str,
+    role: &str,
+) -> Result<(), StoreError> {
+    match may_use(database, name).await? {
         Some(true) => Ok(()),
         Some(false) => {
-            let role = store.dialect.options().get_username();
             let grant =
                 format!("grant usage on schema {} to {}", identifier(name), identifier(role));
             let (role, name) = (role.to_owned(), name.to_owned());
@@ -27,19 +29,25 @@ pub(super) async fn require(store: &SqlStore<PgDialect>) -> Result<(), StoreErro
 }
 
 /// Creates the schema if there is none.
-pub(super) async fn ensure(store: &SqlStore<PgDialect>) -> Result<(), StoreError> {
-    let Some(name) = store.dialect.target.schema.as_deref() else { return Ok(()) };
-    if may_use(store, name).await?.is_none() {
-        let mut session = store.begin(Purpose::Write).await?;
+pub(super) async fn ensure<D: Dialect>(
+    database: &Database<D>,
+    name: &str,
+    role: &str,
+) -> Result<(), StoreError> {
+    if may_use(database, name).await?.is_none() {
+        let mut session = database.begin(Purpose::Write).await?;
         let created = session.run(CREATE_SCHEMA).await;
         session.end(created).await.map_err(StoreError::during_upgrade)?;
     }
-    require(store).await
+    require(database, name, role).await
 }
 
 /// Whether the role may use the schema; `None` if it does not exist.
-async fn may_use(store: &SqlStore<PgDialect>, name: &str) -> Result<Option<bool>, StoreError> {
+async fn may_use<D: Dialect>(
+    database: &Database<D>,
+    name: &str,
+) -> Result<Option<bool>, StoreError> {
     let rows: Vec<(bool,)> =
-        store.fetch_once(Purpose::Read, RIGHT_TO_USE_SCHEMA, &[Value::Text(name)]).await?;
+        database.fetch(Purpose::Read, RIGHT_TO_USE_SCHEMA, &[Value::Text(name)]).await?;
     Ok(rows.first().map(|(may,)| *may))
 }

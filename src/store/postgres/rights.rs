@@ -7,8 +7,9 @@ use super::{
         dialect::Explained,
         schema::{MIGRATIONS, TABLES},
     },
-    errors::{Names, server_text},
-    identifier,
+    errors::Names,
+    faults::server_text,
+    names::identifier,
 };
 
 /// What a role lacks by this answer of the server, whose code is 42501.

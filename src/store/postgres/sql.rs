@@ -27,8 +27,7 @@ pub(super) const SQL: Statements = Statements {
                  and wallet >= $4 and ($5::text is null or wallet < $5)
                  and not exists (
                      select from eth_wallet_read_failures failed
-                     where failed.wallet = stored.wallet
-                         and failed.next_try_at > now() at time zone 'utc')
+                     where failed.wallet = stored.wallet)
              order by stored.updated_at, stored.wallet
              limit $6",
     count_stale: "select count(*) from eth_wallet_balances stored
@@ -36,15 +35,29 @@ pub(super) const SQL: Statements = Statements {
                  and wallet >= $2 and ($3::text is null or wallet < $3)
                  and not exists (
                      select from eth_wallet_read_failures failed
-                     where failed.wallet = stored.wallet
-                         and failed.next_try_at > now() at time zone 'utc')",
-    due_without_row: "select wallet from eth_wallet_read_failures failed
-             where next_try_at <= now() at time zone 'utc'
-                 and wallet >= $1 and ($2::text is null or wallet < $2)
-                 and not exists (
-                     select 1 from eth_wallet_balances stored where stored.wallet = failed.wallet)
-             order by next_try_at, wallet
-             limit $3",
+                     where failed.wallet = stored.wallet)",
+    // A subquery for each failure: a join might read the whole table of totals first.
+    due_page: "select wallet, next_try_at::text from eth_wallet_read_failures failed
+             where next_try_at <= $1 and (next_try_at, wallet) > ($2::text::timestamp, $3)
+                 and wallet >= $4 and ($5::text is null or wallet < $5)
+                 and coalesce((
+                     select stored.updated_at < $6 from eth_wallet_balances stored
+                     where stored.wallet = failed.wallet), true)
+             order by failed.next_try_at, failed.wallet
+             limit $7",
+    count_due: "select count(*) from eth_wallet_read_failures failed
+             where next_try_at <= $1
+                 and wallet >= $2 and ($3::text is null or wallet < $3)
+                 and coalesce((
+                     select stored.updated_at < $4 from eth_wallet_balances stored
+                     where stored.wallet = failed.wallet), true)",
+    claim_profile: "insert into eth_wallet_profile (id, name, identity, recorded_at)
+             values (1, $1, $2, now() at time zone 'utc')
+             on conflict (id) do nothing",
+    adopt_profile: "insert into eth_wallet_profile (id, name, identity, recorded_at)
+             values (1, $1, $2, now() at time zone 'utc')
+             on conflict (id) do update set
+                 name = excluded.name, identity = excluded.identity, recorded_at = excluded.recorded_at",
     insert_placeholders: "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
              select wallet, 0, timestamp '1970-01-01', now() at time zone 'utc'
              from unnest($1::text[]) as new (wallet)
@@ -78,6 +91,7 @@ pub(super) const SQL: Statements = Statements {
              where stored.wallet = event.wallet
                  and (stored.blocknumber is null or stored.blocknumber < event.block)",
     forget_failures: "delete from eth_wallet_read_failures where wallet = any($1)",
+    on_record: "select wallet from eth_wallet_read_failures where wallet = any($1)",
     record_failures: "insert into eth_wallet_read_failures as stored
                  (wallet, failures, last_error, last_failed_at, next_try_at)
              select distinct on (wallet) wallet, 1, reason, now() at time zone 'utc',

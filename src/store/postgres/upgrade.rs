@@ -15,9 +15,8 @@ use super::{
     super::{
         dialect::Purpose,
         error::StoreError,
-        schema::{self, Migration},
-        session::Session,
-        sql_store::SqlStore,
+        schema::{self, Migration, POSTGRES},
+        session::{Database, Session},
     },
     PgDialect, SessionRow, namespace, session_text,
     sql::{HOLDERS_OF_TABLES, KIND_OF_TABLE},
@@ -83,19 +82,22 @@ const VACUUM_OF_PARTITIONS: &str = "set local lock_timeout = '5s';
      end $$";
 
 /// Applies missing migrations; returns their names. A shutdown ends it between two attempts.
-pub(super) async fn run(store: &SqlStore<PgDialect>) -> Result<Vec<String>, StoreError> {
-    namespace::ensure(store).await?;
-    let lacking = schema::lacking(store).await?;
-    let (started, waking) = (Instant::now(), store.shutdown.clone());
+pub(super) async fn run(database: &Database<PgDialect>) -> Result<Vec<String>, StoreError> {
+    let dialect = &database.dialect;
+    if let Some(schema) = dialect.target.schema.as_deref() {
+        namespace::ensure(database, schema, dialect.options().get_username()).await?;
+    }
+    let lacking = schema::lacking(database, POSTGRES).await?;
+    let (started, waking) = (Instant::now(), database.shutdown.clone());
     let announced = AtomicBool::new(false);
     for migration in &lacking {
         let waking = waking.clone();
-        let applied = (|| attempt(store, migration, &announced))
+        let applied = (|| attempt(database, migration, &announced))
             .retry(PAUSES)
             .when(|error| {
                 is_locked_out(error)
                     && started.elapsed() < PATIENCE
-                    && !store.shutdown.is_requested()
+                    && !database.shutdown.is_requested()
             })
             .sleep(move |pause| {
                 let shutdown = waking.clone();
@@ -106,8 +108,8 @@ pub(super) async fn run(store: &SqlStore<PgDialect>) -> Result<Vec<String>, Stor
             .await;
         match applied {
             Err(error) if is_locked_out(&error) => {
-                let by = holder(store).await;
-                return Err(match store.shutdown.is_requested() {
+                let by = holder(database).await;
+                return Err(match database.shutdown.is_requested() {
                     true => StoreError::Stopped(format!("{by} that holds the tables")),
                     false => StoreError::TablesHeld { by, seconds: started.elapsed().as_secs() },
                 });
@@ -120,22 +122,22 @@ pub(super) async fn run(store: &SqlStore<PgDialect>) -> Result<Vec<String>, Stor
 
 /// Tries once; the first wait of all attempts is announced.
 async fn attempt(
-    store: &SqlStore<PgDialect>,
+    database: &Database<PgDialect>,
     migration: &Migration,
     announced: &AtomicBool,
 ) -> Result<(), StoreError> {
-    let tried = try_once(store, migration).await;
+    let tried = try_once(database, migration).await;
     if tried.as_ref().is_err_and(is_locked_out) && !announced.swap(true, Relaxed) {
-        warn!("waiting to upgrade the tables: {} holds them", holder(store).await);
+        warn!("waiting to upgrade the tables: {} holds them", holder(database).await);
     }
     tried
 }
 
-async fn try_once(store: &SqlStore<PgDialect>, migration: &Migration) -> Result<(), StoreError> {
-    let kind = kind_of_table(store).await?;
+async fn try_once(database: &Database<PgDialect>, migration: &Migration) -> Result<(), StoreError> {
+    let kind = kind_of_table(database).await?;
     if migration.version == READS && kind.is_some() {
         for step in BEFORE_READS {
-            let mut session = begin_step(store).await?;
+            let mut session = begin_step(database).await?;
             let done = session.run(step).await;
             session.end(done).await.map_err(StoreError::during_upgrade)?;
         }
@@ -144,25 +146,25 @@ async fn try_once(store: &SqlStore<PgDialect>, migration: &Migration) -> Result<
         (VACUUM, Some("p")) => VACUUM_OF_PARTITIONS,
         _ => migration.sql,
     };
-    schema::apply(migration, sql, begin_step(store).await?).await
+    schema::apply(migration, sql, begin_step(database).await?).await
 }
 
-async fn begin_step(store: &SqlStore<PgDialect>) -> Result<Session<'_, PgDialect>, StoreError> {
-    let mut session = store.begin(Purpose::Write).await?;
+async fn begin_step(database: &Database<PgDialect>) -> Result<Session<'_, PgDialect>, StoreError> {
+    let mut session = database.begin(Purpose::Write).await?;
     session.run(BEGIN_STEP).await.map_err(StoreError::during_upgrade)?;
     Ok(session)
 }
 
 /// What PostgreSQL calls the kind of the table of totals; `None` if there is none yet.
-async fn kind_of_table(store: &SqlStore<PgDialect>) -> Result<Option<String>, StoreError> {
-    let kind: Vec<(String,)> = store.fetch_once(Purpose::Read, KIND_OF_TABLE, &[]).await?;
+async fn kind_of_table(database: &Database<PgDialect>) -> Result<Option<String>, StoreError> {
+    let kind: Vec<(String,)> = database.fetch(Purpose::Read, KIND_OF_TABLE, &[]).await?;
     Ok(kind.into_iter().next().map(|(kind,)| kind))
 }
 
 /// The session that has held a lock on one of the tables for longest.
-async fn holder(store: &SqlStore<PgDialect>) -> String {
+async fn holder(database: &Database<PgDialect>) -> String {
     let holders: Result<Vec<SessionRow>, _> =
-        store.fetch_once(Purpose::Read, HOLDERS_OF_TABLES, &[]).await;
+        database.fetch(Purpose::Read, HOLDERS_OF_TABLES, &[]).await;
     let oldest = holders.unwrap_or_default().into_iter().next();
     oldest.map_or_else(|| "another session".to_owned(), session_text)
 }

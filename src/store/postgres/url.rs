@@ -5,40 +5,14 @@
 mod forms;
 mod known;
 mod parameters;
+mod target;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
-use sqlx::postgres::PgConnectOptions;
+pub(super) use self::target::{Target, TargetSession};
 
 use self::parameters::Parameters;
 use crate::tally::RunError;
-
-/// What a URL leads to.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    /// The servers, in the order to try them; at least one.
-    pub(super) hosts: Vec<PgConnectOptions>,
-    /// Which of them serve.
-    pub(super) session: TargetSession,
-    /// How long connecting to one of them may take, unless the default applies.
-    pub(super) connect_timeout: Option<Duration>,
-    /// Where the tables are, if not where the role's search path leads.
-    pub(super) schema: Option<String>,
-}
-
-/// libpq's `target_session_attrs`: which servers serve.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum TargetSession {
-    #[default]
-    Any,
-    ReadWrite,
-    ReadOnly,
-    Primary,
-    Standby,
-    PreferStandby,
-}
 
 /// True for a URL of PostgreSQL, and for libpq's list of settings such as `host=db dbname=tally`.
 pub(in crate::store) fn is_postgres(text: &str) -> bool {
@@ -61,8 +35,4 @@ pub(super) fn parse(text: &str, schema: Option<&str>) -> Result<Target, RunError
         connect_timeout: parameters.connect_timeout()?,
         schema: parameters.schema(schema)?,
     })
-}
-
-fn refused(text: impl std::fmt::Display) -> RunError {
-    RunError::settings(format!("--database-url {text}"))
 }

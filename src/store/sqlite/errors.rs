@@ -1,14 +1,14 @@
 //! What errors of SQLite mean: a table of result codes and words with what is wrong and the remedy.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{fs::File, io::Read, path::Path, time::Duration};
 
-use super::{
-    super::{
-        dialect::Explained,
-        error::{code, driver_text},
-    },
-    BUSY_TIMEOUT,
+use super::super::{
+    dialect::Explained,
+    error::{code, driver_text},
 };
+
+/// How long a statement waits for another process that writes.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A row of the table: which errors it is about, and what to say of them.
 struct Rule {

@@ -1,10 +1,11 @@
 //! The store in an SQLite file: how it opens, binds values, locks and names an error.
 
 mod errors;
+mod faults;
 mod lock_file;
 mod sql;
 
-use std::{fs::File, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{fs::File, path::PathBuf, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -14,21 +15,20 @@ use sqlx::{
 };
 
 use self::{
+    errors::BUSY_TIMEOUT,
     lock_file::{LockFile, beside, folder_of},
     sql::{SAMPLE, SQL},
 };
 use super::{
     Access, LockKey,
-    connections::Connections,
+    backend::Backend,
     dialect::{AnyRow, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value},
-    error::{StoreError, driver_text},
+    error::{RowFault, StoreError, driver_text},
     schema::{self, Migration},
+    session::Database,
     sql_store::SqlStore,
 };
 use crate::tally::{Lock, RunError, Shutdown};
-
-/// How long a statement waits for another process that writes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Opens the file; creates it only for [`Access::Write`].
 pub(super) async fn open(
@@ -57,19 +57,20 @@ pub(super) async fn open(
     let options = options.busy_timeout(BUSY_TIMEOUT).create_if_missing(access == Access::Write);
     let options = match access {
         Access::Read => options.pragma("query_only", "on"),
-        Access::Write => {
+        Access::Update | Access::Write => {
             options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Normal)
         }
     };
-    let store = |options| SqlStore {
-        dialect: Arc::new(SqliteDialect { path: dialect.path.clone(), options }),
-        connections: Arc::new(Connections::new()),
-        shutdown: shutdown.clone(),
+    let store = |options| {
+        let dialect = SqliteDialect { path: dialect.path.clone(), options };
+        SqlStore { database: Database::new(dialect, shutdown) }
     };
     let mut opened = store(options.clone());
     // Two processes that turn a new file into a database at once would collide.
     let _opening = match access {
-        Access::Write => Some(opened.explained(opened.dialect.open_lock(shutdown).await).await?),
+        Access::Update | Access::Write => {
+            Some(opened.explained(opened.database.dialect.open_lock(shutdown).await).await?)
+        }
         Access::Read => None,
     };
     let mut looked = look(&opened).await;
@@ -82,7 +83,8 @@ pub(super) async fn open(
         Ok(()) => Ok(opened),
         Err(error) => match error.sql() {
             Some(cause) => {
-                Err(errors::explain(cause, &opened.dialect.path).of(&opened.dialect.label()))
+                let dialect = &opened.database.dialect;
+                Err(errors::explain(cause, &dialect.path).of(&dialect.label()))
             }
             None => Err(opened.in_words(error).await),
         },
@@ -92,7 +94,7 @@ pub(super) async fn open(
 /// Reads something, which shows whether the file can be read.
 async fn look(store: &SqlStore<SqliteDialect>) -> Result<(), StoreError> {
     let sql = "select count(*) from sqlite_master";
-    store.fetch_once::<(i64,)>(Purpose::Read, sql, &[]).await.map(drop)
+    store.database.fetch::<(i64,)>(Purpose::Read, sql, &[]).await.map(drop)
 }
 
 /// SQLite.
@@ -112,9 +114,10 @@ impl SqliteDialect {
                 folder.display()
             )));
         }
-        if access == Access::Read && !self.path.exists() {
+        if access != Access::Write && !self.path.exists() {
             return Err(RunError::settings(format!(
-                "{}: no such file; run `ethtally migrate` first, or check --database-url",
+                "{}: no such file; run `ethtally migrate` first, or check --database-url and \
+                 DATABASE_URL",
                 self.label()
             )));
         }
@@ -134,8 +137,6 @@ impl Dialect for SqliteDialect {
     const BEGIN_LIMIT: Duration = BUSY_TIMEOUT.saturating_mul(2);
 
     const SQL: Statements = SQL;
-
-    const MIGRATIONS: &'static [Migration] = schema::SQLITE;
 
     async fn connect(&self) -> Result<SqliteConnection, StoreError> {
         self.options.connect().await.map_err(StoreError::Sql)
@@ -179,51 +180,13 @@ impl Dialect for SqliteDialect {
         sqlx::query_as_with(sql, arguments(values)?).fetch_all(connection).await
     }
 
-    async fn sample(store: &SqlStore<Self>, count: u32) -> Result<Vec<(String,)>, StoreError> {
-        let limit = Value::Number(count.into());
-        let last = "select coalesce(max(rowid), 0) from eth_wallet_balances";
-        let last: Vec<(i64,)> = store.fetch_once(Purpose::Read, last, &[]).await?;
-        let last = last.first().map_or(0, |(last,)| *last);
-        // Random numbers: unless most of them have no row, more than enough of these have one.
-        if last / 4 > i64::from(count) {
-            let numbers: Vec<_> =
-                (0..2 * count + 10).map(|_| rand::random_range(1..=last)).collect();
-            let numbers = json!(numbers).to_string();
-            let values = [limit, Value::Text(&numbers)];
-            let keys: Vec<(String,)> = store.fetch_once(Purpose::Read, SAMPLE, &values).await?;
-            if keys.len() >= count as usize {
-                return Ok(keys);
-            }
-        }
-        let any = "select wallet from eth_wallet_balances order by random() limit $1";
-        store.fetch_once(Purpose::Read, any, &[limit]).await
-    }
-
-    async fn migrate(store: &SqlStore<Self>) -> Result<Vec<String>, StoreError> {
-        let _migrating = store.dialect.open_lock(&store.shutdown).await?;
-        let lacking = schema::lacking(store).await?;
-        for migration in &lacking {
-            schema::apply(migration, migration.sql, store.begin(Purpose::Write).await?).await?;
-        }
-        Ok(schema::titles(&lacking))
-    }
-
-    async fn lock(
-        store: &SqlStore<Self>,
-        key: LockKey<'_>,
-    ) -> Result<Option<Box<dyn Lock>>, StoreError> {
-        let purpose = key.to_string().replace(' ', "-").replace('/', "-of-");
-        let held = LockFile::beside(&store.dialect.path, &purpose)?.try_lock()?;
-        Ok(held.map(|file| Box::new(FileLock(file)) as Box<dyn Lock>))
-    }
-
-    async fn holder(_: &SqlStore<Self>, _: LockKey<'_>) -> Option<String> {
-        None
-    }
-
     fn is_conflict(_: &StoreError) -> bool {
         // Writers wait for each other.
         false
+    }
+
+    fn row_fault(error: &sqlx::Error) -> Option<RowFault> {
+        faults::row_fault(error)
     }
 
     fn label(&self) -> String {
@@ -237,6 +200,53 @@ impl Dialect for SqliteDialect {
     fn describe(&self, error: &sqlx::Error, _: bool) -> Explained {
         // The file was opened: what fails now is not a mistake in the settings.
         Explained { is_settings: false, ..errors::explain(error, &self.path) }
+    }
+}
+
+#[async_trait]
+impl Backend for SqliteDialect {
+    const MIGRATIONS: &'static [Migration] = schema::SQLITE;
+
+    async fn sample(database: &Database<Self>, count: u32) -> Result<Vec<(String,)>, StoreError> {
+        let limit = Value::Number(count.into());
+        let last = "select coalesce(max(rowid), 0) from eth_wallet_balances";
+        let last: Vec<(i64,)> = database.fetch(Purpose::Read, last, &[]).await?;
+        let last = last.first().map_or(0, |(last,)| *last);
+        // Random numbers: unless most of them have no row, more than enough of these have one.
+        if last / 4 > i64::from(count) {
+            let numbers: Vec<_> =
+                (0..2 * count + 10).map(|_| rand::random_range(1..=last)).collect();
+            let numbers = json!(numbers).to_string();
+            let values = [limit, Value::Text(&numbers)];
+            let keys: Vec<(String,)> = database.fetch(Purpose::Read, SAMPLE, &values).await?;
+            if keys.len() >= count as usize {
+                return Ok(keys);
+            }
+        }
+        let any = "select wallet from eth_wallet_balances order by random() limit $1";
+        database.fetch(Purpose::Read, any, &[limit]).await
+    }
+
+    async fn migrate(database: &Database<Self>) -> Result<Vec<String>, StoreError> {
+        let _migrating = database.dialect.open_lock(&database.shutdown).await?;
+        let lacking = schema::lacking(database, Self::MIGRATIONS).await?;
+        for migration in &lacking {
+            schema::apply(migration, migration.sql, database.begin(Purpose::Write).await?).await?;
+        }
+        Ok(schema::titles(&lacking))
+    }
+
+    async fn lock(
+        database: &Database<Self>,
+        key: LockKey<'_>,
+    ) -> Result<Option<Box<dyn Lock>>, StoreError> {
+        let purpose = key.to_string().replace(' ', "-").replace('/', "-of-");
+        let held = LockFile::beside(&database.dialect.path, &purpose)?.try_lock()?;
+        Ok(held.map(|file| Box::new(FileLock(file)) as Box<dyn Lock>))
+    }
+
+    async fn holder(_: &Database<Self>, _: LockKey<'_>) -> Option<String> {
+        None
     }
 }
 

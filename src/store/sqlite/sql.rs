@@ -26,8 +26,7 @@ pub(super) const SQL: Statements = Statements {
                  and wallet >= $4 and ($5 is null or wallet < $5)
                  and not exists (
                      select 1 from eth_wallet_read_failures failed
-                     where failed.wallet = stored.wallet
-                         and failed.next_try_at > strftime('%Y-%m-%d %H:%M:%f', 'now'))
+                     where failed.wallet = stored.wallet)
              order by stored.updated_at, stored.wallet
              limit $6",
     count_stale: "select count(*) from eth_wallet_balances stored
@@ -35,15 +34,28 @@ pub(super) const SQL: Statements = Statements {
                  and wallet >= $2 and ($3 is null or wallet < $3)
                  and not exists (
                      select 1 from eth_wallet_read_failures failed
-                     where failed.wallet = stored.wallet
-                         and failed.next_try_at > strftime('%Y-%m-%d %H:%M:%f', 'now'))",
-    due_without_row: "select wallet from eth_wallet_read_failures failed
-             where next_try_at <= strftime('%Y-%m-%d %H:%M:%f', 'now')
-                 and wallet >= $1 and ($2 is null or wallet < $2)
-                 and not exists (
-                     select 1 from eth_wallet_balances stored where stored.wallet = failed.wallet)
-             order by next_try_at, wallet
-             limit $3",
+                     where failed.wallet = stored.wallet)",
+    due_page: "select wallet, next_try_at from eth_wallet_read_failures failed
+             where next_try_at <= $1 and (next_try_at, wallet) > ($2, $3)
+                 and wallet >= $4 and ($5 is null or wallet < $5)
+                 and coalesce((
+                     select stored.updated_at < $6 from eth_wallet_balances stored
+                     where stored.wallet = failed.wallet), true)
+             order by failed.next_try_at, failed.wallet
+             limit $7",
+    count_due: "select count(*) from eth_wallet_read_failures failed
+             where next_try_at <= $1
+                 and wallet >= $2 and ($3 is null or wallet < $3)
+                 and coalesce((
+                     select stored.updated_at < $4 from eth_wallet_balances stored
+                     where stored.wallet = failed.wallet), true)",
+    claim_profile: "insert into eth_wallet_profile (id, name, identity, recorded_at)
+             values (1, $1, $2, strftime('%Y-%m-%d %H:%M:%f', 'now'))
+             on conflict (id) do nothing",
+    adopt_profile: "insert into eth_wallet_profile (id, name, identity, recorded_at)
+             values (1, $1, $2, strftime('%Y-%m-%d %H:%M:%f', 'now'))
+             on conflict (id) do update set
+                 name = excluded.name, identity = excluded.identity, recorded_at = excluded.recorded_at",
     // `where true` tells the parser that `on conflict` does not belong to a join.
     insert_placeholders: "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
              select value, '0', '1970-01-01 00:00:00', strftime('%Y-%m-%d %H:%M:%f', 'now')
@@ -82,6 +94,8 @@ pub(super) const SQL: Statements = Statements {
                  and event.value ->> 1 is not null
                  and (stored.blocknumber is null or stored.blocknumber < event.value ->> 1)",
     forget_failures: "delete from eth_wallet_read_failures
+             where wallet in (select value from json_each($1))",
+    on_record: "select wallet from eth_wallet_read_failures
              where wallet in (select value from json_each($1))",
     record_failures: "insert into eth_wallet_read_failures as stored
                  (wallet, failures, last_error, last_failed_at, next_try_at)

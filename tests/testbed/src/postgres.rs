@@ -2,6 +2,8 @@
 //!
 //! It finds and runs the server's programs, and knows nothing about ethtally's tables.
 
+mod failover;
+
 use std::{
     collections::hash_map::RandomState,
     fs,
@@ -20,6 +22,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+
+pub use failover::Frozen;
 
 /// The owner of everything, who needs no password.
 const SUPERUSER: &str = "postgres";
@@ -66,6 +70,9 @@ while read -r command port; do
     init)
         if "$@" "$bin/initdb" --pgdata=data --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync \
             </dev/null >>log 2>&1; then echo ok; else echo failed; fi ;;
+    copy)
+        if "$@" "$bin/pg_basebackup" --host=127.0.0.1 --port="$port" --username=postgres --no-password --pgdata=data \
+            --write-recovery-conf --checkpoint=fast --no-sync </dev/null >>log 2>&1; then echo ok; else echo failed; fi ;;
     start)
         "$@" "$bin/postgres" -D "$dir/data" -p "$port" -k "$dir" >>log 2>&1 &
         pid=$!
@@ -417,7 +424,8 @@ fn configure(data: &Path, settings: &[(&str, &str)]) -> Result<()> {
         format!(
             "local all all trust\n\
              host all +{PASSWORD_ROLE} 127.0.0.1/32 scram-sha-256\n\
-             host all all 127.0.0.1/32 trust\n"
+             host all all 127.0.0.1/32 trust\n\
+             host replication all 127.0.0.1/32 trust\n"
         ),
     )
     .context("cannot write pg_hba.conf")
@@ -428,12 +436,14 @@ fn log_from(folder: &Path, from: usize) -> String {
     String::from_utf8_lossy(log.get(from..).unwrap_or_default()).into_owned()
 }
 
-/// The folder with `initdb` and `postgres`: from PATH, else the newest of Debian's.
+/// The folder with the server's programs: from PATH, else the newest of Debian's.
 fn server_programs() -> Result<PathBuf> {
     path_folders()
         .into_iter()
         .chain(debian_folders())
-        .find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
+        .find(|folder| {
+            ["initdb", "postgres", "pg_basebackup"].iter().all(|name| folder.join(name).is_file())
+        })
         .context(
             "there is no PostgreSQL server on this machine: run tests/testbed/install-postgres",
         )

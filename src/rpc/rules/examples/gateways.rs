@@ -10,6 +10,7 @@ use crate::rpc::kind::ErrorKind::{
 };
 
 pub(super) const EXAMPLES: &[Example] = &[
+    (200, -32000, "please try later", RateLimited, OURS),
     // Statuses of a refusal decide before everything else.
     (401, 0, "", Refused, HTTP),
     (401, -32002, "rejected due to project ID settings", Refused, INFURA),

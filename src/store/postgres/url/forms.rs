@@ -1,6 +1,6 @@
 //! The two forms of a URL: `postgres://…`, and libpq's list of settings. What is given, not what it means.
 
-use super::{known::use_of, refused};
+use super::known::use_of;
 use crate::{
     redact::{self, percent_decoded},
     tally::RunError,
@@ -107,4 +107,9 @@ fn of_list(text: &str) -> Result<Given, RunError> {
         rest = behind[end..].trim_start();
     }
     Ok(given)
+}
+
+/// A URL that is refused, for this reason.
+pub(super) fn refused(text: impl std::fmt::Display) -> RunError {
+    RunError::settings(format!("--database-url {text}"))
 }

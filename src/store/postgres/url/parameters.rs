@@ -7,10 +7,9 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::form_urlencoded::Serializer;
 
 use super::{
-    TargetSession,
-    forms::Given,
+    forms::{Given, refused},
     known::{Use, use_of},
-    refused,
+    target::TargetSession,
 };
 use crate::tally::RunError;
 

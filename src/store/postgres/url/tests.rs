@@ -1,3 +1,5 @@
+use sqlx::postgres::PgConnectOptions;
+
 use super::*;
 
 fn parsed(url: &str) -> Target {

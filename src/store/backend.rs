@@ -1,0 +1,28 @@
+//! What each database does in a way of its own, with connections of a [`Dialect`]: locks, upgrades, samples.
+
+use async_trait::async_trait;
+
+use super::{LockKey, dialect::Dialect, error::StoreError, schema::Migration, session::Database};
+use crate::tally::Lock;
+
+/// A database with locks and migrations.
+#[async_trait]
+pub(super) trait Backend: Dialect {
+    /// Its migrations.
+    const MIGRATIONS: &'static [Migration];
+
+    /// The keys of `count` random rows, each at most once.
+    async fn sample(database: &Database<Self>, count: u32) -> Result<Vec<(String,)>, StoreError>;
+
+    /// Applies missing migrations, one process at a time; returns their names.
+    async fn migrate(database: &Database<Self>) -> Result<Vec<String>, StoreError>;
+
+    /// Takes a lock between processes; `None` if another one holds it.
+    async fn lock(
+        database: &Database<Self>,
+        key: LockKey<'_>,
+    ) -> Result<Option<Box<dyn Lock>>, StoreError>;
+
+    /// Who holds a lock, as far as the database tells.
+    async fn holder(database: &Database<Self>, key: LockKey<'_>) -> Option<String>;
+}
