@@ -170,7 +170,6 @@ fn a_database_url_of_another_kind_is_refused_with_the_right_form() {
             "unsupported database URL; for a SQLite file write sqlite:data/foo.sqlite",
         ),
         ("file:foo.db", "unsupported database URL; for a SQLite file write sqlite:foo.db"),
-        ("", "--database-url is empty; write sqlite:PATH or a postgres:// URL"),
         ("mysql://db/tally", "unsupported database URL; use sqlite:PATH or a postgres:// URL"),
         ("a-password", "unsupported database URL; use sqlite:PATH or a postgres:// URL"),
         ("sqlite:", "--database-url names no file; write sqlite:PATH"),

@@ -51,10 +51,7 @@ async fn every_command_works_on(database: Database) {
     let run = |arguments: &[&str]| {
         ethtally(arguments.iter().copied()).node(chain.url()).database(&database).run()
     };
-    assert_eq!(
-        run(&["migrate", "--json"]).expect(0).json()["applied"].as_array().unwrap().len(),
-        4
-    );
+    assert_ne!(run(&["migrate", "--json"]).expect(0).json()["applied"], json!([]));
     assert_eq!(run(&["migrate", "--json"]).expect(0).json()["applied"], json!([]));
     store_unread(&database, 0..30);
     assert_eq!(run(&["status", "--json"]).expect(0).json()["never_read"], 30);

@@ -277,10 +277,10 @@ impl Parameters {
     /// The schema that `options` sets, if it is only one.
     fn search_path(&self) -> Option<String> {
         let options = self.options();
-        let words = options.split_whitespace().filter_map(|word| {
+        let mut words = options.split_whitespace().filter_map(|word| {
             let word = word.strip_prefix("-c").or(word.strip_prefix("--")).unwrap_or(word);
             word.strip_prefix("search_path=")
         });
-        words.last().filter(|path| !path.contains([',', '"', '\\', '$'])).map(str::to_owned)
+        words.next_back().filter(|path| !path.contains([',', '"', '\\', '$'])).map(str::to_owned)
     }
 }
