@@ -10,7 +10,7 @@ use std::{
 
 use alloy::primitives::U256;
 use tokio::sync::OnceCell;
-use url::Url;
+use url::{ParseError, Url};
 
 use crate::{
     cli::{HeadAge, Settings},
@@ -115,7 +115,7 @@ impl App {
                 RunError::settings(format!(
                     "--rpc-url number {} is not an http or https URL; {}",
                     index + 1,
-                    remedy_for_rpc_url(text)
+                    remedy(text, ["http", "https"])
                 ))
             })
         });
@@ -151,9 +151,8 @@ impl App {
         let given = self.settings.node.ws_url.as_deref().map(str::trim);
         if let Some(text) = given.filter(|text| !text.is_empty()) {
             return url_of(text, &["ws", "wss"]).ok_or_else(|| {
-                RunError::settings(
-                    "--ws-url is not a ws or wss URL; percent-encode special characters in it",
-                )
+                let remedy = remedy(text, ["ws", "wss"]);
+                RunError::settings(format!("--ws-url is not a ws or wss URL; {remedy}"))
             });
         }
         let first = self.rpc_urls().first().and_then(|text| url_of(text, &["http", "https"]));
@@ -190,7 +189,9 @@ impl App {
     /// # Errors
     /// When it cannot be opened.
     pub async fn open(&self, access: Access) -> Result<Arc<dyn Store>, RunError> {
-        let opened = store::open(self.database_url(), access, &self.shutdown).await;
+        let database = &self.settings.database;
+        let schema = database.schema.as_deref();
+        let opened = store::open(&database.database_url, schema, access, &self.shutdown).await;
         let store: Arc<dyn Store> = match opened {
             Err(error @ RunError::Settings(_)) if self.settings.database.is_default => {
                 return Err(error.context(
@@ -229,21 +230,36 @@ fn url_of(text: &str, schemes: &[&str]) -> Option<Url> {
     (usable && text.contains("://") && !redact::is_ambiguous(text)).then_some(url)
 }
 
-/// What would make this text an `--rpc-url`.
-fn remedy_for_rpc_url(text: &str) -> String {
+/// What would make this text a URL with one of these schemes.
+fn remedy(text: &str, schemes: [&str; 2]) -> String {
     if url_of(text, &["ws", "wss"]).is_some() {
         return "give it as --ws-url, and an http or https URL here".to_owned();
+    }
+    if url_of(text, &["http", "https"]).is_some() {
+        return "give it as --rpc-url, and a ws or wss URL here".to_owned();
     }
     // Host and port alone hold no secret.
     let is_host = |host: &str| {
         (host == "localhost" || host.contains('.'))
             && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
     };
-    match text.split_once(':') {
-        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => {
-            format!("write http://{text}")
+    let [plain, over_tls] = schemes;
+    match (text.split_once(':'), Url::parse(text)) {
+        (Some((host, port)), _) if is_host(host) && port.parse::<u16>().is_ok() => {
+            format!("write {plain}://{text}")
         }
-        _ if !text.contains("://") => "start it with http:// or https://".to_owned(),
-        _ => "percent-encode special characters in it".to_owned(),
+        _ if !text.contains("://") => format!("start it with {plain}:// or {over_tls}://"),
+        _ if redact::is_ambiguous(text) => ENCODE.to_owned(),
+        (_, Ok(url)) if !schemes.contains(&url.scheme()) => {
+            format!("start it with {plain}:// or {over_tls}://")
+        }
+        (_, Err(ParseError::EmptyHost)) => "it names no host".to_owned(),
+        (_, Err(ParseError::InvalidPort)) if !text.contains('@') => {
+            "its port is not a number up to 65535".to_owned()
+        }
+        _ => ENCODE.to_owned(),
     }
 }
+
+/// The remedy for characters that mean something else in a URL.
+const ENCODE: &str = "percent-encode special characters in it";

@@ -75,7 +75,23 @@ pub fn remember(text: &str) {
         found.extend(Secret::spellings(value, MASK));
     }
     let value = mended.as_deref().unwrap_or(value);
-    if !value.contains("://") && !value.starts_with("sqlite:") {
+    // libpq's list of settings, such as `host=db password='a word'`.
+    if let Some((_, password)) = value.split_once("password").filter(|_| !value.contains("://"))
+        && let Some(password) = password.trim_start().strip_prefix('=')
+    {
+        let password = password.trim_start();
+        // A quote behind a backslash belongs to the password.
+        let unescaped = password.replace("\\'", "\u{0}");
+        let value = match unescaped.strip_prefix('\'') {
+            Some(quoted) => quoted.split('\'').next(),
+            None => unescaped.split_whitespace().next(),
+        };
+        let escaped = value.unwrap_or_default().replace('\0', "\\'");
+        found.extend(Secret::spellings(password, MASK));
+        found.extend(Secret::spellings(&escaped, MASK));
+        found.extend(Secret::spellings(&escaped.replace('\\', ""), MASK));
+    }
+    if found.is_empty() && !value.contains("://") && !value.starts_with("sqlite:") {
         return;
     }
     // The longest is replaced first: no part of a URL shows because another part was hidden.
@@ -163,7 +179,7 @@ fn secrets_of(text: &str) -> Vec<String> {
 }
 
 /// The text without its percent-encoding.
-fn percent_decoded(text: &str) -> String {
+pub fn percent_decoded(text: &str) -> String {
     // In a form a plus is a space; in a password it is a plus.
     let encoded = format!("key={}", text.replace('+', "%2B").replace('&', "%26"));
     url::form_urlencoded::parse(encoded.as_bytes())

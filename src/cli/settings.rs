@@ -108,6 +108,12 @@ pub struct DatabaseArgs {
     #[arg(long, env = "DATABASE_URL", value_name = "URL", default_value = "sqlite:ethtally.db")]
     #[arg(global = true, hide_env_values = true)]
     pub database_url: String,
+    /// PostgreSQL schema of the tables [default: the connection's own]
+    ///
+    /// Give one to each profile that shares a database. `ethtally migrate` creates it.
+    #[arg(long, env = "ETHTALLY_SCHEMA", value_name = "NAME", global = true)]
+    #[arg(hide_env_values = true)]
+    pub schema: Option<String>,
     /// True if no URL was given.
     #[arg(skip)]
     pub is_default: bool,

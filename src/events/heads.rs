@@ -9,7 +9,7 @@ use alloy::{
     providers::{Provider, RootProvider},
     pubsub::{ConnectionHandle, PubSubConnect, Subscription},
     rpc::client::RpcClient,
-    transports::{TransportErrorKind, TransportResult, ws::WsConnect},
+    transports::{Authorization, TransportErrorKind, TransportResult, ws::WsConnect},
 };
 use anyhow::{anyhow, bail};
 use tokio::{
@@ -53,6 +53,14 @@ struct Session {
     logs: Subscription<Log>,
     /// The connection lives as long as it.
     _provider: RootProvider,
+}
+
+/// User and password of a URL. alloy would send them percent-encoded.
+fn authorization(url: &Url) -> Option<Authorization> {
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    let [user, password] =
+        [url.username(), url.password().unwrap_or_default()].map(redact::percent_decoded);
+    has_user.then(|| Authorization::basic(user, password))
 }
 
 /// Connects once: alloy would reconnect and subscribe again without a word.
@@ -161,7 +169,8 @@ impl Heads {
     async fn subscribe(&self) -> anyhow::Result<Session> {
         let patience = self.timeout.min(self.max_lag);
         let session = timeout(patience, async {
-            let connect = Once(WsConnect::new(self.url.as_str()));
+            let connect = WsConnect::new(self.url.as_str());
+            let connect = Once(connect.with_auth_opt(authorization(&self.url)));
             let client = RpcClient::connect_pubsub(connect).await?;
             client.set_channel_size(BUFFER);
             let provider = RootProvider::new(client);

@@ -29,6 +29,9 @@ fn what_a_url_hid_is_hidden_on_its_own_too() {
     let text = "bad key abcdef0123456789, token zyxwvu987654, password s3cr/et or s3cr%2Fet of app";
     assert_eq!(clean(text), "bad key ***, token ***, password *** or *** of app");
     assert_eq!(clean("no project 0123456789slash"), "no project ***");
+    remember(r"--database-url=host=db user=app password='pa ss\'word' dbname=x");
+    remember("host=db password=listed4711 dbname=x");
+    assert_eq!(clean(r"pa ss\'word, pa ss'word and listed4711"), "***, *** and ***");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use async_trait::async_trait;
 use chrono::NaiveDateTime;
 use sqlx::{Database, FromRow, postgres::PgRow, sqlite::SqliteRow};
@@ -66,7 +67,24 @@ pub(super) trait Dialect: Send + Sync + Sized + 'static {
     fn cannot_connect(&self, error: &sqlx::Error) -> RunError;
 
     /// What is wrong, and the remedy. `is_upgrade` if the tables were being created or upgraded.
-    fn describe(&self, error: &sqlx::Error, is_upgrade: bool) -> String;
+    fn describe(&self, error: &sqlx::Error, is_upgrade: bool) -> Explained;
+}
+
+/// An error in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Explained {
+    /// True if the settings are wrong, so that trying again does not help.
+    pub(super) is_settings: bool,
+    /// What is wrong, and the remedy.
+    pub(super) text: String,
+}
+
+impl Explained {
+    /// As the error of a run, with the database's name before it.
+    pub(super) fn of(self, label: &str) -> RunError {
+        let text = format!("{label}: {}", self.text);
+        if self.is_settings { RunError::settings(text) } else { RunError::Database(anyhow!(text)) }
+    }
 }
 
 /// What a transaction is for.

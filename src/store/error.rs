@@ -35,6 +35,17 @@ pub(super) enum StoreError {
          name the primary server"
     )]
     ReadOnly,
+    #[error(
+        "no server is {0}, as target_session_attrs in --database-url asks for; name one that is, or \
+         change that parameter"
+    )]
+    WrongServer(&'static str),
+    #[error("schema {0:?} does not exist; run `ethtally migrate` to create it, or check --schema")]
+    SchemaMissing(String),
+    #[error("role {role:?} may not use schema {name:?}; run: {grant}")]
+    SchemaForbidden { role: String, name: String, grant: String },
+    #[error("PostgreSQL {0} is too old; ethtally needs version 13 or later")]
+    ServerTooOld(u32),
     /// The tables could not be created or upgraded.
     #[error(transparent)]
     Upgrade(sqlx::Error),

@@ -27,39 +27,45 @@ pub use table::{
 
 use crate::tally::{RunError, Shutdown};
 
-/// Opens the database at `url`: `sqlite:PATH` or `postgres://…`. Waits for other processes and for
-/// the server until `shutdown`, which also ends the waits of [`Store::migrate`].
+/// Opens the database at `url`: `sqlite:PATH` or `postgres://…`, with its tables in `schema` if one is given. Waits for
+/// other processes and for the server until `shutdown`, which also ends the waits of [`Store::migrate`].
 ///
 /// # Errors
 /// [`RunError::Settings`] if the URL or what it names is at fault, [`RunError::Database`] if the
 /// database fails, [`RunError::Stopped`] after a shutdown. No error shows a secret of the URL.
 pub async fn open(
     url: &str,
+    schema: Option<&str>,
     access: Access,
     shutdown: &Shutdown,
 ) -> Result<Box<dyn Store>, RunError> {
-    if url.trim().is_empty() {
-        return Err(RunError::settings(
-            "the database URL is empty; set --database-url or DATABASE_URL to sqlite:PATH or \
-             postgres://…, or unset DATABASE_URL for sqlite:ethtally.db",
-        ));
+    if postgres::is_postgres(url) {
+        return Ok(Box::new(postgres::open(url, schema, access, shutdown).await?));
     }
-    match url.split_once(':') {
-        Some(("sqlite", _)) => Ok(Box::new(sqlite::open(url, access, shutdown).await?)),
-        Some(("postgres" | "postgresql", _)) => {
-            Ok(Box::new(postgres::open(url, access, shutdown).await?))
+    if url.starts_with("sqlite:") {
+        if schema.is_some_and(|schema| !schema.is_empty()) {
+            return Err(RunError::settings(
+                "--schema needs PostgreSQL: an SQLite file has no schemas; give each profile a \
+                 file of its own",
+            ));
         }
-        None if is_file_name(url) => Err(RunError::settings(format!(
-            "unsupported database URL; for a SQLite file write sqlite:{url}"
-        ))),
-        _ => Err(RunError::settings(
-            "unsupported database URL; use sqlite:PATH or a postgres:// URL",
-        )),
+        return Ok(Box::new(sqlite::open(url, access, shutdown).await?));
     }
+    Err(RunError::settings(match url.trim() {
+        "" => "the database URL is empty; set --database-url or DATABASE_URL to sqlite:PATH or \
+               postgres://…, or unset DATABASE_URL for sqlite:ethtally.db"
+            .to_owned(),
+        url if is_file_name(url) => {
+            let path = url.trim_start_matches("file:");
+            format!("unsupported database URL; for a SQLite file write sqlite:{path}")
+        }
+        _ => "unsupported database URL; use sqlite:PATH or a postgres:// URL".to_owned(),
+    }))
 }
 
 /// True for the usual names of SQLite files. Other texts may be a secret, and are not shown.
 fn is_file_name(text: &str) -> bool {
     let extension = Path::new(text).extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("db" | "db3" | "sqlite" | "sqlite3")) && !text.contains('@')
+    let is_path = !text.contains('@') && (!text.contains(':') || text.starts_with("file:"));
+    matches!(extension, Some("db" | "db3" | "sqlite" | "sqlite3")) && is_path
 }

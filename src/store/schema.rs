@@ -30,7 +30,7 @@ pub(super) struct Migration {
     pub(super) version: i64,
     name: &'static str,
     /// Statements for one transaction.
-    sql: &'static str,
+    pub(super) sql: &'static str,
 }
 
 /// The migrations of a dialect, which is the name of its folder.
@@ -62,15 +62,19 @@ impl Migration {
         format!("{:04} {}", self.version, self.name)
     }
 
-    /// Applies it in a transaction, which the caller ends. Changes nothing if it is applied already.
-    async fn apply<D: Dialect>(&self, session: &mut Session<'_, D>) -> Result<(), StoreError> {
+    /// Applies it, as these statements, in a transaction that the caller ends. Changes nothing if it is applied already.
+    async fn apply<D: Dialect>(
+        &self,
+        sql: &'static str,
+        session: &mut Session<'_, D>,
+    ) -> Result<(), StoreError> {
         session.run(D::SQL.create_migrations).await?;
         let applied: Vec<(i64,)> =
             session.fetch(D::SQL.migration, &[Value::Number(self.version)]).await?;
         if !applied.is_empty() {
             return Ok(());
         }
-        session.run(self.sql).await?;
+        session.run(sql).await?;
         // Earlier versions of ethtally compare it.
         let checksum = Checked::new(
             self.version,
@@ -85,12 +89,13 @@ impl Migration {
     }
 }
 
-/// Applies a missing migration in a transaction of its own, which `begin` begins.
+/// Applies a missing migration, as these statements, and ends the transaction.
 pub(super) async fn apply<D: Dialect>(
     migration: &Migration,
+    sql: &'static str,
     mut session: Session<'_, D>,
 ) -> Result<(), StoreError> {
-    let applied = migration.apply(&mut session).await;
+    let applied = migration.apply(sql, &mut session).await;
     session.end(applied).await.map_err(StoreError::during_upgrade)
 }
 

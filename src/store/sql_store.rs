@@ -129,11 +129,11 @@ impl<D: Backend> SqlStore<D> {
         }
         if let Some(cause) = error.sql() {
             let is_upgrade = matches!(error, StoreError::Upgrade(_));
-            let text = self.database.dialect.describe(cause, is_upgrade);
-            return RunError::Database(match &error {
-                StoreError::Blocked { by, .. } => anyhow!("{label}: {text}; it waited for {by}"),
-                _ => anyhow!("{label}: {text}"),
-            });
+            let mut explained = self.database.dialect.describe(cause, is_upgrade);
+            if let StoreError::Blocked { by, .. } = &error {
+                explained.text = format!("{}; it waited for {by}", explained.text);
+            }
+            return explained.of(&label);
         }
         let text = format!("{label}: {error}");
         match error {
@@ -143,6 +143,8 @@ impl<D: Backend> SqlStore<D> {
             }
             StoreError::TablesMissing
             | StoreError::TablesTooNew(_)
+            | StoreError::SchemaMissing(_)
+            | StoreError::ServerTooOld(_)
             | StoreError::LockFile { .. } => RunError::settings(text),
             _ => RunError::Database(anyhow!(text)),
         }

@@ -3,6 +3,7 @@
 mod backfill;
 mod chunks;
 mod database_errors;
+mod database_urls;
 mod evidence;
 mod failover;
 mod faults;
@@ -30,6 +31,7 @@ mod store;
 mod streams;
 mod support;
 mod sweep;
+mod table_forms;
 mod takeover;
 mod unreadable;
 mod upgrade;

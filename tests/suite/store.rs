@@ -62,7 +62,7 @@ fn epoch() -> DateTime<Utc> {
 }
 
 async fn opened(database: &Database) -> Box<dyn Store> {
-    open(&database.url, Access::Write, &Shutdown::default()).await.expect("it opens")
+    open(&database.url, None, Access::Write, &Shutdown::default()).await.expect("it opens")
 }
 
 async fn migrated(database: &Database) -> Box<dyn Store> {

@@ -36,7 +36,13 @@ fn each_command_line_error_is_one_line() {
         )
     };
     let no_node = "no node to read from; give --rpc-url URL or set ETH_RPC_URL";
-    let no_ws = "--ws-url is not a ws or wss URL; percent-encode special characters in it";
+    let no_ws = |remedy: &str| format!("--ws-url is not a ws or wss URL; {remedy}");
+    let (as_http, start) = (
+        no_ws("give it as --rpc-url, and a ws or wss URL here"),
+        no_ws("start it with ws:// or wss://"),
+    );
+    let no_http =
+        |remedy: &str| format!("--rpc-url number 1 is not an http or https URL; {remedy}");
     for (arguments, expected) in [
         ("--listen abc", &*listen("abc")),
         ("--listen 99999", &listen("99999")),
@@ -61,10 +67,23 @@ fn each_command_line_error_is_one_line() {
         ("", no_node),
         ("--rpc-url=", no_node),
         ("--ws-url ws://127.0.0.1:1", no_node),
-        ("--rpc-url http://127.0.0.1:1 --ws-url http://127.0.0.1:1", no_ws),
-        ("--rpc-url http://127.0.0.1:1 --ws-url nonsense", no_ws),
-        ("--rpc-url http://127.0.0.1:1 --ws-url wss://", no_ws),
-        ("--rpc-url http://127.0.0.1:1 --ws-url ws:127.0.0.1", no_ws),
+        ("--rpc-url http://127.0.0.1:1 --ws-url http://127.0.0.1:1", &as_http),
+        ("--rpc-url http://127.0.0.1:1 --ws-url nonsense", &start),
+        (
+            "--rpc-url http://127.0.0.1:1 --ws-url localhost:8546",
+            &no_ws("write ws://localhost:8546"),
+        ),
+        ("--rpc-url localhost:8545", &no_http("write http://localhost:8545")),
+        ("--rpc-url 10.0.0.1:8545", &no_http("write http://10.0.0.1:8545")),
+        ("--rpc-url node:8545", &no_http("start it with http:// or https://")),
+        ("--rpc-url localhost:8545/key", &no_http("start it with http:// or https://")),
+        ("--rpc-url htp://localhost:8545", &no_http("start it with http:// or https://")),
+        ("--rpc-url postgres://app@db/tally", &no_http("start it with http:// or https://")),
+        ("--rpc-url http://localhost:85450", &no_http("its port is not a number up to 65535")),
+        ("--rpc-url https://", &no_http("it names no host")),
+        ("--rpc-url https://u:pa/ss@node", &no_http("percent-encode special characters in it")),
+        ("--rpc-url http://127.0.0.1:1 --ws-url wss://", &no_ws("it names no host")),
+        ("--rpc-url http://127.0.0.1:1 --ws-url ws:127.0.0.1", &start),
         (
             "--rpc-url ws://127.0.0.1:1",
             "--rpc-url number 1 is not an http or https URL; give it as --ws-url, and an http or https URL here",

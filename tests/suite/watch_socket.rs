@@ -1,6 +1,6 @@
 //! `watch` with a WebSocket that is late, incomplete or silent.
 
-use std::{net::TcpListener, time::Duration};
+use std::{io::Read, net::TcpListener, time::Duration};
 
 use ethtally_testbed::{
     Chain, Socket,
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::support::{
     chains::stub_of,
     database::{Database, on_both_databases},
-    program::eventually,
+    program::{ethtally, eventually},
     traffic::{Traffic, chain_for_traffic},
     watch::{caught_up, checkpoint, start, start_connected, watch},
 };
@@ -207,4 +207,21 @@ async fn watch_polls_without_a_websocket_server(database: Database) {
 
 fn number(line: &Value, field: &str) -> u64 {
     line[field].as_u64().unwrap_or_else(|| panic!("{field}: {line}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_and_password_of_a_websocket_are_sent_decoded() {
+    let chain = Chain::builder().start().await.unwrap();
+    let database = Database::sqlite();
+    ethtally(["migrate"]).database(&database).run().expect(0);
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://us%40r:p%2Fss%3Aw%25rd@{}", server.local_addr().unwrap());
+    let watching = start(watch(&format!("--ws-url {url}"), chain.url(), &database));
+    let mut head = [0; 1_024];
+    let (mut connection, _) = server.accept().unwrap();
+    let length = connection.read(&mut head).unwrap();
+    let head = String::from_utf8_lossy(&head[..length]).to_lowercase();
+    // us@r:p/ss:w%rd
+    assert!(head.contains("authorization: basic dxnacjpwl3nzonclcmq="), "{head}");
+    watching.stop();
 }

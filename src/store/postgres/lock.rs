@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// The number that stands for a lock on the server.
 pub(super) fn number(database: &Database<PgDialect>, key: LockKey<'_>) -> i64 {
-    let name = match database.dialect.schema.as_deref() {
+    let name = match database.dialect.target.schema.as_deref() {
         Some(schema) => format!("ethtally {key} in {schema}"),
         None => format!("ethtally {key}"),
     };

@@ -2,12 +2,17 @@
 
 mod backend;
 mod connect;
+mod errors;
 mod faults;
 mod lock;
+mod names;
+mod namespace;
+mod rights;
 mod sql;
 mod upgrade;
+mod url;
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use async_trait::async_trait;
@@ -17,48 +22,34 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
+pub(super) use self::url::is_postgres;
 use self::{
-    faults::{server_error, server_text},
-    sql::{BY_INDEX, LIMIT_WAITS, LOOK, SQL},
+    errors::Names,
+    faults::server_error,
+    names::quoted,
+    sql::{BY_INDEX, LIMIT_WAITS, LOOK, SQL, UTC},
+    url::Target,
 };
 use super::{
     Access,
-    dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
-    error::{RowFault, StoreError, code, driver_text, unless_stopped},
-    schema::{MIGRATIONS, TABLES},
+    dialect::{AnyRow, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value},
+    error::{RowFault, StoreError, driver_text, unless_stopped},
     session::Database,
     sql_store::SqlStore,
 };
-use crate::{
-    redact,
-    tally::{RunError, Shutdown},
-};
+use crate::tally::{RunError, Shutdown};
 
 /// How long a second connection may take to say what another one waits for.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects to the database at `url`.
+/// Connects to the database at `url`, with its tables in `schema` if one is given.
 pub(super) async fn open(
     url: &str,
+    schema: Option<&str>,
     access: Access,
     shutdown: &Shutdown,
 ) -> Result<SqlStore<PgDialect>, RunError> {
-    // The parser's own error may quote parts of the URL.
-    let options = PgConnectOptions::from_str(url)
-        .ok()
-        .filter(|_| url.contains("://") && !redact::is_ambiguous(url))
-        .ok_or_else(|| {
-            RunError::settings(
-                "--database-url is not a valid postgres:// URL; percent-encode special characters \
-                 in user, password and database",
-            )
-        })?;
-    let options = options
-        .application_name("ethtally")
-        // A pooler knows neither our named statements nor this parameter.
-        .statement_cache_capacity(0)
-        .extra_float_digits(None);
-    let dialect = PgDialect { hosts: vec![options], access, schema: None };
+    let dialect = PgDialect { target: url::parse(url, schema)?, access };
     let store = SqlStore { database: Database::new(dialect, shutdown) };
     let Database { dialect, connections, .. } = &store.database;
     let connecting = unless_stopped(shutdown, &dialect.label(), connections.acquire(dialect)).await;
@@ -66,48 +57,43 @@ pub(super) async fn open(
         Ok(connection) => connection.give_back(),
         Err(error) => return Err(store.in_words(error).await),
     }
+    // What creates tables creates their schema, too.
+    if access != Access::Write
+        && let Some(schema) = dialect.target.schema.as_deref()
+    {
+        let role = dialect.options().get_username();
+        store.explained(namespace::require(&store.database, schema, role).await).await?;
+    }
     Ok(store)
 }
 
 /// PostgreSQL.
 pub(super) struct PgDialect {
-    /// Tried in this order.
-    hosts: Vec<PgConnectOptions>,
+    target: Target,
     access: Access,
-    /// Where the tables are, if not where the role's search path leads.
-    schema: Option<String>,
 }
 
 impl PgDialect {
     /// The first host, which stands for all of them.
     fn options(&self) -> &PgConnectOptions {
-        &self.hosts[0]
+        &self.target.hosts[0]
     }
 
+    /// The servers, for people.
     fn place(&self) -> String {
-        format!("{}:{}", self.options().get_host(), self.options().get_port())
+        let place = |host: &PgConnectOptions| match host.get_socket() {
+            Some(folder) => format!("{}/.s.PGSQL.{}", folder.display(), host.get_port()),
+            None if host.get_host().contains(':') => {
+                format!("[{}]:{}", host.get_host(), host.get_port())
+            }
+            None => format!("{}:{}", host.get_host(), host.get_port()),
+        };
+        self.target.hosts.iter().map(place).collect::<Vec<_>>().join(", ")
     }
 
-    /// What a role lacks, and the statement that grants it.
-    fn missing_rights(&self, answer: &str) -> String {
+    fn names<'a>(&'a self, place: &'a str) -> Names<'a> {
         let role = self.options().get_username();
-        let Some(table) = TABLES.iter().find(|table| answer.contains(**table)) else {
-            return format!("role {role:?} lacks a right: {answer}");
-        };
-        let rights = match self.access {
-            Access::Read => "select",
-            Access::Update | Access::Write => "select, insert, update, delete",
-        };
-        // Rows of migrations are only read here.
-        let may_not = match self.access {
-            Access::Update | Access::Write if *table != MIGRATIONS => "write to",
-            _ => "read",
-        };
-        format!(
-            "role {role:?} may not {may_not} {table}; run: grant {rights} on {} to {}",
-            TABLES.join(", "),
-            identifier(role)
-        )
+        Names { place, role, database: self.options().get_database().unwrap_or(role) }
     }
 }
 
@@ -144,7 +130,7 @@ impl Dialect for PgDialect {
     }
 
     async fn connect(&self) -> Result<PgConnection, StoreError> {
-        connect::connect(&self.hosts, self.access).await
+        connect::connect(&self.target, self.access).await
     }
 
     async fn begin(
@@ -153,11 +139,11 @@ impl Dialect for PgDialect {
         purpose: Purpose,
     ) -> sqlx::Result<Option<SessionId>> {
         let by_index = if purpose == Purpose::ByIndex { BY_INDEX } else { "" };
-        let schema = self.schema.as_deref().map_or_else(String::new, |schema| {
-            format!("set local search_path = {}", identifier(schema))
+        let schema = self.target.schema.as_deref().map_or_else(String::new, |schema| {
+            format!("set local search_path = {}", quoted(schema))
         });
         let begin = format!(
-            "begin; {schema}; {by_index}; {LIMIT_WAITS}; select pg_backend_pid()::text as session"
+            "begin; {schema}; {UTC}; {by_index}; {LIMIT_WAITS}; select pg_backend_pid()::text as session"
         );
         let rows = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(connection).await?;
         let session: Option<String> = rows.last().and_then(|row| row.try_get("session").ok());
@@ -190,61 +176,42 @@ impl Dialect for PgDialect {
     }
 
     fn label(&self) -> String {
-        format!("database postgres://{}", self.place())
+        // What redaction leaves of a URL has no path.
+        let place = self.place();
+        let form = if place.starts_with('/') { "postgres at " } else { "postgres://" };
+        format!("database {form}{place}")
     }
 
     fn cannot_connect(&self, error: &sqlx::Error) -> RunError {
-        let (place, role) = (self.place(), self.options().get_username());
-        let answer = server_error(error).map(server_text).unwrap_or_default();
-        match code(error).as_deref() {
-            Some("3D000") => {
-                let name = self.options().get_database().unwrap_or(role);
-                RunError::settings(format!(
-                    "database {name:?} does not exist on {place}; create it, or check --database-url"
-                ))
-            }
-            Some("28P01") => RunError::settings(format!(
-                "wrong password for role {role:?} on {place}, or no such role; check user and \
-                 password in --database-url"
-            )),
-            Some("28000") => RunError::settings(format!(
-                "{place} refuses role {role:?}: {answer}; check the user in --database-url and the \
-                 server's pg_hba.conf"
-            )),
-            Some("42501") => RunError::settings(format!(
-                "role {role:?} may not connect to the database on {place}: {answer}"
-            )),
-            Some("53300") => RunError::Database(anyhow!(
-                "{}: {answer}; raise max_connections, or run fewer clients at once",
-                self.label()
-            )),
-            Some(_) => RunError::Database(anyhow!("{}: {answer}", self.label())),
-            None => RunError::Database(anyhow!(
-                "{}: no connection; check that the server is up, and the host and port in \
-                 --database-url: {}",
-                self.label(),
-                driver_text(error)
-            )),
-        }
-    }
-
-    fn describe(&self, error: &sqlx::Error, is_upgrade: bool) -> String {
-        if let Some(error) = server_error(error) {
-            let answer = server_text(error);
-            return match error.code() {
-                "42501" if is_upgrade => format!(
-                    "role {:?} may not create or change the tables: {answer}; run `ethtally \
-                     migrate` as a role that owns the tables and has the right to create tables",
-                    self.options().get_username()
-                ),
-                "42501" => self.missing_rights(&answer),
-                "25006" => format!("{answer}; --database-url must name the primary server"),
-                _ => answer,
+        let place = self.place();
+        let explained = match server_error(error) {
+            Some(error) => errors::explain_answer(error, self.names(&place)),
+            None => errors::explain_driver(error, &place),
+        };
+        if explained.text.contains(&place) {
+            return match explained.is_settings {
+                true => RunError::settings(explained.text),
+                false => RunError::Database(anyhow!(explained.text)),
             };
         }
-        match error {
-            sqlx::Error::Io(_) => format!("the connection is lost: {}", driver_text(error)),
-            error => driver_text(error),
+        explained.of(&self.label())
+    }
+
+    fn describe(&self, error: &sqlx::Error, is_upgrade: bool) -> Explained {
+        let place = self.place();
+        match server_error(error) {
+            Some(error) if error.code() == "42501" => {
+                let schema = self.target.schema.as_deref();
+                let is_reader = self.access == Access::Read;
+                rights::explain(error, self.names(&place), schema, is_reader, is_upgrade)
+            }
+            Some(error) => errors::explain_answer(error, self.names(&place)),
+            None => {
+                let text = driver_text(error);
+                let is_lost = matches!(error, sqlx::Error::Io(_));
+                let text = if is_lost { format!("the connection is lost: {text}") } else { text };
+                Explained { is_settings: false, text }
+            }
         }
     }
 }
@@ -270,12 +237,6 @@ fn arguments(values: &[Value<'_>]) -> sqlx::Result<PgArguments> {
         .map_err(sqlx::Error::Encode)?;
     }
     Ok(arguments)
-}
-
-/// A name as SQL writes it.
-fn identifier(name: &str) -> String {
-    let is_plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 /// A session of the server: process, role, name of the program, time since when it does what it does.

@@ -1,4 +1,7 @@
 //! The SQL of the store in PostgreSQL. [`Statements`] lists the parameters of each statement.
+//!
+//! The columns of times are `timestamp`, or `timestamptz` in some databases of the original. [`UTC`] makes both mean the
+//! same. Indexes serve comparisons between the two types, so only what a query returns is cast.
 
 use super::super::dialect::Statements;
 
@@ -19,7 +22,7 @@ pub(super) const SQL: Statements = Statements {
     now: "select clock_timestamp() at time zone 'utc'",
     first_age: "-infinity",
     // Without `stored.` the order would be that of the text in the result.
-    stale_page: "select wallet, updated_at::text from eth_wallet_balances stored
+    stale_page: "select wallet, updated_at::timestamp::text from eth_wallet_balances stored
              where updated_at < $1 and (updated_at, wallet) > ($2::text::timestamp, $3)
                  and wallet >= $4 and ($5::text is null or wallet < $5)
                  and not exists (
@@ -64,10 +67,12 @@ pub(super) const SQL: Statements = Statements {
              where wallet = any($1)
                  and (read_block is not null or updated_at >= timestamp '1970-01-02')",
     known: "select wallet from eth_wallet_balances where wallet = any($1)",
-    rows: "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at
+    rows: "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at::timestamp
              from eth_wallet_balances where wallet = any($1)",
-    nth_oldest: "select updated_at from eth_wallet_balances order by updated_at limit 1 offset $1",
-    checkpoint: "select name, last_block, updated_at from eth_indexer_checkpoints where name = $1",
+    nth_oldest: "select updated_at::timestamp from eth_wallet_balances stored
+             order by stored.updated_at limit 1 offset $1",
+    checkpoint: "select name, last_block, updated_at::timestamp
+             from eth_indexer_checkpoints where name = $1",
     record_totals: "insert into eth_wallet_balances as stored
                  (wallet, balance, read_block, blocknumber, updated_at, created_at)
              select wallet, total::numeric, read_block, event_block,
@@ -123,6 +128,9 @@ pub(super) const SQL: Statements = Statements {
              order by updated_at",
 };
 
+/// Makes times without a zone mean UTC where they are compared with a `timestamptz` or stored in one.
+pub(super) const UTC: &str = "set local timezone = 'UTC'";
+
 /// Ends the waits of a transaction's statements, unless role, database or server have a limit of their own.
 pub(super) const LIMIT_WAITS: &str = "select set_config(name, value, true)
      from (values ('lock_timeout', '30s'), ('statement_timeout', '300s')) as ours (name, value)
@@ -165,8 +173,18 @@ pub(super) const HOLDERS_OF_TABLES: &str = "select distinct on (xact_start, pid)
              and (classid::bigint << 32 | objid::bigint) = 7020095870286951500)
      order by xact_start, pid";
 
-/// Whether the table of totals exists.
-pub(super) const TABLE_EXISTS: &str = "select to_regclass('eth_wallet_balances') is not null";
+/// Whether the role may use the schema $1; no row if there is none.
+pub(super) const RIGHT_TO_USE_SCHEMA: &str =
+    "select has_schema_privilege(oid, 'usage') from pg_namespace where nspname = $1";
+
+/// Creates the schema that the transaction's search path consists of, which is written as SQL needs it.
+pub(super) const CREATE_SCHEMA: &str = "do $$ begin
+         execute 'create schema if not exists ' || current_setting('search_path');
+     end $$";
+
+/// The kind of the table of totals, if it exists: `r` for a plain one, `p` for a partitioned one.
+pub(super) const KIND_OF_TABLE: &str =
+    "select relkind::text from pg_class where oid = to_regclass('eth_wallet_balances')";
 
 /// Whether this session holds the advisory lock $1, on a server that takes writes.
 pub(super) const HOLDS: &str = "select exists (
@@ -175,9 +193,11 @@ pub(super) const HOLDS: &str = "select exists (
              and (classid::bigint << 32 | objid::bigint) = $1)
      and not pg_is_in_recovery() and current_setting('default_transaction_read_only') = 'off'";
 
-/// The keys of rows from random pages of the table: $2 pages for each of the $1 rows, and some to
+/// The keys of rows from random pages of the table and its partitions: $2 pages for each of the $1 rows, and some to
 /// spare. A small table is drawn from as a whole.
 pub(super) const SAMPLE: &str = "select wallet from eth_wallet_balances tablesample system (
                  least(100, 100.0 * $2 * ($1::bigint + 10) * current_setting('block_size')::bigint
-                     / greatest(1, pg_relation_size('eth_wallet_balances'))))
+                     / greatest(1, coalesce(
+                         (select sum(pg_relation_size(relid)) from pg_partition_tree('eth_wallet_balances')),
+                         pg_relation_size('eth_wallet_balances')))))
              order by random() limit $1";

@@ -18,8 +18,8 @@ use super::{
         schema::{self, Migration, POSTGRES},
         session::{Database, Session},
     },
-    PgDialect, SessionRow, session_text,
-    sql::{HOLDERS_OF_TABLES, TABLE_EXISTS},
+    PgDialect, SessionRow, namespace, session_text,
+    sql::{HOLDERS_OF_TABLES, KIND_OF_TABLE},
 };
 
 /// How long others then have the table for themselves.
@@ -52,8 +52,41 @@ const BEFORE_READS: [&str; 2] = [
      on eth_wallet_balances (updated_at, wallet)",
 ];
 
+/// The version of the migration whose statements [`VACUUM_OF_PARTITIONS`] replaces.
+const VACUUM: i64 = 4;
+/// What the migration of vacuum does, for a partitioned table: only its partitions have storage parameters.
+const VACUUM_OF_PARTITIONS: &str = "set local lock_timeout = '5s';
+     do $$
+     declare
+         wanted record;
+     begin
+         for wanted in
+             select relid, setting, value
+             from (values
+                 ('autovacuum_vacuum_scale_factor', '0.05',
+                     current_setting('autovacuum_vacuum_scale_factor')::float > 0.05),
+                 ('autovacuum_vacuum_cost_limit', '400',
+                     coalesce(nullif(current_setting('autovacuum_vacuum_cost_limit'), '-1'),
+                         current_setting('vacuum_cost_limit'))::int < 400)
+             ) as advised (setting, value, is_better),
+             pg_partition_tree('eth_wallet_balances')
+             where is_better and isleaf
+         loop
+             if not exists (
+                 select from pg_class, unnest(reloptions) as option
+                 where oid = wanted.relid and split_part(option, '=', 1) = wanted.setting)
+             then
+                 execute format('alter table %s set (%s = %s)', wanted.relid, wanted.setting, wanted.value);
+             end if;
+         end loop;
+     end $$";
+
 /// Applies missing migrations; returns their names. A shutdown ends it between two attempts.
 pub(super) async fn run(database: &Database<PgDialect>) -> Result<Vec<String>, StoreError> {
+    let dialect = &database.dialect;
+    if let Some(schema) = dialect.target.schema.as_deref() {
+        namespace::ensure(database, schema, dialect.options().get_username()).await?;
+    }
     let lacking = schema::lacking(database, POSTGRES).await?;
     let (started, waking) = (Instant::now(), database.shutdown.clone());
     let announced = AtomicBool::new(false);
@@ -101,14 +134,19 @@ async fn attempt(
 }
 
 async fn try_once(database: &Database<PgDialect>, migration: &Migration) -> Result<(), StoreError> {
-    if migration.version == READS && table_exists(database).await? {
+    let kind = kind_of_table(database).await?;
+    if migration.version == READS && kind.is_some() {
         for step in BEFORE_READS {
             let mut session = begin_step(database).await?;
             let done = session.run(step).await;
             session.end(done).await.map_err(StoreError::during_upgrade)?;
         }
     }
-    schema::apply(migration, begin_step(database).await?).await
+    let sql = match (migration.version, kind.as_deref()) {
+        (VACUUM, Some("p")) => VACUUM_OF_PARTITIONS,
+        _ => migration.sql,
+    };
+    schema::apply(migration, sql, begin_step(database).await?).await
 }
 
 async fn begin_step(database: &Database<PgDialect>) -> Result<Session<'_, PgDialect>, StoreError> {
@@ -117,9 +155,10 @@ async fn begin_step(database: &Database<PgDialect>) -> Result<Session<'_, PgDial
     Ok(session)
 }
 
-async fn table_exists(database: &Database<PgDialect>) -> Result<bool, StoreError> {
-    let exists: Vec<(bool,)> = database.fetch(Purpose::Read, TABLE_EXISTS, &[]).await?;
-    Ok(matches!(exists[..], [(true,)]))
+/// What PostgreSQL calls the kind of the table of totals; `None` if there is none yet.
+async fn kind_of_table(database: &Database<PgDialect>) -> Result<Option<String>, StoreError> {
+    let kind: Vec<(String,)> = database.fetch(Purpose::Read, KIND_OF_TABLE, &[]).await?;
+    Ok(kind.into_iter().next().map(|(kind,)| kind))
 }
 
 /// The session that has held a lock on one of the tables for longest.

@@ -1,12 +1,12 @@
 //! The store in an SQLite file: how it opens, binds values, locks and names an error.
 
+mod errors;
 mod faults;
 mod lock_file;
 mod sql;
 
 use std::{fs::File, path::PathBuf, str::FromStr, time::Duration};
 
-use anyhow::anyhow;
 use async_trait::async_trait;
 use serde_json::json;
 use sqlx::{
@@ -15,23 +15,20 @@ use sqlx::{
 };
 
 use self::{
-    faults::primary_code,
+    errors::BUSY_TIMEOUT,
     lock_file::{LockFile, beside, folder_of},
     sql::{SAMPLE, SQL},
 };
 use super::{
     Access, LockKey,
     backend::Backend,
-    dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
+    dialect::{AnyRow, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value},
     error::{RowFault, StoreError, driver_text},
     schema::{self, Migration},
     session::Database,
     sql_store::SqlStore,
 };
 use crate::tally::{Lock, RunError, Shutdown};
-
-/// How long a statement waits for another process that writes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Opens the file; creates it only for [`Access::Write`].
 pub(super) async fn open(
@@ -85,12 +82,11 @@ pub(super) async fn open(
     match looked {
         Ok(()) => Ok(opened),
         Err(error) => match error.sql() {
-            // A busy or broken database is not a mistake in the settings.
-            Some(cause) if !matches!(primary_code(cause), Some(BUSY | CORRUPT | FULL)) => {
-                let text = opened.database.dialect.describe(cause, false);
-                Err(RunError::settings(format!("{}: {text}", opened.database.dialect.label())))
+            Some(cause) => {
+                let dialect = &opened.database.dialect;
+                Err(errors::explain(cause, &dialect.path).of(&dialect.label()))
             }
-            _ => Err(opened.in_words(error).await),
+            None => Err(opened.in_words(error).await),
         },
     }
 }
@@ -198,33 +194,12 @@ impl Dialect for SqliteDialect {
     }
 
     fn cannot_connect(&self, error: &sqlx::Error) -> RunError {
-        RunError::Database(anyhow!("{}: {}", self.label(), self.describe(error, false)))
+        self.describe(error, false).of(&self.label())
     }
 
-    fn describe(&self, error: &sqlx::Error, _: bool) -> String {
-        let message = match error.as_database_error() {
-            Some(error) => error.message().to_owned(),
-            None => driver_text(error),
-        };
-        match primary_code(error) {
-            Some(BUSY) => format!(
-                "another process has kept it locked for {} s; end that process, or try again later",
-                BUSY_TIMEOUT.as_secs()
-            ),
-            Some(READ_ONLY) => "the file is read-only; make the file and its folder writable for \
-                 this user, or check --database-url"
-                .to_owned(),
-            Some(CORRUPT) => format!("the file is damaged ({message}); restore it from a backup"),
-            Some(FULL) => "the disk is full; free some space".to_owned(),
-            Some(CANNOT_OPEN) => format!(
-                "cannot open the file; check that it is a file, and that this user may read and \
-                 write it and its folder: {message}"
-            ),
-            Some(NOT_A_DATABASE) => {
-                "the file is not an SQLite database; check --database-url".to_owned()
-            }
-            _ => message,
-        }
+    fn describe(&self, error: &sqlx::Error, _: bool) -> Explained {
+        // The file was opened: what fails now is not a mistake in the settings.
+        Explained { is_settings: false, ..errors::explain(error, &self.path) }
     }
 }
 
@@ -256,7 +231,7 @@ impl Backend for SqliteDialect {
         let _migrating = database.dialect.open_lock(&database.shutdown).await?;
         let lacking = schema::lacking(database, Self::MIGRATIONS).await?;
         for migration in &lacking {
-            schema::apply(migration, database.begin(Purpose::Write).await?).await?;
+            schema::apply(migration, migration.sql, database.begin(Purpose::Write).await?).await?;
         }
         Ok(schema::titles(&lacking))
     }
@@ -274,13 +249,6 @@ impl Backend for SqliteDialect {
         None
     }
 }
-
-const BUSY: u8 = 5;
-const READ_ONLY: u8 = 8;
-const CORRUPT: u8 = 11;
-const FULL: u8 = 13;
-const CANNOT_OPEN: u8 = 14;
-const NOT_A_DATABASE: u8 = 26;
 
 /// The values of a statement.
 fn arguments(values: &[Value<'_>]) -> sqlx::Result<SqliteArguments> {
@@ -347,7 +315,7 @@ mod tests {
         writer.execute("begin immediate").await.unwrap();
         let error = other.execute("begin immediate").await.unwrap_err();
         assert_eq!(
-            SqliteDialect { path, options }.describe(&error, false),
+            SqliteDialect { path, options }.describe(&error, false).text,
             "another process has kept it locked for 60 s; end that process, or try again later"
         );
     }

@@ -32,7 +32,7 @@ impl PgBouncer {
     /// Starts one in front of all databases of a cluster, for every role of it at this moment.
     ///
     /// `pool_mode` is `session`, `transaction` or `statement`; `lines` are appended to its section
-    /// `[pgbouncer]`, where the last line of a setting wins, and may begin other sections.
+    /// `[pgbouncer]`, where the last line of a setting wins, and may begin other sections behind it.
     ///
     /// # Panics
     /// If PgBouncer is not installed or does not start; the message ends with its log.

@@ -1,0 +1,18 @@
+//! Names as SQL writes them.
+
+/// A name as SQL takes any.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Names that SQL takes only between quotes, among those that people use.
+const RESERVED: [&str; 8] =
+    ["all", "analyze", "current_user", "default", "group", "order", "table", "user"];
+
+/// A name as people write it in SQL.
+pub(super) fn identifier(name: &str) -> String {
+    let is_plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && !RESERVED.contains(&name);
+    if is_plain { name.to_owned() } else { quoted(name) }
+}
