@@ -13,7 +13,7 @@ use anyhow::anyhow;
 use async_trait::async_trait;
 use sqlx::{
     AssertSqlSafe, PgConnection, Postgres, Row,
-    postgres::{PgArguments, PgConnectOptions, PgDatabaseError},
+    postgres::{PgArguments, PgConnectOptions},
 };
 use tokio::time::timeout;
 

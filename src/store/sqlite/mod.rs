@@ -23,7 +23,7 @@ use super::{
     Access, LockKey,
     backend::Backend,
     dialect::{AnyRow, Column, Dialect, Look, Purpose, SessionId, Statements, Value},
-    error::{RowFault, StoreError, code, driver_text},
+    error::{RowFault, StoreError, driver_text},
     schema::{self, Migration},
     session::Database,
     sql_store::SqlStore,
