@@ -33,7 +33,7 @@ impl fmt::Display for RunOutcome {
             Self::Complete => "complete",
             Self::Partial => "partial",
             Self::Skipped => "skipped",
-            Self::CutShort => "cut short",
+            Self::CutShort => "stopped",
             Self::Interrupted => "interrupted",
             Self::Failed => "failed",
         })
