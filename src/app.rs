@@ -54,6 +54,7 @@ impl App {
             Some(path) => Profile::load(path).map_err(|error| RunError::Settings(error.into()))?,
             None => Profile::audius(),
         };
+        report.profile(&profile.name);
         Ok(Self {
             settings,
             profile,

@@ -9,7 +9,7 @@ use ethtally::{
     app::App,
     cli::{self, Cli, Command},
     commands, redact,
-    report::{self, Report, ReportSettings, Verdict},
+    report::{self, Conclusion, Report, ReportSettings, Verdict},
     tally::{RunError, Shutdown},
 };
 use tokio::runtime::Runtime;
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Err(error) => return report::usage(&error),
     };
     let (report, shutdown) = (Report::new(report_settings(&cli)), Shutdown::default());
+    report.command(cli.command.name());
     let ended = signals::listen(shutdown.clone(), report.clone(), note_on_signal(&cli.command))
         .and_then(|()| run(cli, &report, &shutdown));
     exit_status(ended, &report, &shutdown)
@@ -76,30 +77,46 @@ fn run(cli: Cli, report: &Report, shutdown: &Shutdown) -> Result<Verdict, RunErr
     ended
 }
 
-/// Waits until everything is printed. 0 to 5, or 128 and the signal that interrupted the command.
+/// Prints how the command ended, and waits until everything is printed. 0 to 5, or 128 and the signal that interrupted
+/// the command.
 fn exit_status(ended: Result<Verdict, RunError>, report: &Report, shutdown: &Shutdown) -> ExitCode {
-    let printed = report.flush(|| shutdown.signal().is_some());
+    let is_stopped = || shutdown.signal().is_some();
+    let status = status_of(&ended, shutdown.signal());
+    let error = error_text(&ended, shutdown);
+    report.conclude(Conclusion {
+        is_interrupted: is_stopped(),
+        exit_status: status,
+        error: error.as_deref(),
+    });
+    let printed = report.flush(is_stopped);
     let ended = ended.and_then(|verdict| printed.map(|()| verdict));
-    // It may have come while the reader was waited for.
-    let signal = shutdown.signal();
-    if let Err(error) = &ended
-        // That something was not done because of the signal is not worth a line.
-        && !(error.is_stopped() && signal.is_some())
-    {
-        report.error(error);
+    if let Some(error) = error_text(&ended, shutdown) {
+        report.error(&error);
         // What this reports was a result, and there is none left.
-        let _ = report.flush(|| shutdown.signal().is_some());
+        let _ = report.flush(is_stopped);
     }
-    match (signal, ended) {
-        (Some(signal), _) => ExitCode::from(128 + u8::try_from(signal).unwrap_or(0)),
-        (None, Ok(Verdict::Pass)) => ExitCode::SUCCESS,
-        (None, Ok(Verdict::Fail)) => ExitCode::from(1),
-        (None, Err(error)) => ExitCode::from(match error {
-            RunError::Settings(_) => 2,
-            // What a run waited for when its time was over was the node, mostly.
-            RunError::Node(_) | RunError::Unreadable(_) | RunError::Stopped(_) => 3,
-            RunError::Database(_) => 4,
-            RunError::Locked(_) => 5,
-        }),
+    // A signal may have come while the reader was waited for.
+    ExitCode::from(status_of(&ended, shutdown.signal()))
+}
+
+/// What is printed of an error. That something was not done because of a signal is not worth a line.
+fn error_text(ended: &Result<Verdict, RunError>, shutdown: &Shutdown) -> Option<String> {
+    let error = ended.as_ref().err()?;
+    let is_noise = error.is_stopped() && shutdown.signal().is_some();
+    (!is_noise).then(|| redact::clean_error(error))
+}
+
+fn status_of(ended: &Result<Verdict, RunError>, signal: Option<i32>) -> u8 {
+    if let Some(signal) = signal {
+        return 128 + u8::try_from(signal).unwrap_or(0);
+    }
+    match ended {
+        Ok(Verdict::Pass) => 0,
+        Ok(Verdict::Fail) => 1,
+        Err(RunError::Settings(_)) => 2,
+        // What a run waited for when its time was over was the node, mostly.
+        Err(RunError::Node(_) | RunError::Unreadable(_) | RunError::Stopped(_)) => 3,
+        Err(RunError::Database(_)) => 4,
+        Err(RunError::Locked(_)) => 5,
     }
 }

@@ -91,3 +91,21 @@ pub enum Command {
         subcommand: Option<String>,
     },
 }
+
+impl Command {
+    /// Its name on the command line.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Migrate(_) => "migrate",
+            Self::Sweep(_) => "sweep",
+            Self::Refresh(_) => "refresh",
+            Self::Backfill(_) => "backfill",
+            Self::Verify(_) => "verify",
+            Self::Watch(_) => "watch",
+            Self::Status(_) => "status",
+            Self::Profile => "profile",
+            Self::Completions { .. } => "completions",
+            Self::Man { .. } => "man",
+        }
+    }
+}

@@ -16,7 +16,7 @@ use crate::{
     app::{App, PAGE},
     cli::BackfillArgs,
     intake::{self, Intake, Reject},
-    report::{CommandOutput, Report, Styler, Verdict},
+    report::{CommandOutput, Report, RunOutcome, Styler, Verdict},
     store::{Access, Store},
     tally::{Retries, RunError, RunSummary, Wallet},
 };
@@ -50,6 +50,10 @@ impl CommandOutput for Backfilled {
             self.counts.text()
         )
     }
+
+    fn outcome(&self) -> RunOutcome {
+        self.counts.outcome()
+    }
 }
 
 /// What was seen of the wallets on their way.
@@ -81,7 +85,11 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
         rows,
         wallets: seen.wallets,
         // The rows that a run cut short did not reach may hold more.
-        duplicates: if counts.ending == "complete" { rows - rejected - seen.wallets } else { 0 },
+        duplicates: if counts.ending == RunOutcome::Complete {
+            rows - rejected - seen.wallets
+        } else {
+            0
+        },
         rejected,
         kept: seen.kept,
         counts,

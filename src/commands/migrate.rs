@@ -15,7 +15,7 @@ struct Migrated {
     command: &'static str,
     applied: Vec<String>,
     /// The profile that the table is of now, with `--adopt-profile`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "adopted_profile", skip_serializing_if = "Option::is_none")]
     profile: Option<String>,
 }
 

@@ -9,7 +9,7 @@ use super::story::{RunOutput, Story, verdict};
 use crate::{
     app::{App, PAGE},
     cli::RefreshArgs,
-    report::{BAD, CommandOutput, Styler, Verdict},
+    report::{BAD, CommandOutput, RunOutcome, Styler, Verdict},
     store::Access,
     tally::{Outcome, Retries, RunError, Wallet, pages_of},
 };
@@ -39,6 +39,10 @@ impl CommandOutput for Refreshed {
             None => format!("{}  {}", read.wallet, styler.style(BAD, &read.text)),
         };
         self.wallets.iter().map(line).join("\n")
+    }
+
+    fn outcome(&self) -> RunOutcome {
+        self.summary.outcome()
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     app::{App, Claimed},
     read::NodeReader,
-    report::{CommandOutput, Styler, Verdict},
+    report::{CommandOutput, RunOutcome, Styler, Verdict},
     store::{Access, Store},
     tally::{Ledger, Outcome, Pipeline, Retries, RunError, RunSummary, Unreadable, Wallet},
 };
@@ -74,10 +74,10 @@ impl<'a> Story<'a> {
             skipped: false,
             interrupted: self.app.shutdown.signal().is_some(),
             ending: match run.error {
-                Some(_) => "failed",
-                None if self.app.shutdown.signal().is_some() => "interrupted",
-                None if self.app.shutdown.is_requested() => "stopped",
-                None => "complete",
+                Some(_) => RunOutcome::Failed,
+                None if self.app.shutdown.signal().is_some() => RunOutcome::Interrupted,
+                None if self.app.shutdown.is_requested() => RunOutcome::CutShort,
+                None => RunOutcome::Complete,
             },
         }
     }
@@ -85,7 +85,7 @@ impl<'a> Story<'a> {
     /// Says how to go on where a signal or `--max-calls` ended the run. A spent budget is not a failure: what had
     /// failed until then is part of the note.
     pub(super) fn note_rest(&self, run: &mut RunSummary, next: &str) {
-        if self.counts(run).ending == "interrupted" {
+        if self.counts(run).ending == RunOutcome::Interrupted {
             self.app.report.note(next);
             return;
         }
@@ -110,16 +110,24 @@ pub(super) struct RunCounts {
     elapsed_ms: u128,
     skipped: bool,
     interrupted: bool,
-    /// `complete`, or how else the run ended.
+    /// How the run ended, whether or not some wallets were unreadable.
     #[serde(skip)]
-    pub(super) ending: &'static str,
+    pub(super) ending: RunOutcome,
 }
 
 impl RunCounts {
     /// Nothing was done, as another process is doing it.
     pub(super) fn skipped(mut self) -> Self {
-        (self.skipped, self.ending) = (true, "skipped");
+        (self.skipped, self.ending) = (true, RunOutcome::Skipped);
         self
+    }
+
+    /// How the run ended.
+    pub(super) const fn outcome(&self) -> RunOutcome {
+        match self.ending {
+            RunOutcome::Complete if self.failed > 0 => RunOutcome::Partial,
+            ending => ending,
+        }
     }
 
     /// The counts as words, from `updated:` on.
@@ -145,6 +153,10 @@ impl CommandOutput for RunOutput {
     fn text(&self, _: &Styler) -> String {
         let Self { command, requested, counts } = self;
         format!("{command} {} requested:{requested} {}", counts.ending, counts.text())
+    }
+
+    fn outcome(&self) -> RunOutcome {
+        self.counts.outcome()
     }
 }
 

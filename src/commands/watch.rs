@@ -80,7 +80,7 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
     if let Some(server) = server {
         server.stop().await;
     }
-    app.report.result(&EventLine::now(EventBody::Stopped {
+    app.report.result(&EventLine::last(EventBody::Stopped {
         done: monitor.counts(),
         checkpoint_block: monitor.health().checkpoint_block,
         interrupted: app.shutdown.signal().is_some(),

@@ -4,6 +4,7 @@
 //! a thread in `writer`, so it never waits for a reader; [`Report::flush`] does, at the end.
 
 mod bar;
+mod conclusion;
 mod log;
 mod streams;
 mod style;
@@ -22,9 +23,11 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 
 pub use bar::Bar;
+pub use conclusion::{Conclusion, RunOutcome};
 pub use style::{BAD, ColorChoice, GOOD, ReportSettings, Styler};
 
 use crate::{redact, tally::RunError};
+use conclusion::HeldResult;
 use style::NOTE;
 use writer::{Pending, Writer};
 
@@ -41,6 +44,11 @@ pub enum Verdict {
 pub trait CommandOutput: Serialize {
     /// The result for people: lines without a last line break.
     fn text(&self, styler: &Styler) -> String;
+
+    /// How the run ended, as far as the result tells.
+    fn outcome(&self) -> RunOutcome {
+        RunOutcome::Complete
+    }
 }
 
 /// How long a reader that reads nothing is waited for at the end.
@@ -59,6 +67,7 @@ pub struct Report {
     bars: MultiProgress,
     stdout: Writer,
     stderr: Writer,
+    held: HeldResult,
 }
 
 impl Report {
@@ -69,19 +78,39 @@ impl Report {
         let [stdout, stderr] = streams::start(settings, on_stderr, &bars);
         log::start(settings, on_stderr, stderr.clone());
         let on_stdout = Styler::new(settings.color, io::stdout().is_terminal());
-        Self { settings, on_stdout, on_stderr, bars, stdout, stderr }
+        let held = HeldResult::default();
+        Self { settings, on_stdout, on_stderr, bars, stdout, stderr, held }
     }
 
-    /// Prints the result of a command. Whether it could be written is known to [`Report::flush`].
+    /// Names the command, for a result in JSON.
+    pub fn command(&self, name: &'static str) {
+        self.held.command(name);
+    }
+
+    /// Names the profile, for a result in JSON.
+    pub fn profile(&self, name: &str) {
+        self.held.profile(name);
+    }
+
+    /// Prints the result of a command; with `--json`, [`Report::conclude`] does. Whether it could be written is known
+    /// to [`Report::flush`].
     ///
     /// # Errors
     /// When it cannot be expressed in JSON.
     pub fn result(&self, output: &impl CommandOutput) -> anyhow::Result<()> {
-        let text = match self.settings.json {
-            true => serde_json::to_string(output)?,
-            false => output.text(&self.on_stdout),
-        };
-        self.text(&text)
+        if self.settings.json {
+            self.held.result(serde_json::to_string(output)?, output.outcome());
+            return Ok(());
+        }
+        self.text(&output.text(&self.on_stdout))
+    }
+
+    /// Prints the result in JSON, with how the run ended.
+    pub fn conclude(&self, conclusion: Conclusion<'_>) {
+        let result = self.settings.json.then(|| self.held.conclude(conclusion)).flatten();
+        if let Some(result) = result {
+            self.stdout.result(result + "\n");
+        }
     }
 
     /// Prints a text as the result, with a line break at its end.
@@ -89,6 +118,7 @@ impl Report {
     /// # Errors
     /// None so far.
     pub fn text(&self, text: &str) -> anyhow::Result<()> {
+        self.held.is_printed();
         self.stdout.result(format!("{}\n", text.trim_end_matches('\n')));
         Ok(())
     }
@@ -115,8 +145,8 @@ impl Report {
     }
 
     /// Prints why a command failed: the thing, what is wrong, the remedy, then the causes.
-    pub fn error(&self, error: &(dyn std::error::Error + 'static)) {
-        self.stderr.insist(error_line(self.on_stderr, error));
+    pub fn error(&self, text: &str) {
+        self.stderr.insist(line(self.on_stderr, BAD.bold(), "error", text));
     }
 
     /// A bar for this many wallets; hidden unless a person watches.
@@ -158,10 +188,6 @@ impl Report {
 /// A line on stderr.
 fn line(styler: Styler, style: Style, kind: &str, text: &str) -> String {
     format!("{} {}\n", styler.style(style, &format!("{kind}:")), redact::clean(text))
-}
-
-fn error_line(styler: Styler, error: &(dyn std::error::Error + 'static)) -> String {
-    line(styler, BAD.bold(), "error", &redact::clean_error(error))
 }
 
 /// Prints help and version to stdout, and a usage error as one line to stderr. The help that answers a

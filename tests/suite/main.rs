@@ -21,6 +21,7 @@ mod pooler;
 mod price;
 mod profile;
 mod refresh;
+mod results;
 mod retries;
 mod sampling;
 mod scale;

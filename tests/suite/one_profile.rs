@@ -175,7 +175,7 @@ async fn the_profile_is_replaced_with_adopt_profile_only(database: Database) {
     run(&second, &["migrate"], 0);
     run(&second, &["sweep"], 2);
     let ran = run(&second, &["migrate", "--adopt-profile", "--json"], 0);
-    assert_eq!(ran.json()["profile"], "held");
+    assert_eq!(ran.json()["adopted_profile"], "held");
     assert!(ran.stderr.contains("rows have totals of profile \"points\""), "{ran:?}");
     assert_eq!(database.value(read).await, "5");
     run(&first, &["sweep"], 2);

@@ -135,7 +135,7 @@ fn a_bad_profile_is_refused_with_its_file_and_line() {
         for command in [&["profile"][..], &["status"], &["sweep", "--dry-run"]] {
             let arguments = [command, &["--profile", "bad.toml"]].concat();
             let ran = ethtally(arguments).folder(folder.path()).run().expect(2);
-            assert_eq!(ran.stdout, "");
+            assert_eq!(ran.own(), "");
             assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
             assert!(ran.error().starts_with("error: profile bad.toml, line "), "{ran:?}");
             assert!(ran.error().contains(expected), "{expected}: {ran:?}");
@@ -171,7 +171,7 @@ fn a_missing_profile_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["missing.toml", "."] {
         let ran = ethtally(["profile", "--profile", name]).folder(folder.path()).run().expect(2);
-        assert_eq!(ran.stdout, "");
+        assert_eq!(ran.own(), "");
         let start = format!("error: profile {name}: cannot be read; --profile takes the path of");
         assert!(ran.error().starts_with(&start), "{ran:?}");
     }

@@ -153,7 +153,7 @@ async fn an_address_with_a_wrong_checksum_is_refused_and_nothing_is_read() {
         .run()
         .expect(2);
 
-    assert_eq!(ran.stdout, "");
+    assert_eq!(ran.own(), "");
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     assert!(ran.error().contains(&bad) && ran.error().contains("EIP-55 checksum"), "{ran:?}");
     assert_eq!(std::fs::read_dir(database.folder()).unwrap().count(), 0, "no database is created");

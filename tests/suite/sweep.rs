@@ -347,7 +347,7 @@ async fn a_shard_that_does_not_exist_is_refused() {
         }
         let swept = sweep.node(still_chain().await.url()).run().expect(2);
         assert!(swept.error().contains("--shard"), "{swept:?}");
-        assert_eq!(swept.stdout, "");
+        assert_eq!(swept.own(), "");
         assert_eq!(read_wallets(&database).await, BTreeSet::new());
     }
 }

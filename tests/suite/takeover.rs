@@ -237,7 +237,7 @@ async fn missing_rights_to_create_tables_are_one_clear_error_line() {
         }
         assert_eq!(error.matches("permission denied").count(), 1, "{error}");
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
-        assert_eq!(ran.stdout, "");
+        assert_eq!(ran.own(), "");
     }
     // Nor may a role that cannot alter the original's tables.
     let database = original_wallets();
@@ -375,7 +375,7 @@ async fn status_and_verify_create_nothing(database: Database) {
             .run()
             .expect(2);
         assert!(ran.error().contains("`ethtally migrate`"), "{ran:?}");
-        assert_eq!(ran.stdout, "");
+        assert_eq!(ran.own(), "");
     }
     // Nor without a database URL.
     ethtally(["status"]).folder(database.folder()).run().expect(2);

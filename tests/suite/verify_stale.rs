@@ -61,7 +61,7 @@ async fn a_row_that_is_newer_than_the_node_is_not_compared_nor_fixed(database: D
     }
     // A mistake of the user's.
     let ran = verify(&database, &chain.url(), &["--json", "--block=2", &address(3)]).expect(2);
-    assert_eq!(ran.stdout, "");
+    assert_eq!(ran.own(), "");
     assert!(
         ran.error().contains("--block 2 is older than the read at block 3; give a newer"),
         "{ran:?}"

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app::App,
     cli::VerifyArgs,
-    report::{BAD, Bar, CommandOutput, GOOD, Styler, Verdict},
+    report::{BAD, Bar, CommandOutput, GOOD, RunOutcome, Styler, Verdict},
     store::Store,
     tally::{RunError, Wallet},
 };
@@ -40,7 +40,7 @@ struct VerifiedSample {
     fixed: Option<u64>,
     /// For people: how it ended, and why each row differs.
     #[serde(skip)]
-    ending: &'static str,
+    ending: RunOutcome,
     #[serde(skip)]
     drifts: Vec<Drift>,
 }
@@ -65,6 +65,13 @@ impl CommandOutput for VerifiedSample {
             text.push_str(&format!("\n{wallet} {drift}"));
         }
         text
+    }
+
+    fn outcome(&self) -> RunOutcome {
+        match self.ending {
+            RunOutcome::Complete if self.unreadable > 0 => RunOutcome::Partial,
+            ending => ending,
+        }
     }
 }
 
@@ -212,9 +219,9 @@ impl Sample<'_> {
             drifted_wallets: self.drifts.keys().copied().collect(),
             fixed: self.args.fix.then_some(self.fixed),
             ending: match &self.error {
-                None => "complete",
-                Some(error) if error.is_stopped() => "interrupted",
-                Some(_) => "failed",
+                None => RunOutcome::Complete,
+                Some(error) if error.is_stopped() => RunOutcome::Interrupted,
+                Some(_) => RunOutcome::Failed,
             },
             drifts: self.drifts.into_values().collect(),
         })?;

@@ -74,13 +74,19 @@ pub(super) struct EventLine {
     command: &'static str,
     #[serde(flatten)]
     what: EventBody,
-    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
 }
 
 impl EventLine {
     pub(super) fn now(what: EventBody) -> Self {
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
-        Self { command: "watch", what, time }
+        Self { command: "watch", what, time: Some(time) }
+    }
+
+    /// The last one: its time is that of every result.
+    pub(super) const fn last(what: EventBody) -> Self {
+        Self { command: "watch", what, time: None }
     }
 }
 

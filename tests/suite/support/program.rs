@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{database::Database, wallets::address};
 
@@ -179,11 +179,53 @@ impl Output {
         self
     }
 
-    /// The JSON object on stdout, which must be one line.
+    /// The JSON object on stdout, which must be one line, without what every result says of its run: that is
+    /// [`Output::conclusion`].
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
+        self.result().0
+    }
+
+    /// Stdout, without what every JSON result says of its run; empty if a run that failed had nothing else to say.
+    pub(crate) fn own(&self) -> String {
+        match self.stdout.rsplit_once(",\"time\":\"20") {
+            Some((own, _)) if own.starts_with("{\"command\":") && !own.contains(',') => {
+                String::new()
+            }
+            Some((own, _)) => format!("{own}}}\n"),
+            None => self.stdout.clone(),
+        }
+    }
+
+    /// Profile, outcome and error of the JSON object on stdout.
+    #[track_caller]
+    pub(crate) fn conclusion(&self) -> Value {
+        self.result().1
+    }
+
+    /// Splits the JSON object on stdout, and checks what can be checked of its end.
+    #[track_caller]
+    fn result(&self) -> (Value, Value) {
         assert_eq!(self.stdout.lines().count(), 1, "one line on stdout: {self:?}");
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+        let mut own: Value =
+            serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        let fields = own.as_object_mut().expect("an object");
+        let mut take = |name: &str| {
+            fields.remove(name).unwrap_or_else(|| panic!("{name} is missing: {self:?}"))
+        };
+        let time = take("time").to_string().trim_matches('"').to_owned();
+        assert!(
+            time.ends_with('Z') && chrono::DateTime::parse_from_rfc3339(&time).is_ok(),
+            "{time}"
+        );
+        assert_eq!(take("version"), env!("CARGO_PKG_VERSION"));
+        assert_eq!(take("exit_status"), self.status, "{self:?}");
+        let error = take("error");
+        if let Some(error) = error.as_str() {
+            assert_eq!(format!("error: {error}"), self.error(), "{self:?}");
+        }
+        let ended = json!({"profile": take("profile"), "outcome": take("outcome"), "error": error});
+        (own, ended)
     }
 
     /// The error line. Stderr must contain exactly one line that starts with `error:`, and no panic.
@@ -199,7 +241,7 @@ impl Output {
     #[track_caller]
     pub(crate) fn refused(self) -> String {
         let output = self.expect(2);
-        assert_eq!((output.stdout.as_str(), output.stderr.lines().count()), ("", 1), "{output:?}");
+        assert_eq!((output.own().as_str(), output.stderr.lines().count()), ("", 1), "{output:?}");
         output.error().to_owned()
     }
 
