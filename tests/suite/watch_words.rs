@@ -177,7 +177,7 @@ async fn json_mode_writes_one_object_per_line_to_stdout() {
                 "event": "stopped", "blocks": 5, "logs": 3, "updated": 8, "failed": 0, "superseded": 0,
                 "calls": 4, "reorgs": 1, "errors": 4, "checkpoint_block": 4, "interrupted": true,
                 "version": env!("CARGO_PKG_VERSION"), "profile": "audius",
-                "outcome": "interrupted", "exit_status": 143, "error": null,
+                "outcome": "interrupted", "exit_status": 130, "error": null,
             }),
         ]
     );
@@ -186,7 +186,7 @@ async fn json_mode_writes_one_object_per_line_to_stdout() {
             "event": "stopped", "blocks": 0, "logs": 0, "updated": 0, "failed": 0, "superseded": 0,
             "calls": 0, "reorgs": 0, "errors": 0, "checkpoint_block": checkpoint, "interrupted": true,
             "version": env!("CARGO_PKG_VERSION"), "profile": "audius",
-            "outcome": "interrupted", "exit_status": 143, "error": null,
+            "outcome": "interrupted", "exit_status": 130, "error": null,
         })
     };
     let standby = json!({"event": "standby"});
