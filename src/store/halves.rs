@@ -1,10 +1,10 @@
 //! Stores rows of which the database refuses some: in halves, down to the rows at fault.
 //!
-//! Only an error about a row is looked into ([`super::dialect::Dialect::row_fault`]), and only if the same statements succeed without
-//! any row. A batch of `n` rows takes fewer than `2 n` attempts. It ends early where halving does not help: if the first
-//! [`ENOUGH`] rows are all refused for one reason, or after [`PATIENCE`].
+//! Only an error about a row is looked into, and only if the same statements succeed without any row. A batch of `n` rows
+//! takes fewer than `2 n` attempts. It ends early where halving does not help: if the first [`ENOUGH`] rows are all refused
+//! for one reason, or after [`PATIENCE`].
 
-use std::{collections::HashSet, ops::Range, time::Duration};
+use std::{collections::HashSet, iter, ops::Range, time::Duration};
 
 use anyhow::anyhow;
 use async_trait::async_trait;
@@ -41,7 +41,10 @@ struct Halves {
     /// How many rows were accepted, changed or not.
     accepted: usize,
     refused: Vec<(usize, RowFault)>,
+    /// Rows that were not tried.
     left: Vec<Range<usize>>,
+    /// True if they were left because it took too long.
+    is_too_slow: bool,
 }
 
 impl Halves {
@@ -71,10 +74,10 @@ impl<D: Backend> Ledger for SqlStore<D> {
                 self.look_into(error, self.record_once(&nothing.0, &nothing.1)).await?;
             }
         }
-        let mut recorded = self.store_in_halves(&Rows::Totals(&totals)).await?;
-        let untouched = recorded.updated as usize + recorded.refused.len() + recorded.left.len();
-        recorded.superseded = totals.count() - untouched as u64;
-        self.record_failures(failures.with(&recorded.refused)).await?;
+        let mut recorded = self.store_in_halves(&Rows::Totals(&totals), failures).await?;
+        let not_superseded =
+            recorded.updated as usize + recorded.refused.len() + recorded.left.len();
+        recorded.superseded = totals.count() - not_superseded as u64;
         Ok(recorded)
     }
 }
@@ -87,9 +90,7 @@ impl<D: Backend> SqlStore<D> {
             Ok(updated) => return Ok(Recorded { updated, ..Recorded::default() }),
             Err(error) => self.look_into(error, self.store_part(&rows, 0..0)).await?,
         }
-        let recorded = self.store_in_halves(&rows).await?;
-        self.record_failures(FailureColumns::default().with(&recorded.refused)).await?;
-        Ok(recorded)
+        self.store_in_halves(&rows, FailureColumns::default()).await
     }
 
     /// Fails with `error` unless halving can help: it is about a row, and `without_rows` succeeds.
@@ -138,11 +139,15 @@ impl<D: Backend> SqlStore<D> {
         self.retry(store).await
     }
 
-    /// Stores these rows, except for those that the database refuses.
+    /// Stores these rows, except for those that the database refuses, which are recorded beside `failures`.
     ///
     /// # Errors
-    /// If the database fails, or refuses every row for one reason.
-    async fn store_in_halves(&self, rows: &Rows<'_>) -> Result<Recorded, RunError> {
+    /// If the database fails, refuses every row for one reason, or takes too long: what was tried by then is stored.
+    async fn store_in_halves(
+        &self,
+        rows: &Rows<'_>,
+        failures: FailureColumns,
+    ) -> Result<Recorded, RunError> {
         let halves = self.halves(rows).await?;
         let keys = rows.keys();
         let wallet = |row: usize| keys[row].parse::<Wallet>().ok();
@@ -150,17 +155,19 @@ impl<D: Backend> SqlStore<D> {
             let reason = redact::excerpt(&format!("cannot be stored: {}", fault.text));
             Some(Unreadable { wallet: wallet(*row)?, reason })
         });
-        Ok(Recorded {
-            updated: halves.changed,
-            superseded: 0,
-            refused: refused.collect(),
-            left: halves.left.iter().cloned().flatten().filter_map(wallet).collect(),
-        })
+        let refused: Vec<_> = refused.collect();
+        self.record_failures(failures.with(&refused)).await?;
+        if halves.is_too_slow {
+            let tried = refused.len() + halves.accepted;
+            return Err(self.refuses(rows, &format!("{} of {tried} rows", refused.len())));
+        }
+        let left = halves.left.into_iter().flatten().filter_map(wallet).collect();
+        Ok(Recorded { updated: halves.changed, superseded: 0, refused, left })
     }
 
     async fn halves(&self, rows: &Rows<'_>) -> Result<Halves, RunError> {
         let (began, mut halves) = (Instant::now(), Halves::default());
-        let mut parts = vec![0..rows.keys().len()];
+        let mut parts: Vec<_> = iter::once(0..rows.keys().len()).collect();
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;
@@ -189,14 +196,9 @@ impl<D: Backend> SqlStore<D> {
             }
             let middle = part.start + part.len() / 2;
             parts.extend([middle..part.end, part.start..middle]);
-            let is_over = began.elapsed() > PATIENCE;
-            if is_over || self.database.shutdown.is_requested() && began.elapsed() > LAST_SECONDS {
-                halves.left = parts;
-                if is_over && !self.database.shutdown.is_requested() {
-                    let (refused, tried) = (halves.refused.len(), halves.accepted);
-                    let what = format!("{refused} of {} rows", refused + tried);
-                    return Err(self.refuses(rows, &what));
-                }
+            let is_stopped = self.database.shutdown.is_requested();
+            if began.elapsed() > if is_stopped { LAST_SECONDS } else { PATIENCE } {
+                (halves.left, halves.is_too_slow) = (parts, !is_stopped);
                 return Ok(halves);
             }
         }
@@ -242,9 +244,15 @@ impl<D: Backend> SqlStore<D> {
             open = open.only(&rows, simpler);
             halves = self.halves(&Rows::Failures(&open)).await?;
         }
-        let Some((_, fault)) = halves.refused.first() else { return Ok(()) };
-        if accepted + halves.accepted == 0 && halves.refused.len() >= NO_COINCIDENCE {
+        if let Some((_, fault)) = halves.refused.first()
+            && accepted + halves.accepted == 0
+            && halves.refused.len() >= NO_COINCIDENCE
+        {
             return Err(self.refuses(&Rows::Failures(&open), &format!("every row: {}", fault.text)));
+        }
+        let left: usize = halves.left.iter().map(Range::len).sum();
+        if left > 0 {
+            warn!("the failures of {left} wallets are not on record: it takes too long");
         }
         for (row, fault) in halves.refused {
             warn!("the failure of wallet {} is not on record: {}", open.wallets[row], fault.text);
