@@ -12,8 +12,8 @@ use ethtally::{
     rpc::{BlockChoice, Client, ClientSettings, Contracts, RateLimits},
     store::{self, Access},
     tally::{
-        Chunk, Ledger, Pages, Pipeline, Progress, Reader, Recorded, RunError, RunSummary, Shutdown,
-        TotalRead, Unreadable, Wallet,
+        Chunk, Ledger, Pages, Pipeline, Progress, Reader, Recorded, Retries, RunError, RunSummary,
+        Shutdown, TotalRead, Unreadable, Wallet,
     },
 };
 use futures_util::{
@@ -78,7 +78,7 @@ pub(crate) async fn reading(
 pub(crate) async fn writing(fixture: &Fixture, table: &Table) -> anyhow::Result<Row> {
     let what = What::Writing;
     say(format_args!("{what} …"));
-    let store = store::open(&table.url, Access::Write, &Shutdown::default()).await?;
+    let store = store::open(&table.url, None, Access::Write, &Shutdown::default()).await?;
     store.migrate().await?;
     let row = measured(what, fixture, &NullReader, store.as_ref()).await?;
     store.close().await;

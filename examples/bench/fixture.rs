@@ -193,7 +193,7 @@ impl Template {
             Self::Postgres { template, .. } => template.clone(),
             Self::Sqlite { template, .. } => format!("sqlite:{}", template.display()),
         };
-        let store = store::open(&url, Access::Write, &Shutdown::default()).await?;
+        let store = store::open(&url, None, Access::Write, &Shutdown::default()).await?;
         store.migrate().await?;
         match rows {
             Rows::New => {

@@ -108,6 +108,8 @@ async fn every_command_works_on(database: Database) {
 
     for to in [1, 2] {
         let watching = start_connected(watch("", chain.url(), &database));
+        // The first one begins at the newest block.
+        caught_up(&chain, &database).await;
         transfer(&chain, 20, to, U256::from(7)).await;
         caught_up(&chain, &database).await;
         watching.stop();
@@ -117,6 +119,17 @@ async fn every_command_works_on(database: Database) {
         assert!((chrono::Utc::now() - at).num_seconds().abs() < 600, "{status}");
     }
     assert_matches_chain(&chain, &database, [1, 2, 20]).await;
+
+    // An index serves comparisons with a time of the other type.
+    let page = "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off;
+        set enable_incremental_sort = off;
+        explain select wallet, updated_at::timestamp::text from eth_wallet_balances stored
+        where updated_at < timestamp '2100-01-01' and (updated_at, wallet) > (timestamp '2000-01-01', '')
+        order by stored.updated_at, stored.wallet limit 5";
+    let plan = database.sql(page).await.join("\n");
+    assert!(plan.contains("Index Cond: ((updated_at < '2100-01-01"), "{plan}");
+    assert!(plan.contains("(ROW(updated_at, wallet) > ROW("), "{plan}");
+    assert!(!plan.contains("Seq Scan") && !plan.contains("Sort  ("), "{plan}");
 }
 
 /// The original's tables with times of this type, in this form.
