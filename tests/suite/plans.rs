@@ -237,10 +237,10 @@ async fn no_statement_scans_the_whole_table_for_a_few_rows() {
         "select count(*) from eth_wallet_balances stored",
         "on conflict (wallet) do nothing",
         "read_block is not null or updated_at",
-        "blocknumber, updated_at\n             from eth_wallet_balances where wallet = any($1)",
+        "blocknumber, updated_at::timestamp\n             from eth_wallet_balances where wallet = any($1)",
         "tablesample",
         "(select count(*) from eth_wallet_balances)",
-        "order by updated_at limit 1 offset",
+        "order by stored.updated_at limit 1 offset",
         "select wallet from eth_wallet_balances where wallet = any($1)",
     ] {
         assert!(seen.contains(statement), "never seen: {statement}");

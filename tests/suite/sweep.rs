@@ -175,6 +175,7 @@ async fn a_dry_run_estimates_the_cost_and_changes_nothing(database: Database) {
 
 async fn an_empty_table_is_swept_at_once(database: Database) {
     let chain = still_chain().await;
+    ethtally(["migrate"]).database(&database).run().expect(0);
     for _ in 0..2 {
         let swept = ethtally(["sweep"]).node(chain.url()).database(&database).run().expect(0);
         assert_eq!(

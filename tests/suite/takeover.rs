@@ -86,6 +86,12 @@ async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing
         [
             "eth_wallet_balances|eth_wallet_balances_sweep_idx|CREATE INDEX eth_wallet_balances_sweep_idx ON public.eth_wallet_balances USING btree (updated_at, wallet)",
             "eth_wallet_balances|read_block|bigint",
+            "eth_wallet_profile|eth_wallet_profile_pkey|CREATE UNIQUE INDEX eth_wallet_profile_pkey ON public.eth_wallet_profile USING btree (id)",
+            "eth_wallet_profile|id|smallint",
+            "eth_wallet_profile|identity|text",
+            "eth_wallet_profile|name|text",
+            "eth_wallet_profile|recorded_at|timestamp without time zone",
+            "eth_wallet_read_failures|eth_wallet_read_failures_due_idx|CREATE INDEX eth_wallet_read_failures_due_idx ON public.eth_wallet_read_failures USING btree (next_try_at, wallet)",
             "eth_wallet_read_failures|eth_wallet_read_failures_pkey|CREATE UNIQUE INDEX eth_wallet_read_failures_pkey ON public.eth_wallet_read_failures USING btree (wallet)",
             "eth_wallet_read_failures|failures|bigint",
             "eth_wallet_read_failures|last_error|text",
@@ -294,7 +300,7 @@ async fn concurrent_migrations_are_applied_once(first: Database) {
         }
         assert_eq!(migrate(&database).expect(0).json()["applied"], json!([]));
         let versions = "select version from _ethtally_migrations order by version";
-        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4"]);
+        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4", "5"]);
     }
 }
 

@@ -24,7 +24,7 @@ use crate::support::{
     database::{Database, on_both_databases},
     metrics::Metrics,
     program::eventually,
-    table::store_unread,
+    table::{store_unread, unread_table},
     watch::{caught_up, checkpoint, get, served_at, start, start_connected, watch},
 };
 
@@ -122,6 +122,7 @@ async fn health_of_a_healthy_watch_is_complete(database: Database) {
 
 async fn a_standby_is_healthy_and_ready(database: Database) {
     let chain = Chain::builder().start().await.unwrap();
+    store_unread(&database, 0..0);
     let first = start_connected(watch("--listen 0", chain.url(), &database));
     caught_up(&chain, &database).await;
     let second = start(watch("--listen 0", chain.url(), &database));
@@ -158,7 +159,7 @@ async fn a_standby_is_healthy_and_ready(database: Database) {
 async fn a_lost_connection_is_unhealthy_with_a_reason_until_restored() {
     let chain = Chain::builder().start().await.unwrap();
     let (socket, stub) = socket_and_stub_of(&chain);
-    let database = Database::sqlite();
+    let database = unread_table(0);
     let arguments = format!("--listen 0 --retries 0 --ws-url {}", socket.url());
     let watching = start(watch(&arguments, stub.url(), &database));
     let address = served_at(&watching);
@@ -191,7 +192,7 @@ async fn a_lost_connection_is_unhealthy_with_a_reason_until_restored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_head_is_unhealthy_until_it_advances() {
     let chain = Chain::builder().start().await.unwrap();
-    let database = Database::sqlite();
+    let database = unread_table(0);
     let watching = start(watch("--listen 0 --max-lag 2", chain.url(), &database));
     let address = served_at(&watching);
     watching.until("connected", 1);
@@ -212,7 +213,7 @@ async fn a_stalled_head_is_unhealthy_until_it_advances() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stuck_checkpoint_is_unhealthy_until_it_advances() {
     let (chain, stub) = chain_and_stub().await;
-    let database = Database::sqlite();
+    let database = unread_table(0);
     store_unread(&database, 0..10);
     let arguments = format!("--listen 0 --max-lag 2 --retries 0 --ws-url {}", chain.ws_url());
     let watching = start(watch(&arguments, stub.url(), &database));
@@ -362,7 +363,7 @@ fn before_anything_is_stored_the_reason_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_takes_nothing_is_unhealthy_with_the_reason() {
     let chain = Chain::builder().start().await.unwrap();
-    let database = Database::sqlite();
+    let database = unread_table(0);
     store_unread(&database, 0..10);
     database
         .sql(
@@ -384,7 +385,7 @@ async fn a_database_that_takes_nothing_is_unhealthy_with_the_reason() {
 async fn a_chain_below_the_checkpoint_is_unhealthy() {
     let chain = Chain::builder().start().await.unwrap();
     chain.mine(5).await.unwrap();
-    let database = Database::sqlite();
+    let database = unread_table(0);
     store_unread(&database, 0..10);
     let ahead =
         "insert into eth_indexer_checkpoints (name, last_block) values ('audio_transfers', 1000)";
@@ -407,7 +408,7 @@ async fn a_node_that_fails_at_the_start_is_waited_for() {
         (Fault::NotJson, ""),
         (Fault::status(401).with_body("who are you?"), "check the URL and its key"),
     ] {
-        let database = Database::sqlite();
+        let database = unread_table(0);
         stub.fault(fault, When::always());
         let arguments = format!("--listen 0 --retries 0 --ws-url {}", chain.ws_url());
         let watching = start(watch(&arguments, stub.url(), &database));
@@ -422,7 +423,7 @@ async fn a_node_that_fails_at_the_start_is_waited_for() {
         watching.stop();
     }
     // Nobody listens there.
-    let database = Database::sqlite();
+    let database = unread_table(0);
     let watching = start(watch("--listen 0 --retries 0", Stub::dead(), &database));
     watching.until("error", 1);
     until_unhealthy(&served_at(&watching), "nothing is stored yet: ", || {});
@@ -436,7 +437,7 @@ async fn watch_is_ready_only_after_it_has_caught_up() {
     let stub = stub_of(&chain);
     let slow = When::method("eth_getLogs").times(1);
     stub.fault(Fault::Delay(Duration::from_secs(4)), slow);
-    let database = Database::sqlite();
+    let database = unread_table(0);
     let arguments = format!("--listen 0 --from-block 1 --ws-url {}", chain.ws_url());
     let watching = start(watch(&arguments, stub.url(), &database));
     let address = served_at(&watching);
@@ -458,7 +459,7 @@ async fn watch_is_ready_only_after_it_has_caught_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_alone_listens_on_localhost_only() {
     let chain = Chain::builder().start().await.unwrap();
-    let database = Database::sqlite();
+    let database = unread_table(0);
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let watching = start(watch(&format!("--listen {free}"), chain.url(), &database));
     assert_eq!(served_at(&watching), format!("127.0.0.1:{free}"));
@@ -478,12 +479,12 @@ async fn a_port_alone_listens_on_localhost_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_in_use_is_an_error_that_names_it() {
     let chain = Chain::builder().start().await.unwrap();
-    let database = Database::sqlite();
+    let database = unread_table(0);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     for listen in [format!("{port}"), format!("127.0.0.1:{port}")] {
         let ran = watch(&format!("--listen {listen}"), chain.url(), &database).run().expect(2);
-        assert_eq!((ran.stdout.as_str(), ran.stderr.lines().count()), ("", 1), "{ran:?}");
+        assert_eq!((ran.own().as_str(), ran.stderr.lines().count()), ("", 1), "{ran:?}");
         let expected =
             format!("--listen 127.0.0.1:{port}: cannot listen there: Address already in use");
         assert!(ran.error().contains(&expected), "{ran:?}");

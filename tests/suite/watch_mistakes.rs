@@ -13,9 +13,8 @@ use ethtally_testbed::{Chain, socket::Socket, stub::Stub};
 
 use crate::support::{
     chains::still_chain,
-    database::Database,
     program::{Output, ethtally},
-    table::store_unread,
+    table::unread_table,
     watch::{checkpoint, start, watch},
 };
 
@@ -23,7 +22,7 @@ use crate::support::{
 #[track_caller]
 fn error_of(output: Output) -> String {
     assert!([2, 3, 4].contains(&output.status), "{output:?}");
-    assert_eq!((output.stdout.as_str(), output.stderr.lines().count()), ("", 1), "{output:?}");
+    assert_eq!((output.own().as_str(), output.stderr.lines().count()), ("", 1), "{output:?}");
     output.error().strip_prefix("error: ").expect("an error").to_owned()
 }
 
@@ -129,8 +128,7 @@ async fn a_profile_that_cannot_be_watched_is_an_error_with_the_reason() {
             ),
         ),
     ] {
-        let database = Database::sqlite();
-        store_unread(&database, 0..1);
+        let database = unread_table(0);
         let file = database.folder().join("mine.toml");
         fs::write(&file, profile).unwrap();
         let ran = watch("", &url, &database).env("ETHTALLY_PROFILE", file.to_str().unwrap()).run();
@@ -154,7 +152,7 @@ async fn an_unreachable_database_at_the_start_is_an_error_with_what_to_check() {
 async fn the_websocket_url_comes_from_the_variable_or_else_from_the_node() {
     let chain = Chain::builder().start().await.unwrap();
     let socket = Socket::in_front_of(&chain.ws_url()).unwrap();
-    let database = Database::sqlite();
+    let database = unread_table(0);
     for (value, endpoint) in [
         (Some(socket.url()), socket.url()),
         (Some(format!(" {} ", socket.url_with_path("/v2/a-key-1234567890"))), socket.url()),

@@ -27,7 +27,7 @@ use crate::support::{
         DATABASE_SECRETS, RPC_SECRETS, assert_hidden_in, dump_all_tables,
         faults_that_repeat_secrets, rpc_url,
     },
-    table::store_unread,
+    table::{store_unread, unread_table},
     watch::{JsonWatch, caught_up, get, served_at, start},
 };
 
@@ -93,7 +93,7 @@ fn ended(watching: JsonWatch) -> String {
 async fn a_key_repeated_by_the_node_is_not_shown() {
     let chain = Chain::builder().start().await.unwrap();
     let (socket, stub) = socket_and_stub_of(&chain);
-    let database = Database::sqlite();
+    let database = unread_table(0);
     store_unread(&database, 0..10);
     let watching = start(prepared(&stub.url(), &socket.url(), &database));
     let address = served_at(&watching);
@@ -163,7 +163,7 @@ fn socket_that_repeats_secrets() -> (String, Arc<AtomicUsize>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_repeated_by_the_websocket_is_not_shown() {
     let chain = Chain::builder().start().await.unwrap();
-    let database = Database::sqlite();
+    let database = unread_table(0);
     let (url, answered) = socket_that_repeats_secrets();
     let stub = stub_of(&chain);
     let watching = start(prepared(&stub.url(), &url, &database));

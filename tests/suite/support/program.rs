@@ -248,9 +248,10 @@ impl Output {
     /// The line on stdout with its milliseconds, which differ between runs, replaced by `N`.
     #[track_caller]
     pub(crate) fn without_time(&self) -> String {
+        let own = self.own();
         let (mark, end) =
-            if self.stdout.starts_with('{') { ("\"elapsed_ms\":", ",") } else { (" in ", " ms") };
-        let (before, rest) = self.stdout.split_once(mark).expect("milliseconds");
+            if own.starts_with('{') { ("\"elapsed_ms\":", ",") } else { (" in ", " ms") };
+        let (before, rest) = own.split_once(mark).expect("milliseconds");
         let (time, after) = rest.split_once(end).expect("text after the milliseconds");
         assert!(!time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit()), "{time}");
         format!("{before}{mark}N{end}{}", after.trim_end_matches('\n'))
