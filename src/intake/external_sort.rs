@@ -2,11 +2,14 @@
 //! temporary files and merged when they are read back.
 
 use std::{
+    env,
     fs::File,
     io::{self, BufReader, BufWriter, Read, Seek, Write},
+    path::Path,
 };
 
 use alloy::primitives::Address;
+use anyhow::Context;
 use itertools::{Either, Itertools};
 
 use crate::tally::Wallet;
@@ -27,36 +30,45 @@ impl ExternalSort {
     ///
     /// # Errors
     /// When a temporary file cannot be created or written.
-    pub(super) fn push(&mut self, wallet: Wallet) -> io::Result<()> {
+    pub(super) fn push(&mut self, wallet: Wallet) -> anyhow::Result<()> {
         self.in_memory.push(wallet);
-        if self.in_memory.len() == RUN {
-            let mut file = BufWriter::new(tempfile::tempfile()?);
-            self.sort();
-            for wallet in self.in_memory.drain(..) {
-                file.write_all(wallet.address().as_slice())?;
-            }
-            let mut file = file.into_inner()?;
-            file.rewind()?;
-            self.runs.push(file);
+        if self.in_memory.len() < RUN {
+            return Ok(());
         }
+        let folder = env::temp_dir();
+        self.write_run(&folder).with_context(|| {
+            format!(
+                "folder {}: a temporary file cannot be written; free space there, or name another folder with TMPDIR",
+                folder.display()
+            )
+        })
+    }
+
+    /// Moves the wallets in memory to a file, which has no name and so vanishes however the process ends.
+    fn write_run(&mut self, folder: &Path) -> io::Result<()> {
+        let mut file = BufWriter::new(tempfile::tempfile_in(folder)?);
+        self.sort();
+        for wallet in self.in_memory.drain(..) {
+            file.write_all(wallet.address().as_slice())?;
+        }
+        let mut file = file.into_inner()?;
+        file.rewind()?;
+        self.runs.push(file);
         Ok(())
     }
 
     /// Returns all wallets in ascending order, without duplicates.
-    pub(super) fn into_sorted(
-        mut self,
-    ) -> io::Result<impl Iterator<Item = io::Result<Wallet>> + Send> {
+    pub(super) fn into_sorted(mut self) -> impl Iterator<Item = io::Result<Wallet>> + Send {
         self.sort();
         let runs = self.runs.into_iter().map(|file| Either::Left(wallets_in(file)));
         let in_memory = Either::Right(self.in_memory.into_iter().map(Ok));
-        Ok(runs
-            .chain([in_memory])
+        runs.chain([in_memory])
             .kmerge_by(|one, other| match (one, other) {
                 (Ok(one), Ok(other)) => one < other,
                 // An error comes first, so that an incomplete run is never taken for a complete one.
                 (one, _) => one.is_err(),
             })
-            .dedup_by(|one, other| matches!((one, other), (Ok(one), Ok(other)) if one == other)))
+            .dedup_by(|one, other| matches!((one, other), (Ok(one), Ok(other)) if one == other))
     }
 
     fn sort(&mut self) {
@@ -95,7 +107,7 @@ mod tests {
             external_sort.push(wallet(n)).unwrap();
         }
         assert_eq!(external_sort.runs.len(), 2);
-        let sorted: Vec<_> = external_sort.into_sorted().unwrap().map(Result::unwrap).collect();
+        let sorted: Vec<_> = external_sort.into_sorted().map(Result::unwrap).collect();
         assert_eq!(sorted.len(), distinct);
         assert!(sorted.is_sorted_by(|one, other| one < other));
     }
