@@ -24,7 +24,8 @@ pub(super) struct Column {
 /// The column of the wallets by the first record; none if there is no column of the name asked for.
 pub(super) fn wallet_column(first: &ByteRecord, name: Option<&str>) -> Option<Column> {
     let named = |name: &str| {
-        let index = first.iter().position(|field| value(field).to_lowercase() == name.to_lowercase())?;
+        let index =
+            first.iter().position(|field| value(field).to_lowercase() == name.to_lowercase())?;
         Some(Column { index, has_header: true, is_named: true })
     };
     if let Some(name) = name {

@@ -25,11 +25,7 @@ const MAGIC: [(&[u8], &str, &str); 25] = [
         "use `lz4 -dc FILE | ethtally backfill --from-csv -`",
     ),
     (b"LZIP", "compressed by lzip", "use `lzip -dc FILE | ethtally backfill --from-csv -`"),
-    (
-        b"\x1f\x9d",
-        "compressed by compress",
-        "use `gzip -dc FILE | ethtally backfill --from-csv -`",
-    ),
+    (b"\x1f\x9d", "compressed by compress", "use `gzip -dc FILE | ethtally backfill --from-csv -`"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "use `7z x -so FILE | ethtally backfill --from-csv -`"),
     (b"Rar!\x1a\x07", "a RAR archive", "unpack it and give the CSV file in it"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", SAVE_AS),
@@ -56,7 +52,10 @@ const ALSO_TEXT: [&[u8]; 6] = [b"BZh", b"LZIP", b"PAR1", b"ARROW1", b"ORC", b"FE
 
 /// The binary format that these first bytes of a file belong to.
 pub(super) fn binary(head: &[u8]) -> Option<Foreign> {
-    if [&b"PK\x03\x04"[..], b"PK\x05\x06", b"PK\x07\x08"].iter().any(|magic| head.starts_with(magic)) {
+    if [&b"PK\x03\x04"[..], b"PK\x05\x06", b"PK\x07\x08"]
+        .iter()
+        .any(|magic| head.starts_with(magic))
+    {
         return Some(zip(head));
     }
     if head.get(257..262) == Some(b"ustar") {
@@ -90,14 +89,16 @@ fn zip(head: &[u8]) -> Foreign {
 /// The text format, other than CSV, that these first bytes of a decoded text belong to.
 pub(super) fn text(head: &[u8]) -> Option<Foreign> {
     let head = head.trim_ascii_start();
-    let starts = |text: &[u8]| {
-        head.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text))
-    };
+    let starts =
+        |text: &[u8]| head.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text));
     if starts(b"version https://git-lfs.") {
         return Some(Foreign { name: "a Git LFS pointer", remedy: "fetch it with `git lfs pull`" });
     }
     if starts(b"<!doctype html") || starts(b"<html") || starts(b"<table") || starts(b"<head") {
-        return Some(Foreign { name: "HTML", remedy: "download the CSV file itself, or save the table as CSV" });
+        return Some(Foreign {
+            name: "HTML",
+            remedy: "download the CSV file itself, or save the table as CSV",
+        });
     }
     match head {
         [b'<', b'?' | b'!' | b'a'..=b'z' | b'A'..=b'Z', ..] => {
@@ -110,7 +111,8 @@ pub(super) fn text(head: &[u8]) -> Option<Foreign> {
             let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
             let is_object = |line: &[u8]| line.starts_with(b"{") && line.ends_with(b"}");
             let first_is_object = lines.next().is_some_and(is_object);
-            let next_is_object = lines.find(|line| !line.is_empty()).is_some_and(|line| line.starts_with(b"{"));
+            let next_is_object =
+                lines.find(|line| !line.is_empty()).is_some_and(|line| line.starts_with(b"{"));
             Some(if first_is_object && next_is_object {
                 Foreign {
                     name: "NDJSON (JSON lines)",

@@ -81,7 +81,9 @@ fn explain(found: &Found) -> String {
             "none of the {rows} rows holds a wallet address; name the column with --column, \
              and separate columns by commas, semicolons, tabs or pipes"
         ),
-        Some(header) => format!("holds only a header, {header:?}, and no wallet; add a row for each wallet"),
+        Some(header) => {
+            format!("holds only a header, {header:?}, and no wallet; add a row for each wallet")
+        }
         None if found.is_empty => "is empty and holds no wallet; check how it was made".to_owned(),
         None => "holds only blank lines and no wallet; check how it was made".to_owned(),
     }

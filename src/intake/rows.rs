@@ -108,8 +108,8 @@ pub(super) fn read(
 ) -> Result<Found, RunError> {
     let text = text::open(input).map_err(RowsError::from)?;
     let declared = column::declared_delimiter(&text.head);
-    let delimiter = declared
-        .unwrap_or_else(|| column::likely_delimiter(&text.head, text.is_whole, name));
+    let delimiter =
+        declared.unwrap_or_else(|| column::likely_delimiter(&text.head, text.is_whole, name));
     let mut found = Found { is_empty: text.head.is_empty(), ..Found::default() };
     let mut rows = Rows::new(text.content, delimiter);
     if declared.is_some() {
@@ -167,11 +167,16 @@ impl<'a> Rows<'a> {
                 return Err(RowsError::Endless(before));
             }
             if !read? {
-                return if self.has_ended { Ok(None) } else { Err(RowsError::Unclosed(self.line)) };
+                // A record within quotes has no line end of its own.
+                return if self.has_ended {
+                    Ok(None)
+                } else {
+                    Err(RowsError::Unclosed(self.line + 1))
+                };
             }
             // The reader's own line of a record is that of the blank lines before it.
             let inner = self.record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
-            self.line = self.reader.position().line().saturating_sub(1 + inner).max(before);
+            self.line = self.reader.position().line().saturating_sub(1 + inner);
             self.has_ended = self.record.len() == 1 && &self.record[0] == text::END;
             if !self.has_ended {
                 return Ok(Some(self.line));
