@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ethtally_testbed::wallet;
 use flate2::{Compression, write::GzEncoder};
 
 use crate::support::{
