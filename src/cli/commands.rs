@@ -51,6 +51,9 @@ pub enum Command {
     ///
     /// Reads and stores each wallet once, however often the file lists it. Rows without a valid wallet
     /// are reported by line number and skipped. Running it again only refreshes the totals.
+    ///
+    /// The file is text in UTF-8 or UTF-16, with commas, semicolons, tabs or pipes between columns, and may be
+    /// compressed by gzip. Large files are sorted in temporary files in the folder that TMPDIR names.
     Backfill(BackfillArgs),
     /// Spot-check stored totals against the chain
     ///

@@ -69,7 +69,7 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
     let input = open(&args.from_csv)?;
     let story = Story::open(app, "backfill", reader, Access::Write).await?;
     let store = story.store.as_ref();
-    let Intake { rows, rejected, wallets } = take_in(app, &args, input).await?;
+    let Intake { rows, rejected, without_wallets, wallets } = take_in(app, &args, input).await?;
     let mut seen = Seen::default();
     let mut run = match args.placeholders {
         true => store_placeholders(app, store, pages(wallets), &mut seen).await,
@@ -94,12 +94,8 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
         kept: seen.kept,
         counts,
     })?;
-    if rows > 0 && rejected == rows {
-        return Err(RunError::settings(format!(
-            "{}: none of the {rows} rows holds a wallet address; name the column with --column, \
-             and separate columns by commas",
-            name_of(&args.from_csv)
-        )));
+    if let Some(found) = without_wallets {
+        return Err(RunError::settings(format!("{}: {found}", name_of(&args.from_csv))));
     }
     verdict(run, args.strict.strict)
 }

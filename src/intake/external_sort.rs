@@ -2,11 +2,15 @@
 //! temporary files and merged when they are read back.
 
 use std::{
+    env,
     fs::File,
     io::{self, BufReader, BufWriter, Read, Seek, Write},
+    mem,
+    path::Path,
 };
 
 use alloy::primitives::Address;
+use anyhow::Context;
 use itertools::{Either, Itertools};
 
 use crate::tally::Wallet;
@@ -14,12 +18,22 @@ use crate::tally::Wallet;
 /// Wallets kept in memory before they are written to a file as a run: 20 bytes each.
 const RUN: usize = 250_000;
 
+/// Runs that are merged into one, so that few files are open at a time.
+const MOST_RUNS: usize = 100;
+
 /// Wallets to be sorted.
-#[derive(Default)]
 pub(super) struct ExternalSort {
     in_memory: Vec<Wallet>,
     /// Sorted runs, in files without a name, so that none is left behind.
     runs: Vec<File>,
+    run: usize,
+    most_runs: usize,
+}
+
+impl Default for ExternalSort {
+    fn default() -> Self {
+        Self { in_memory: Vec::new(), runs: Vec::new(), run: RUN, most_runs: MOST_RUNS }
+    }
 }
 
 impl ExternalSort {
@@ -27,42 +41,69 @@ impl ExternalSort {
     ///
     /// # Errors
     /// When a temporary file cannot be created or written.
-    pub(super) fn push(&mut self, wallet: Wallet) -> io::Result<()> {
+    pub(super) fn push(&mut self, wallet: Wallet) -> anyhow::Result<()> {
         self.in_memory.push(wallet);
-        if self.in_memory.len() == RUN {
-            let mut file = BufWriter::new(tempfile::tempfile()?);
-            self.sort();
-            for wallet in self.in_memory.drain(..) {
-                file.write_all(wallet.address().as_slice())?;
-            }
-            let mut file = file.into_inner()?;
-            file.rewind()?;
-            self.runs.push(file);
+        if self.in_memory.len() < self.run {
+            return Ok(());
+        }
+        let folder = env::temp_dir();
+        self.write_run(&folder).with_context(|| {
+            format!(
+                "folder {}: a temporary file cannot be written; free space there, or name another folder with TMPDIR",
+                folder.display()
+            )
+        })
+    }
+
+    /// Moves the wallets in memory to a file.
+    fn write_run(&mut self, folder: &Path) -> io::Result<()> {
+        self.sort();
+        let run = write(folder, self.in_memory.drain(..).map(Ok))?;
+        self.runs.push(run);
+        if self.runs.len() == self.most_runs {
+            let merged = write(folder, merge(mem::take(&mut self.runs), Vec::new()))?;
+            self.runs.push(merged);
         }
         Ok(())
     }
 
     /// Returns all wallets in ascending order, without duplicates.
-    pub(super) fn into_sorted(
-        mut self,
-    ) -> io::Result<impl Iterator<Item = io::Result<Wallet>> + Send> {
+    pub(super) fn into_sorted(mut self) -> impl Iterator<Item = io::Result<Wallet>> + Send {
         self.sort();
-        let runs = self.runs.into_iter().map(|file| Either::Left(wallets_in(file)));
-        let in_memory = Either::Right(self.in_memory.into_iter().map(Ok));
-        Ok(runs
-            .chain([in_memory])
-            .kmerge_by(|one, other| match (one, other) {
-                (Ok(one), Ok(other)) => one < other,
-                // An error comes first, so that an incomplete run is never taken for a complete one.
-                (one, _) => one.is_err(),
-            })
-            .dedup_by(|one, other| matches!((one, other), (Ok(one), Ok(other)) if one == other)))
+        merge(self.runs, self.in_memory)
     }
 
     fn sort(&mut self) {
         self.in_memory.sort_unstable();
         self.in_memory.dedup();
     }
+}
+
+/// Writes wallets to a temporary file, which has no name and so vanishes however the process ends.
+fn write(folder: &Path, wallets: impl Iterator<Item = io::Result<Wallet>>) -> io::Result<File> {
+    let mut file = BufWriter::new(tempfile::tempfile_in(folder)?);
+    for wallet in wallets {
+        file.write_all(wallet?.address().as_slice())?;
+    }
+    let mut file = file.into_inner()?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// All wallets of these sorted runs, in ascending order, without duplicates.
+fn merge(
+    runs: Vec<File>,
+    in_memory: Vec<Wallet>,
+) -> impl Iterator<Item = io::Result<Wallet>> + Send {
+    let runs = runs.into_iter().map(|file| Either::Left(wallets_in(file)));
+    let in_memory = Either::Right(in_memory.into_iter().map(Ok));
+    runs.chain([in_memory])
+        .kmerge_by(|one, other| match (one, other) {
+            (Ok(one), Ok(other)) => one < other,
+            // An error comes first, so that an incomplete run is never taken for a complete one.
+            (one, _) => one.is_err(),
+        })
+        .dedup_by(|one, other| matches!((one, other), (Ok(one), Ok(other)) if one == other))
 }
 
 /// The wallets in a run.
@@ -89,13 +130,15 @@ mod tests {
             let scattered = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             Wallet::from(Address::left_padding_from(&scattered.to_be_bytes()))
         };
-        let distinct = RUN * 2 + 1000;
-        let mut external_sort = ExternalSort::default();
-        for n in (0..distinct).chain(0..1000).chain(RUN..RUN + 1000) {
+        let run = 1000;
+        let distinct = run * 14 + 100;
+        let mut external_sort = ExternalSort { run, most_runs: 5, ..ExternalSort::default() };
+        for n in (0..distinct).chain(0..100).chain(run..run + 100) {
             external_sort.push(wallet(n)).unwrap();
         }
+        // Three times, five runs were merged into one.
         assert_eq!(external_sort.runs.len(), 2);
-        let sorted: Vec<_> = external_sort.into_sorted().unwrap().map(Result::unwrap).collect();
+        let sorted: Vec<_> = external_sort.into_sorted().map(Result::unwrap).collect();
         assert_eq!(sorted.len(), distinct);
         assert!(sorted.is_sorted_by(|one, other| one < other));
     }

@@ -1,4 +1,4 @@
-//! The rows of a CSV file, with or without a header, a BOM, CRLF and quotes: finds the wallet of each.
+//! The rows of a CSV file: finds the wallet of each.
 
 use std::{
     cell::Cell,
@@ -10,10 +10,11 @@ use csv::{ByteRecord, ReaderBuilder};
 use thiserror::Error;
 use tracing::info;
 
+use super::{
+    column,
+    text::{self, TextError},
+};
 use crate::tally::{RunError, Wallet, WalletError};
-
-/// Names of the wallet's column, in any case.
-const NAMES: [&str; 2] = ["wallet", "address"];
 
 /// Maximum bytes of a row. A quote that is never closed makes the rest of a file one row.
 const LONGEST_ROW: usize = 1 << 20;
@@ -39,6 +40,17 @@ impl fmt::Display for Reject {
     }
 }
 
+/// What was read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Rows, without the header and blank lines.
+    pub(super) rows: u64,
+    /// The start of the header, if there is one.
+    pub(super) header: Option<String>,
+    /// Whether the file holds no character at all.
+    pub(super) is_empty: bool,
+}
+
 /// Why a file cannot be read.
 #[derive(Debug, Error)]
 enum RowsError {
@@ -50,12 +62,33 @@ enum RowsError {
         "line {0}: the row is longer than {LONGEST_ROW} bytes; check for a quote that is not closed"
     )]
     Endless(u64),
-    /// The text is UTF-16.
-    #[error("UTF-16 is not supported; save the file as UTF-8")]
-    Utf16,
-    /// The input cannot be read, or is not CSV.
-    #[error(transparent)]
-    Csv(#[from] csv::Error),
+    /// The file ends within quotes, so that rows after the quote cannot be told from its text.
+    #[error("line {0}: a quote is not closed; close it, or remove it")]
+    Unclosed(u64),
+    /// The file is of a format other than CSV.
+    #[error("is {0}, not CSV; {1}")]
+    Foreign(&'static str, &'static str),
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Io(io::Error),
+}
+
+impl From<csv::Error> for RowsError {
+    fn from(error: csv::Error) -> Self {
+        match error.into_kind() {
+            csv::ErrorKind::Io(error) => Self::Io(error),
+            other => Self::Io(io::Error::other(format!("{other:?}"))),
+        }
+    }
+}
+
+impl From<TextError> for RowsError {
+    fn from(error: TextError) -> Self {
+        match error {
+            TextError::Foreign(foreign) => Self::Foreign(foreign.name, foreign.remedy),
+            TextError::Io(error) => Self::Io(error),
+        }
+    }
 }
 
 impl From<RowsError> for RunError {
@@ -64,58 +97,101 @@ impl From<RowsError> for RunError {
     }
 }
 
-/// Reads every row and passes it to `each`; returns the number of rows.
+/// Reads every row and passes it to `each`.
 ///
 /// # Errors
 /// [`RunError::Settings`] with a [`RowsError`], or what `each` returns.
 pub(super) fn read(
     input: impl Read,
-    column: Option<&str>,
+    name: Option<&str>,
     mut each: impl FnMut(Result<Wallet, Reject>) -> Result<(), RunError>,
-) -> Result<u64, RunError> {
-    let since_row = Cell::new(0);
-    // The reader removes a BOM.
-    let mut reader = ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .buffer_capacity(1 << 16)
-        .from_reader(Bounded { input, since_row: &since_row });
-    let mut record = ByteRecord::new();
-    let mut next = |record: &mut ByteRecord| {
-        since_row.set(0);
-        let line = reader.position().line();
-        let read = reader.read_byte_record(record);
-        if since_row.get() > LONGEST_ROW {
-            return Err(RowsError::Endless(line));
-        }
-        Ok(read?)
+) -> Result<Found, RunError> {
+    let text = text::open(input).map_err(RowsError::from)?;
+    let declared = column::declared_delimiter(&text.head);
+    let delimiter =
+        declared.unwrap_or_else(|| column::likely_delimiter(&text.head, text.is_whole, name));
+    let mut found = Found { is_empty: text.head.is_empty(), ..Found::default() };
+    let mut rows = Rows::new(text.content, delimiter);
+    if declared.is_some() {
+        rows.next()?;
+    }
+    let Some(line) = rows.next()? else { return Ok(found) };
+    let Some(column) = column::wallet_column(&rows.record, name) else {
+        let name = name.unwrap_or_default().to_owned();
+        return Err(RowsError::NoColumn(name, start_of(&column::names(&rows.record))).into());
     };
-    if !next(&mut record)? {
-        return Ok(0);
+    if column.has_header {
+        found.header = Some(start_of(&column::names(&rows.record)));
+        if !column.is_named {
+            info!("taking the first line as a header, and its first column as the wallet");
+        }
+    } else {
+        found.rows += 1;
+        each(wallet(&rows.record, column.index, line))?;
     }
-    if matches!(record.as_slice(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) {
-        return Err(RowsError::Utf16.into());
+    while let Some(line) = rows.next()? {
+        found.rows += 1;
+        each(wallet(&rows.record, column.index, line))?;
     }
-    let (index, is_header) = wallet_column(&record, column)?;
-    let mut rows = 0;
-    if !is_header {
-        rows += 1;
-        each(wallet(&record, index))?;
+    Ok(found)
+}
+
+/// The records of a text.
+struct Rows<'a> {
+    reader: csv::Reader<Bounded<'a>>,
+    record: ByteRecord,
+    /// Whether [`text::END`] came as a record of its own.
+    has_ended: bool,
+    /// The line on which the last record began.
+    line: u64,
+}
+
+impl<'a> Rows<'a> {
+    fn new(input: Box<dyn Read + 'a>, delimiter: u8) -> Self {
+        let reader = ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(delimiter)
+            .buffer_capacity(1 << 16)
+            .from_reader(Bounded { input, since_row: Cell::new(0) });
+        Self { reader, record: ByteRecord::new(), has_ended: false, line: 0 }
     }
-    while next(&mut record)? {
-        rows += 1;
-        each(wallet(&record, index))?;
+
+    /// Reads the next record and returns the line on which it begins.
+    fn next(&mut self) -> Result<Option<u64>, RowsError> {
+        loop {
+            self.reader.get_ref().since_row.set(0);
+            let before = self.reader.position().line();
+            let read = self.reader.read_byte_record(&mut self.record);
+            if self.reader.get_ref().since_row.get() > LONGEST_ROW {
+                return Err(RowsError::Endless(before));
+            }
+            if !read? {
+                // A record within quotes has no line end of its own.
+                return if self.has_ended {
+                    Ok(None)
+                } else {
+                    Err(RowsError::Unclosed(self.line + 1))
+                };
+            }
+            // The reader's own line of a record is that of the blank lines before it.
+            let inner = self.record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.line = self.reader.position().line().saturating_sub(1 + inner);
+            self.has_ended = self.record.len() == 1 && &self.record[0] == text::END;
+            if !self.has_ended {
+                return Ok(Some(self.line));
+            }
+        }
     }
-    Ok(rows)
 }
 
 /// Fails when more than [`LONGEST_ROW`] bytes were read since a row began.
-struct Bounded<'a, R> {
-    input: R,
-    since_row: &'a Cell<usize>,
+struct Bounded<'a> {
+    input: Box<dyn Read + 'a>,
+    since_row: Cell<usize>,
 }
 
-impl<R: Read> Read for Bounded<'_, R> {
+impl Read for Bounded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.since_row.get() > LONGEST_ROW {
             return Err(io::Error::other("a row does not end"));
@@ -126,50 +202,21 @@ impl<R: Read> Read for Bounded<'_, R> {
     }
 }
 
-/// The index of the wallet's column, and whether the first record is a header.
-fn wallet_column(first: &ByteRecord, column: Option<&str>) -> Result<(usize, bool), RowsError> {
-    let named = |name: &str| {
-        first.iter().position(|field| field.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
-    };
-    if let Some(name) = column {
-        let columns = first.iter().map(String::from_utf8_lossy).collect::<Vec<_>>().join(", ");
-        let columns = start_of(&columns);
-        return named(name)
-            .map(|index| (index, true))
-            .ok_or_else(|| RowsError::NoColumn(name.to_owned(), columns));
-    }
-    if let Some(index) = NAMES.into_iter().find_map(named) {
-        return Ok((index, true));
-    }
-    // A first field that does not look like an address is the name of a column.
-    let is_header = first.get(0).is_some_and(|field| {
-        let field = field.trim_ascii();
-        field.iter().any(u8::is_ascii_alphabetic) && !looks_like_address(field)
-    });
-    if is_header {
-        info!("taking the first line as a header, and its first column as the wallet");
-    }
-    Ok((0, is_header))
-}
-
-/// True for a text that starts with `0x`, in any case, or is a long run of hexadecimal digits.
-fn looks_like_address(field: &[u8]) -> bool {
-    matches!(field, [b'0', b'x' | b'X', ..])
-        || field.len() >= 16 && field.iter().all(u8::is_ascii_hexdigit)
-}
-
 /// The wallet in this column of the record.
-fn wallet(record: &ByteRecord, index: usize) -> Result<Wallet, Reject> {
-    let reject = |value: &str, reason: String| Reject {
-        line: record.position().map_or(0, csv::Position::line),
-        value: value.to_owned(),
-        reason,
-    };
+fn wallet(record: &ByteRecord, index: usize, line: u64) -> Result<Wallet, Reject> {
+    let reject = |value: &str, reason: String| Reject { line, value: value.to_owned(), reason };
     let Some(field) = record.get(index) else {
         return Err(reject("", "the row has too few columns".to_owned()));
     };
-    let text = String::from_utf8_lossy(field.trim_ascii());
-    text.parse().map_err(|error: WalletError| reject(&text, error.to_string()))
+    let value = column::value(field);
+    value.parse().map_err(|error: WalletError| {
+        let reason = if value.starts_with("0X") {
+            "starts with 0X, not 0x".to_owned()
+        } else {
+            error.to_string()
+        };
+        reject(&value, reason)
+    })
 }
 
 /// The first characters of a text.
@@ -189,14 +236,14 @@ mod tests {
     /// The number of rows, the wallets, and the lines of the rejects.
     fn taken(text: &str, column: Option<&str>) -> Result<(u64, Vec<String>, Vec<u64>), RunError> {
         let (mut wallets, mut lines) = (Vec::new(), Vec::new());
-        let rows = read(text.as_bytes(), column, |row| {
+        let found = read(text.as_bytes(), column, |row| {
             match row {
                 Ok(wallet) => wallets.push(wallet.to_string()),
                 Err(reject) => lines.push(reject.line),
             }
             Ok(())
         })?;
-        Ok((rows, wallets, lines))
+        Ok((found.rows, wallets, lines))
     }
 
     #[test]
@@ -256,17 +303,38 @@ mod tests {
             "there is no column \"wallet\"; the first line has the columns id, name"
         );
         assert_eq!(taken("", None).unwrap().0, 0);
-        let utf16 = [0xff, 0xfe, b'w', 0];
-        let error = read(utf16.as_slice(), None, |_| Ok(())).unwrap_err();
-        assert_eq!(error.to_string(), "UTF-16 is not supported; save the file as UTF-8");
+    }
+
+    #[test]
+    fn lines_are_counted_after_blank_lines_and_breaks_within_quotes() {
+        for (end, delimiter) in [("\n", ","), ("\r\n", ";"), ("\r", "\t")] {
+            let text = ["", "id,wallet", "", "", "1,0x12", "\"2", "x\",0x13", "", "3,0x14", "", ""]
+                .join(end)
+                .replace(',', delimiter);
+            assert_eq!(taken(&text, None).unwrap(), (3, vec![], vec![5, 6, 9]), "{text:?}");
+            let text = text.trim_end();
+            assert_eq!(taken(text, None).unwrap(), (3, vec![], vec![5, 6, 9]), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn rows_behind_a_quote_that_is_not_closed_are_not_dropped_in_silence() {
+        for text in [format!("{A},\"x\n{B},y\n"), format!("{A}\n\n{B},\"x")] {
+            let line = if text.ends_with('x') { 3 } else { 1 };
+            let error = taken(&text, None).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("line {line}: a quote is not closed; close it, or remove it")
+            );
+        }
     }
 
     proptest! {
         #[test]
         fn any_bytes_give_wallets_and_rejects_without_a_panic(bytes: Vec<u8>) {
             let mut seen = 0;
-            if let Ok(rows) = read(bytes.as_slice(), None, |_| { seen += 1; Ok(()) }) {
-                prop_assert_eq!(rows, seen);
+            if let Ok(found) = read(bytes.as_slice(), None, |_| { seen += 1; Ok(()) }) {
+                prop_assert_eq!(found.rows, seen);
             }
         }
 

@@ -292,22 +292,6 @@ async fn an_unreadable_file_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_in_utf_16_is_refused() {
-    let database = Database::sqlite();
-    let file = database.folder().join("utf16.csv");
-    for encode in [u16::to_le_bytes, u16::to_be_bytes] {
-        let text = format!("\u{feff}wallet\r\n{}\r\n", address(0));
-        let bytes: Vec<u8> = text.encode_utf16().flat_map(encode).collect();
-        fs::write(&file, bytes).unwrap();
-        let error = refused(&database, &file, &[]).await;
-        assert!(
-            error.ends_with("utf16.csv: UTF-16 is not supported; save the file as UTF-8"),
-            "{error}"
-        );
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_column_is_refused_with_the_existing_ones() {
     let database = Database::sqlite();
     let file = database.folder().join("users.csv");
@@ -355,18 +339,27 @@ async fn a_file_without_any_wallet_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_without_rows_needs_no_node() {
+async fn a_file_without_rows_is_an_error_that_needs_no_node() {
     let database = Database::sqlite();
     let stub = still_stub().await;
     stub.fault(ethtally_testbed::stub::Fault::Reset, When::always());
-    for csv in ["", "wallet\n", "\u{feff}", "\n\n"] {
+    for (csv, found) in [
+        ("", "is empty and holds no wallet"),
+        ("\u{feff}", "is empty and holds no wallet"),
+        ("\n\r\n", "holds only blank lines"),
+        ("wallet\n", "holds only a header, \"wallet\", and no wallet"),
+        ("sep=;\r\n", "holds only blank lines"),
+        ("sep=;\r\nid;wallet\r\n", "holds only a header, \"id, wallet\", and no wallet"),
+    ] {
         let ran = ethtally(["backfill", "--from-csv", "-", "--json"])
             .node(stub.url())
             .database(&database)
             .input(csv)
             .run()
-            .expect(0);
+            .expect(2);
         assert_eq!(fields(&ran.json(), &INTAKE), [0, 0, 0, 0], "{csv:?}");
-        assert_eq!(ran.stderr, "", "{csv:?}");
+        let start = format!("error: standard input: {found}");
+        assert!(ran.stderr.starts_with(&start), "{csv:?}: {ran:?}");
+        assert_eq!(ran.stderr.lines().count(), 1, "{csv:?}: {ran:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod backfill;
 mod chunks;
+mod csv;
 mod database_errors;
 mod database_urls;
 mod evidence;

@@ -13,8 +13,13 @@ pub(crate) fn store_unread(database: &Database, wallets: impl IntoIterator<Item 
     store_unread_lines(database, address_lines(wallets));
 }
 
-/// Stores the addresses in these lines as placeholders.
+/// Stores the addresses in these lines as placeholders; without any line, only creates the table.
 pub(crate) fn store_unread_lines(database: &Database, lines: impl Into<Vec<u8>>) {
+    let lines = lines.into();
+    if lines.is_empty() {
+        ethtally(["migrate"]).database(database).run().expect(0);
+        return;
+    }
     ethtally(["backfill", "--from-csv", "-", "--placeholders"])
         .database(database)
         .input(lines)
