@@ -1,6 +1,9 @@
 //! Health and metrics over HTTP, in a task of its own: no work of `watch` delays an answer.
+//!
+//! Clients that are slow or idle cost little and keep nobody out: connections end after a time, and where there are
+//! too many, the oldest ends for the newest.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{
@@ -9,10 +12,20 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
+    serve::Listener,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
 };
 use prometheus::TEXT_FORMAT;
 use serde_json::json;
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{AbortHandle, JoinHandle, JoinSet},
+    time::timeout,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Monitor;
@@ -20,6 +33,13 @@ use crate::tally::RunError;
 
 /// How long a request that is being answered may hold up the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Maximum connections at once.
+const CONNECTIONS: usize = 100;
+/// How long a client may take to send the head of a request, from the connection or the last answer on.
+const HEAD: Duration = Duration::from_secs(5);
+/// How long a connection may last.
+const CONNECTION: Duration = Duration::from_secs(60);
 
 /// Listens, and answers once it is started.
 pub struct Server {
@@ -56,15 +76,54 @@ impl Server {
     /// Answers from now on, in a task.
     pub fn start(self) -> RunningServer {
         let stop = CancellationToken::new();
-        let stopped = stop.clone().cancelled_owned();
-        let serve = axum::serve(self.listener, self.router).with_graceful_shutdown(stopped);
-        RunningServer { task: tokio::spawn(serve.into_future()), stop: stop.drop_guard() }
+        let serve = serve(self.listener, self.router, stop.clone());
+        RunningServer { task: tokio::spawn(serve), stop: stop.drop_guard() }
     }
+}
+
+/// Accepts connections until it is stopped, and then waits for the answers in progress.
+async fn serve(mut listener: TcpListener, router: Router, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    let mut oldest_first = VecDeque::new();
+    loop {
+        let (stream, _) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = Listener::accept(&mut listener) => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
+        if oldest_first.len() >= CONNECTIONS
+            && let Some(oldest) = oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
+        let answered = answer(stream, router.clone(), stop.clone());
+        oldest_first.push_back(connections.spawn(answered));
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Answers the requests of one connection.
+async fn answer(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let service = TowerToHyperService::new(router);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let answered = timeout(CONNECTION, async {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    });
+    // A client that breaks its connection or is too slow gets no answer, and needs none.
+    let _ = answered.await;
 }
 
 /// A server that answers until it is stopped or dropped.
 pub struct RunningServer {
-    task: JoinHandle<io::Result<()>>,
+    task: JoinHandle<()>,
     stop: DropGuard,
 }
 
@@ -72,8 +131,7 @@ impl RunningServer {
     /// Returns only if it fails.
     pub async fn failure(&mut self) -> RunError {
         let error = match (&mut self.task).await {
-            Ok(Ok(())) => anyhow::anyhow!("it stopped answering"),
-            Ok(Err(error)) => error.into(),
+            Ok(()) => anyhow::anyhow!("it stopped answering"),
             Err(error) => error.into(),
         };
         error.context("--listen").into()
