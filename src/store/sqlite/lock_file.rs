@@ -3,8 +3,9 @@
 //! A lock ends with its process, however that ends; the empty file stays.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +16,8 @@ use tracing::warn;
 use super::super::error::{StoreError, unless_stopped};
 use crate::tally::Shutdown;
 
+/// The mode of files that only their owner reads and writes.
+const OWNER_ONLY: u32 = 0o600;
 /// How often a lock that another process holds is tried.
 const POLL: Duration = Duration::from_millis(50);
 /// When to say that the lock is awaited; most are free after a moment.
@@ -32,8 +35,10 @@ impl LockFile {
     /// # Errors
     /// When the file cannot be created.
     pub(super) fn beside(path: &Path, purpose: &str) -> Result<Self, StoreError> {
+        // Whoever may write the database may lock it.
+        let mode = fs::metadata(path).map_or(OWNER_ONLY, |file| file.permissions().mode() & 0o666);
         let path = beside(path, &format!(".{purpose}.lock"));
-        match OpenOptions::new().create(true).append(true).open(&path) {
+        match OpenOptions::new().create(true).append(true).mode(mode).open(&path) {
             Ok(file) => Ok(Self { path, file }),
             Err(source) => Err(StoreError::LockFile { path, source }),
         }
@@ -80,6 +85,14 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut path = resolved(path).into_os_string();
     path.push(suffix);
     path.into()
+}
+
+/// Creates a file for its owner only, where there is none; SQLite gives the same mode to the files beside it.
+pub(super) fn create_for_owner(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The path without links, also of a file that does not exist yet.

@@ -16,7 +16,7 @@ use sqlx::{
 
 use self::{
     errors::BUSY_TIMEOUT,
-    lock_file::{LockFile, beside, folder_of},
+    lock_file::{LockFile, beside, create_for_owner, folder_of},
     sql::{SAMPLE, SQL},
 };
 use super::{
@@ -73,6 +73,10 @@ pub(super) async fn open(
         }
         Access::Read => None,
     };
+    if access == Access::Write {
+        // Where it fails, SQLite fails too, and its error is explained.
+        let _ = create_for_owner(&dialect.path);
+    }
     let mut looked = look(&opened).await;
     if looked.is_err() && access == Access::Read && !beside(&dialect.path, "-wal").exists() {
         // SQLite cannot create its -shm file in a folder that we may not write, nor does it need to.
