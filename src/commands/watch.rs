@@ -4,10 +4,7 @@ mod lines;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at, sleep},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tracing::warn;
 use url::Url;
 
@@ -17,7 +14,7 @@ use crate::{
     events::{Events, Heads},
     follow::{
         Backoff, Context, Follower, FollowerSettings, Observer, Source, Track, WatchEnd,
-        WatchEvent, Watcher,
+        WatchEvent, Watcher, signals,
     },
     monitor::{HealthLimits, Monitor, RunningServer, Server},
     read::NodeReader,
@@ -285,7 +282,7 @@ impl Watch<'_> {
                 "--from-block is ignored: the table has a checkpoint; continuing at block {next}"
             ));
         }
-        let (signals, mut heard) = mpsc::unbounded_channel();
+        let (signals, mut heard) = signals();
         let heads = Heads {
             url: self.ws_url.clone(),
             timeout: Duration::from_secs(self.app.settings.node.timeout),

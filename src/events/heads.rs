@@ -13,7 +13,7 @@ use alloy::{
 };
 use anyhow::{anyhow, bail};
 use tokio::{
-    sync::{broadcast::error::RecvError, mpsc::UnboundedSender},
+    sync::broadcast::error::RecvError,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::info;
@@ -21,7 +21,9 @@ use url::Url;
 
 use super::{Events, filter::Log};
 use crate::{
-    follow::{Backoff, Block, BlockReads, Observer, Signal, Source, Transport, WatchEvent},
+    follow::{
+        Backoff, Block, BlockReads, Observer, Signal, SignalSender, Source, Transport, WatchEvent,
+    },
     redact,
     rpc::Header,
 };
@@ -44,7 +46,7 @@ pub struct Heads {
     /// Receives connections and blocks as events.
     pub observer: Arc<dyn Observer>,
     /// Where signals go.
-    pub signals: UnboundedSender<Signal>,
+    pub signals: SignalSender,
 }
 
 /// The subscriptions of one connection.
@@ -162,7 +164,7 @@ impl Heads {
 
     fn send(&self, signal: Signal) {
         // The receiver is gone only when `watch` is about to end.
-        let _ = self.signals.send(signal);
+        self.signals.send(signal);
     }
 
     /// A connection with both subscriptions.

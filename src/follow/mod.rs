@@ -15,6 +15,7 @@ mod pending;
 mod recent_blocks;
 mod rereads;
 mod rows_above;
+mod signals;
 mod watcher;
 
 use std::{
@@ -28,6 +29,7 @@ use async_trait::async_trait;
 pub use backoff::Backoff;
 pub use event::{FilledGap, Head, Observer, Stored, Transport, WatchEvent};
 pub use follower::{Context, Follower, FollowerSettings, Step, Track};
+pub use signals::{SignalReceiver, SignalSender, signals};
 pub use watcher::{WatchEnd, Watcher};
 
 use crate::tally::{RunError, Wallet};
@@ -208,6 +210,11 @@ pub enum Signal {
     Missed,
     /// A log was removed, as its block was replaced.
     Removed(BlockReads),
+    /// Signals were dropped, as too many came at once. All that they were about was in these blocks.
+    Lost {
+        /// The first and the last block, unless they named none.
+        blocks: Option<(u64, u64)>,
+    },
 }
 
 #[cfg(test)]

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Block, BlockReads, Signal};
+use super::{Block, BlockReads, Signal, signals::SignalQueue};
 
 /// How long after blocks may have been missed the newest one is asked for once more: the first answer may have been of a
 /// node that is behind.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Blocks of removed logs that wait, at most.
+const MOST_REMOVED: usize = 1_024;
 
 /// What the signals came to since the last time.
 #[derive(Default)]
@@ -26,7 +29,7 @@ pub(super) struct PendingSignals {
     /// When to ask for the newest block, whatever is announced.
     pub(super) ask_at: Option<Instant>,
     /// What came during a step, and is handled after it.
-    pub(super) meanwhile: Vec<Signal>,
+    pub(super) meanwhile: SignalQueue,
 }
 
 /// Blocks that may have been missed, while they are caught up with.
@@ -54,14 +57,31 @@ impl PendingSignals {
             }
             Signal::Newest(block) => self.head = Some(block),
             Signal::Hint => self.ask = true,
-            Signal::Missed => {
-                self.ask = true;
-                self.ask_at = Some(Instant::now() + ASK_AGAIN);
-                self.announced = None;
-                self.open_gap(next);
+            Signal::Missed => self.miss(next),
+            Signal::Lost { blocks } => {
+                if let Some((from, to)) = blocks {
+                    self.replace(from, to);
+                }
+                self.miss(next);
             }
-            Signal::Removed(log) => self.removed.push(log),
+            Signal::Removed(log) => {
+                self.removed.push(log);
+                if self.removed.len() > MOST_REMOVED {
+                    // They wait for a database that fails. Rows that were read there are found by their block.
+                    for log in std::mem::take(&mut self.removed) {
+                        self.replace(log.number, log.number);
+                    }
+                }
+            }
         }
+    }
+
+    /// Blocks may have come that were not announced.
+    fn miss(&mut self, next: Option<u64>) {
+        self.ask = true;
+        self.ask_at = Some(Instant::now() + ASK_AGAIN);
+        self.announced = None;
+        self.open_gap(next);
     }
 
     fn open_gap(&mut self, from: Option<u64>) {
@@ -96,7 +116,7 @@ pub(super) fn says_replaced(signal: &Signal, head: &Block) -> bool {
         // Another node may have answered, which is behind.
         Signal::Newest(block) => block.number >= head.number && replaces(block, head),
         Signal::Removed(log) => log.hash == head.hash,
-        Signal::Hint | Signal::Missed => false,
+        Signal::Hint | Signal::Missed | Signal::Lost { .. } => false,
     }
 }
 
@@ -131,6 +151,7 @@ mod tests {
             (removed(2), false),
             (Signal::Hint, false),
             (Signal::Missed, false),
+            (Signal::Lost { blocks: Some((9, 11)) }, false),
         ] {
             assert_eq!(says_replaced(&signal, &head), expected, "{signal:?}");
         }

@@ -5,14 +5,12 @@
 
 use std::{pin::pin, time::Duration};
 
-use tokio::{
-    sync::mpsc::UnboundedReceiver,
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 
 use super::{
-    Backoff, Block, FilledGap, Follower, Observer, Signal, Source, Step, Stored, WatchEvent,
+    Backoff, Block, FilledGap, Follower, Observer, Signal, SignalReceiver, Source, Step, Stored,
+    WatchEvent,
     pending::{Gap, PendingSignals, says_replaced},
 };
 use crate::tally::{Lock, RunError, Shutdown};
@@ -51,7 +49,7 @@ pub struct Watcher<'a> {
 
 impl Watcher<'_> {
     /// Follows what `signals` tell of.
-    pub async fn run(mut self, signals: &mut UnboundedReceiver<Signal>) -> WatchEnd {
+    pub async fn run(mut self, signals: &mut SignalReceiver) -> WatchEnd {
         let mut pending = PendingSignals::default();
         pending.take(Signal::Missed, self.follower.next());
         let mut backoff = Backoff::default();
@@ -125,7 +123,7 @@ impl Watcher<'_> {
     /// Receives signals until `end`, or only one if `one` is true.
     async fn listen(
         &self,
-        signals: &mut UnboundedReceiver<Signal>,
+        signals: &mut SignalReceiver,
         pending: &mut PendingSignals,
         end: Instant,
         one: bool,
@@ -141,7 +139,7 @@ impl Watcher<'_> {
                 },
             }
             // Whatever arrived meanwhile is handled together.
-            while let Ok(signal) = signals.try_recv() {
+            while let Some(signal) = signals.try_recv() {
                 pending.take(signal, self.follower.next());
             }
             if one {
@@ -153,14 +151,14 @@ impl Watcher<'_> {
     /// Follows the chain towards the newest block, which is stored in `tried`; `pending` is unchanged if that fails.
     async fn catch_up(
         &mut self,
-        signals: &mut UnboundedReceiver<Signal>,
+        signals: &mut SignalReceiver,
         pending: &mut PendingSignals,
         tried: &mut Option<Block>,
     ) -> Result<(), RunError> {
-        for signal in std::mem::take(&mut pending.meanwhile) {
+        while let Some(signal) = pending.meanwhile.pop() {
             pending.take(signal, self.follower.next());
         }
-        while let Ok(signal) = signals.try_recv() {
+        while let Some(signal) = signals.try_recv() {
             pending.take(signal, self.follower.next());
         }
         self.follower.removed(&pending.removed).await?;
@@ -218,7 +216,7 @@ impl Watcher<'_> {
     async fn step(
         &mut self,
         head: &Block,
-        signals: &mut UnboundedReceiver<Signal>,
+        signals: &mut SignalReceiver,
         pending: &mut PendingSignals,
     ) -> Result<Option<(Step, Option<Stored>)>, RunError> {
         let follows_newest = self.follower.follows_newest();

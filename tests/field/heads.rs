@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use ethtally::{
-    follow::{Block, BlockReads, Signal},
+    follow::{Block, BlockReads, Signal, SignalSender},
     tally::Wallet,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{sync::mpsc::UnboundedSender, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
     chain::Chain,
@@ -70,7 +70,7 @@ fn signals(chain: &Chain, old: usize, new: usize, only_newest: bool) -> Vec<Sign
 }
 
 /// Announces blocks without end.
-pub(crate) async fn announce(world: &World, heard: UnboundedSender<Signal>) {
+pub(crate) async fn announce(world: &World, heard: SignalSender) {
     let mut random = StdRng::seed_from_u64(world.seed ^ world.field.now().as_nanos() as u64);
     let random = &mut random;
     let loses = if percent(random, 50) { 0 } else { random.random_range(1..30) };
@@ -78,7 +78,7 @@ pub(crate) async fn announce(world: &World, heard: UnboundedSender<Signal>) {
     let only_newest = percent(random, 30);
     let lag = Duration::from_millis(random.random_range(0..300));
     loop {
-        let _ = heard.send(Signal::Missed);
+        heard.send(Signal::Missed);
         let mut last = world.field.chain().head_at(world.field.now().saturating_sub(lag));
         loop {
             sleep(LOOK).await;
@@ -107,7 +107,7 @@ pub(crate) async fn announce(world: &World, heard: UnboundedSender<Signal>) {
                 }
             }
             for signal in sent {
-                let _ = heard.send(signal);
+                heard.send(signal);
             }
             if !is_quiet && random.random_range(0..100) < breaks {
                 world.field.tell("the WebSocket breaks");

@@ -11,16 +11,14 @@ use ethtally::{
     events::Events,
     follow::{
         Backoff, Context, Follower, FollowerSettings, Observer, Source, Track, WatchEvent, Watcher,
+        signals,
     },
     tally::{Lock, Shutdown, Wallet},
 };
 use futures_util::future;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::sync::Arc;
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     causes,
@@ -102,7 +100,7 @@ async fn follow(world: &World, told: &Told<'_>) {
             Err(_) => sleep(backoff.pause()).await,
         }
     };
-    let (signals, mut heard) = mpsc::unbounded_channel();
+    let (signals, mut heard) = signals();
     let watcher =
         Watcher { follower, source: &events, observer: told, shutdown: &shutdown, lock: &Held };
     tokio::select! {

@@ -1,6 +1,7 @@
 //! Runs the program like a user does, against a real node and real databases.
 
 mod backfill;
+mod bounds;
 mod chunks;
 mod csv;
 mod database_errors;
