@@ -78,6 +78,10 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
             story.run(store, rows - rejected, pages, &Retries::default(), |_, _, _| {}).await
         }
     };
+    if let Some(found) = without_wallets {
+        let error = RunError::settings(format!("{}: {found}", name_of(&args.from_csv)));
+        run.error.get_or_insert(error);
+    }
     story.note_rest(&mut run, "run it again with --resume to continue");
     let counts = story.counts(&run);
     app.report.result(&Backfilled {
@@ -94,9 +98,6 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
         kept: seen.kept,
         counts,
     })?;
-    if let Some(found) = without_wallets {
-        return Err(RunError::settings(format!("{}: {found}", name_of(&args.from_csv))));
-    }
     verdict(run, args.strict.strict)
 }
 

@@ -37,7 +37,7 @@ async fn followed() -> Followed {
     let chain = Chain::builder().start().await.unwrap();
     let proxy = Proxy::start(&database.url);
     let watching = start(watch("", chain.url(), &Database::at(proxy.url())));
-    watching.until("active", 1);
+    watching.until("began", 1);
     transfer_and_wait(&chain, &database, 0).await;
     Followed { primary, database, proxy, chain, watching }
 }

@@ -172,7 +172,7 @@ async fn of_three_watches_behind_a_pooler_one_is_active() {
     store_unread(database, users.iter().copied());
     let start = || start(watch("", chain.url(), database));
     let mut watches = vec![start()];
-    watches[0].until("active", 1);
+    watches[0].until("began", 1);
     watches.extend([start(), start()]);
     for standby in &watches[1..] {
         standby.until("standby", 1);
@@ -234,7 +234,7 @@ async fn a_role_with_one_or_two_connections_is_enough() {
         sweep(&database, &chain.url(), &[]).run().expect(0);
         ethtally(["verify", "--sample", "5"]).database(&database).node(chain.url()).run().expect(0);
         let watching = start(watch("", chain.url(), &database));
-        watching.until("active", 1);
+        watching.until("began", 1);
         let users = spenders(100);
         transfer(&chain, users[1], users[2], one_audio()).await;
         caught_up(&chain, &admin).await;

@@ -179,7 +179,7 @@ async fn a_silent_connection_among_good_ones_is_replaced() {
     let proxy = Proxy::start(&database.url);
     let through = Database::at(proxy.url());
     let mut watching = start(watch("", chain.url(), &through));
-    watching.until("active", 1);
+    watching.until("began", 1);
     for _ in 0..2 {
         // Those that are open now; new ones pass.
         proxy.silence_open_connections();

@@ -43,8 +43,17 @@ pub(crate) fn verify(database: &Database, url: &str, arguments: &[&str]) -> Outp
 
 /// Reads and stores these wallets.
 pub(crate) async fn read(database: &Database, url: &str, wallets: impl IntoIterator<Item = u64>) {
-    let backfill = ethtally(["backfill", "--from-csv", "-"]).node(url).database(database);
-    backfill.input(address_lines(wallets)).run().expect(0);
+    let lines = address_lines(wallets);
+    if lines.is_empty() {
+        ethtally(["migrate"]).database(database).run().expect(0);
+        return;
+    }
+    ethtally(["backfill", "--from-csv", "-"])
+        .node(url)
+        .database(database)
+        .input(lines)
+        .run()
+        .expect(0);
 }
 
 /// Sets a wrong balance.
