@@ -49,6 +49,18 @@ pub struct Block {
     pub logs_bloom: Option<Bloom>,
 }
 
+impl Block {
+    /// Whether this block, announced after `last`, says that `last` was replaced.
+    fn replaces(&self, last: &Self) -> bool {
+        match self.number.checked_sub(last.number) {
+            None => true,
+            Some(0) => self.hash != last.hash,
+            Some(1) => self.parent != last.hash,
+            Some(_) => false,
+        }
+    }
+}
+
 /// What the events of some blocks changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AffectedWallets {
@@ -210,10 +222,10 @@ pub enum Signal {
     Missed,
     /// A log was removed, as its block was replaced.
     Removed(BlockReads),
-    /// Signals were dropped, as too many came at once. All that they were about was in these blocks.
+    /// Signals were dropped, as too many came at once: blocks may have come that are not announced.
     Lost {
-        /// The first and the last block, unless they named none.
-        blocks: Option<(u64, u64)>,
+        /// The first and the last block that they said was replaced.
+        replaced: Option<(u64, u64)>,
     },
 }
 

@@ -48,7 +48,7 @@ impl PendingSignals {
                     if block.number > last.number + 1 {
                         self.open_gap(next);
                     }
-                    if replaces(&block, &last) {
+                    if block.replaces(&last) {
                         self.replace(block.number.min(last.number), last.number);
                     }
                 }
@@ -58,8 +58,8 @@ impl PendingSignals {
             Signal::Newest(block) => self.head = Some(block),
             Signal::Hint => self.ask = true,
             Signal::Missed => self.miss(next),
-            Signal::Lost { blocks } => {
-                if let Some((from, to)) = blocks {
+            Signal::Lost { replaced } => {
+                if let Some((from, to)) = replaced {
                     self.replace(from, to);
                 }
                 self.miss(next);
@@ -99,22 +99,12 @@ impl PendingSignals {
     }
 }
 
-/// Whether `block`, announced after `last`, says that `last` was replaced.
-fn replaces(block: &Block, last: &Block) -> bool {
-    match block.number.checked_sub(last.number) {
-        None => true,
-        Some(0) => block.hash != last.hash,
-        Some(1) => block.parent != last.hash,
-        Some(_) => false,
-    }
-}
-
 /// Whether this signal says that `head` was replaced.
 pub(super) fn says_replaced(signal: &Signal, head: &Block) -> bool {
     match signal {
-        Signal::Head(block) => replaces(block, head),
+        Signal::Head(block) => block.replaces(head),
         // Another node may have answered, which is behind.
-        Signal::Newest(block) => block.number >= head.number && replaces(block, head),
+        Signal::Newest(block) => block.number >= head.number && block.replaces(head),
         Signal::Removed(log) => log.hash == head.hash,
         Signal::Hint | Signal::Missed | Signal::Lost { .. } => false,
     }
@@ -151,7 +141,7 @@ mod tests {
             (removed(2), false),
             (Signal::Hint, false),
             (Signal::Missed, false),
-            (Signal::Lost { blocks: Some((9, 11)) }, false),
+            (Signal::Lost { replaced: Some((9, 11)) }, false),
         ] {
             assert_eq!(says_replaced(&signal, &head), expected, "{signal:?}");
         }

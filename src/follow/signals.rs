@@ -1,7 +1,7 @@
 //! The way of signals to `watch`: a queue of bounded length, which loses none of their meaning.
 //!
 //! Signals that say the same as the one before are folded into it. If too many wait, they are replaced by
-//! [`Signal::Lost`], which names the blocks that they were about.
+//! [`Signal::Lost`], which names the blocks that were replaced.
 
 use std::{
     collections::VecDeque,
@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::Signal;
+use super::{Block, Signal};
 
 /// Signals that wait, at most.
 const LIMIT: usize = 1_024;
@@ -26,9 +26,11 @@ impl SignalQueue {
         let Some(signal) = self.fold(signal) else { return };
         self.0.push_back(signal);
         if self.0.len() > LIMIT {
+            // The first block is compared with the one announced before it.
+            let first = self.0.iter().find(|signal| matches!(signal, Signal::Head(_))).cloned();
             let lost = lost_of(&self.0);
             self.0.clear();
-            self.0.push_back(lost);
+            self.0.extend(first.into_iter().chain([lost]));
         }
     }
 
@@ -40,10 +42,13 @@ impl SignalQueue {
         self.0.is_empty()
     }
 
-    /// Folds a signal into the last one; gives it back if it says something else.
+    /// Folds a signal into those that wait; gives it back if it says something else.
     fn fold(&mut self, signal: Signal) -> Option<Signal> {
+        if signal == Signal::Hint && self.0.contains(&Signal::Hint) {
+            return None;
+        }
         match (self.0.back_mut(), signal) {
-            (Some(Signal::Hint), Signal::Hint) | (Some(Signal::Missed), Signal::Missed) => None,
+            (Some(Signal::Missed), Signal::Missed) => None,
             (Some(Signal::Newest(last)), Signal::Newest(block)) => {
                 *last = block;
                 None
@@ -59,16 +64,20 @@ impl SignalQueue {
     }
 }
 
-/// What stands for signals that are dropped.
+/// What stands for signals that are dropped: that blocks may have come, and which were replaced.
 fn lost_of(signals: &VecDeque<Signal>) -> Signal {
-    let blocks = signals.iter().filter_map(|signal| match signal {
-        Signal::Head(block) | Signal::Newest(block) => Some((block.number, block.number)),
+    let mut announced: Option<&Block> = None;
+    let replaced = signals.iter().filter_map(|signal| match signal {
+        Signal::Head(block) => {
+            let last = announced.replace(block).filter(|last| block.replaces(last))?;
+            Some((block.number.min(last.number), last.number))
+        }
         Signal::Removed(log) => Some((log.number, log.number)),
-        Signal::Lost { blocks } => *blocks,
-        Signal::Hint | Signal::Missed => None,
+        Signal::Lost { replaced } => *replaced,
+        Signal::Newest(_) | Signal::Hint | Signal::Missed => None,
     });
-    let blocks = blocks.reduce(|(from, to), (first, last)| (from.min(first), to.max(last)));
-    Signal::Lost { blocks }
+    let replaced = replaced.reduce(|(from, to), (first, last)| (from.min(first), to.max(last)));
+    Signal::Lost { replaced }
 }
 
 /// Creates the way from those who announce to the one who follows.
@@ -126,10 +135,10 @@ fn lock(queue: &Mutex<SignalQueue>) -> MutexGuard<'_, SignalQueue> {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::{Address, B256};
+    use alloy::primitives::{Address, B256, U256};
 
     use super::*;
-    use crate::follow::{Block, BlockReads};
+    use crate::follow::BlockReads;
 
     fn block(number: u64) -> Block {
         let hash = B256::with_last_byte(number as u8);
@@ -163,19 +172,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_million_signals_take_little_room_and_name_their_blocks() {
+    async fn a_million_signals_take_little_room_and_name_replaced_blocks() {
         let (sender, mut receiver) = signals();
-        for n in 0..1_000_000_u64 {
-            sender.send(if n % 2 == 0 {
-                Signal::Head(block(500 + n % 300))
-            } else {
-                removed(n % 700 + 7, 1)
-            });
+        let chain = |n: u64, fork: u8| Block {
+            number: n,
+            hash: B256::from(U256::from(n) << 8 | U256::from(fork)),
+            parent: B256::from(U256::from(n - 1) << 8 | U256::from(fork)),
+            timestamp: 0,
+            logs_bloom: None,
+        };
+        for n in 100..1_000_000_u64 {
+            sender.send(Signal::Hint);
+            sender.send(Signal::Head(chain(n, 0)));
             assert!(lock(&sender.queue).0.len() <= LIMIT);
         }
-        let Some(Signal::Lost { blocks: Some((from, to)) }) = receiver.recv().await else {
-            panic!("signals were dropped")
-        };
-        assert_eq!((from, to), (8, 798));
+        // On one chain nothing is replaced.
+        assert_eq!(receiver.recv().await, Some(Signal::Head(chain(100, 0))));
+        assert_eq!(receiver.recv().await, Some(Signal::Lost { replaced: None }));
+        for n in 999_990..1_002_000 {
+            sender.send(Signal::Head(chain(n, 1)));
+        }
+        sender.send(removed(7, 1));
+        for n in 1_002_000..1_004_000 {
+            sender.send(Signal::Head(chain(n, 1)));
+        }
+        while let Some(signal) = receiver.try_recv() {
+            if let Signal::Lost { replaced } = signal {
+                assert_eq!(replaced, Some((7, 999_999)));
+                return;
+            }
+        }
+        panic!("no signal was dropped");
     }
 }

@@ -24,7 +24,7 @@ use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinHandle, JoinSet},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -40,6 +40,8 @@ const CONNECTIONS: usize = 100;
 const HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may last.
 const CONNECTION: Duration = Duration::from_secs(60);
+/// How long its last answer may then take.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Listens, and answers once it is started.
 pub struct Server {
@@ -110,15 +112,14 @@ async fn answer(stream: TcpStream, router: Router, stop: CancellationToken) {
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);
     let service = TowerToHyperService::new(router);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let answered = timeout(CONNECTION, async {
-        tokio::select! {
-            ended = connection.as_mut() => return ended,
-            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        connection.await
-    });
-    // A client that breaks its connection or is too slow gets no answer, and needs none.
-    let _ = answered.await;
+    tokio::select! {
+        // A client that breaks its connection gets no answer, and needs none.
+        _ = connection.as_mut() => return,
+        () = stop.cancelled() => {}
+        () = sleep(CONNECTION) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(LAST_ANSWER, connection).await;
 }
 
 /// A server that answers until it is stopped or dropped.

@@ -53,6 +53,19 @@ async fn transfer_and_wait(chain: &Chain, database: &Database, round: usize) {
     assert!(begun.elapsed() < A_MINUTE, "{:?}", begun.elapsed());
 }
 
+/// A standby of a cluster that has all rows of its database, and the database there.
+fn standby_of(primary: &Cluster, database: &Database) -> (Cluster, Database) {
+    let standby = primary.standby().unwrap();
+    let promoted = Database::at(
+        database.url.replace(&format!(":{}/", primary.port()), &format!(":{}/", standby.port())),
+    );
+    eventually("the standby has all rows", || {
+        let newest = "select max(last_block) from eth_indexer_checkpoints";
+        postgres::psql(&promoted.url, newest).ok() == postgres::psql(&database.url, newest).ok()
+    });
+    (standby, promoted)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_became_read_only_are_replaced() {
     let Followed { primary, database, proxy: _proxy, chain, watching } = followed().await;
@@ -80,14 +93,7 @@ async fn sessions_that_became_read_only_are_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_standby_is_followed_where_the_address_leads() {
     let Followed { primary, database, proxy, chain, watching } = followed().await;
-    let standby = primary.standby().unwrap();
-    let promoted = Database::at(
-        database.url.replace(&format!(":{}/", primary.port()), &format!(":{}/", standby.port())),
-    );
-    eventually("the standby has all rows", || {
-        let newest = "select max(last_block) from eth_indexer_checkpoints";
-        postgres::psql(&promoted.url, newest).ok() == postgres::psql(&database.url, newest).ok()
-    });
+    let (standby, promoted) = standby_of(&primary, &database);
     primary.stop().unwrap();
     standby.promote().unwrap();
     proxy.lead_to(&promoted.url);
@@ -100,18 +106,30 @@ async fn a_promoted_standby_is_followed_where_the_address_leads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_server_is_left_for_the_promoted_one() {
     let Followed { primary, database, proxy, chain, watching } = followed().await;
-    let standby = primary.standby().unwrap();
-    let promoted = Database::at(
-        database.url.replace(&format!(":{}/", primary.port()), &format!(":{}/", standby.port())),
-    );
-    eventually("the standby has all rows", || {
-        let newest = "select max(last_block) from eth_indexer_checkpoints";
-        postgres::psql(&promoted.url, newest).ok() == postgres::psql(&database.url, newest).ok()
-    });
+    let (standby, promoted) = standby_of(&primary, &database);
     let frozen = primary.freeze().unwrap();
     standby.promote().unwrap();
     proxy.lead_to(&promoted.url);
     transfer_and_wait(&chain, &promoted, 1).await;
+    drop(frozen);
+    watching.stop();
+}
+
+/// With several hosts in the URL, no address has to move.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_standby_is_found_among_several_hosts() {
+    let Followed { primary, database, proxy: _proxy, chain, watching } = followed().await;
+    watching.stop();
+    let (standby, promoted) = standby_of(&primary, &database);
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", primary.port(), standby.port());
+    let both = database.url.replace(&format!("127.0.0.1:{}", primary.port()), &hosts);
+    let watching = start(watch("", chain.url(), &Database::at(both.clone())));
+    watching.until("active", 1);
+    let frozen = primary.freeze().unwrap();
+    standby.promote().unwrap();
+    transfer_and_wait(&chain, &promoted, 1).await;
+    let swept = sweep(&Database::at(both), &chain.url(), &[]).run().expect(0);
+    assert_eq!(swept.json()["skipped"], false, "{swept:?}");
     drop(frozen);
     watching.stop();
 }
