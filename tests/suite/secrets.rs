@@ -297,7 +297,7 @@ fn misplaced(url: &str) -> Vec<Ethtally> {
 fn assert_hidden_in_every_place(url: &str, secrets: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     for run in misplaced(url) {
-        assert_hidden_in(&run.folder(folder.path()).run(), secrets);
+        assert_hidden_in(&run.folder(folder.path()).run_or_stop(), secrets);
     }
 }
 
