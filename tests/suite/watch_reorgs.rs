@@ -340,9 +340,11 @@ async fn rows_that_a_sweep_read_at_replaced_blocks_are_read_again(database: Data
     let touched = busy_blocks(&chain, 1).await;
     sweep_all(&database, &chain.url(), &[]).run().expect(0);
     assert_eq!(mismatches(&chain, &database, touched.iter().copied()).await, []);
+    watching.signal("STOP");
     chain.reorg(1).await.unwrap();
     let undone = mismatches(&chain, &database, touched.iter().copied()).await.len();
     assert!(undone > 0);
+    watching.signal("CONT");
     until_matches_chain(&chain, &database, touched.iter().copied()).await;
     assert!(watching.events("error").is_empty(), "{:?}", watching.lines());
     watching.stop();
