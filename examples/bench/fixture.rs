@@ -296,6 +296,18 @@ impl Table {
         Ok(())
     }
 
+    /// Forgets which migrations were applied: another build may know fewer of them, and applies its own.
+    pub(crate) async fn forget_migrations(&self) -> anyhow::Result<()> {
+        let forget = "delete from _ethtally_migrations";
+        match self.cleanup {
+            Cleanup::Postgres { .. } => run(&mut postgres(&self.url).await?, forget).await,
+            Cleanup::Sqlite(_) => {
+                sqlx::query(forget).execute(&mut sqlite(&self.url).await?).await?;
+                Ok(())
+            }
+        }
+    }
+
     /// Deletes the table, so that the disk holds only one copy.
     pub(crate) async fn drop(self) -> anyhow::Result<()> {
         match self.cleanup {

@@ -308,6 +308,7 @@ impl Bench {
         for turn in 0..self.arguments.turns {
             for index in [turn as usize % 2, (turn as usize + 1) % 2] {
                 let table = self.fixture.table().await?;
+                table.forget_migrations().await?;
                 let node = self.fixture.chain.url();
                 let command = self.command("sweep --all", method, &node, &table);
                 let usage = builds[index].run(&[command])?;
