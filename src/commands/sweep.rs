@@ -49,6 +49,19 @@ async fn sweep(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
         let holder = store.holder(key).await;
         return skip(app, args, &story, holder);
     };
+    let swept = sweep_locked(app, args, &story, lock.as_ref()).await;
+    lock.release().await;
+    swept
+}
+
+/// Sweeps under the lock of the shard.
+async fn sweep_locked(
+    app: &App,
+    args: &SweepArgs,
+    story: &Story<'_>,
+    lock: &dyn Lock,
+) -> Result<Verdict, RunError> {
+    let store = story.store.as_ref();
     let stale = stale(store, args).await?;
     let limit = limit(args);
     let expected = match app.report.shows_bars() {
@@ -57,9 +70,9 @@ async fn sweep(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     };
     let retries = Retries::default();
     let pages = queue::pages(store, stale, limit, &retries);
-    let ledger = Locked { ledger: store, lock: lock.as_ref() };
+    let ledger = Locked { ledger: store, lock };
     let work = story.run(&ledger, expected, pages, &retries, |_, _, _| {});
-    let mut run = while_held(lock.as_ref(), &app.shutdown, work).await;
+    let mut run = while_held(lock, &app.shutdown, work).await;
     story.note_rest(&mut run, CONTINUES);
     if run.counts.superseded > 0 && run.counts.updated == 0 {
         app.report.note(

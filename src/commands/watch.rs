@@ -207,7 +207,9 @@ impl Watch<'_> {
         let mut backoff = Backoff::default();
         let mut first = true;
         while let Some(lock) = self.lock().await {
-            match self.follow(lock.as_ref(), first).await {
+            let ended = self.follow(lock.as_ref(), first).await;
+            lock.release().await;
+            match ended {
                 Ok(WatchEnd::Stopped) => break,
                 Ok(WatchEnd::LockLost(reason)) => {
                     warn!("the lock was lost: {reason}; taking it again");

@@ -368,7 +368,7 @@ fn decode(wallets: &[Wallet], returned: &[u8]) -> Result<(Option<Origin>, Packed
 /// Where the program ran, and the words behind that, one for each wallet.
 fn split(returned: &[u8], wallets: usize) -> Result<(Origin, &[u8]), String> {
     if returned.is_empty() {
-        return Err("it returned nothing, as if there were no code".to_owned());
+        return Err("it returned nothing, as if it took no state overrides".to_owned());
     }
     let expected = BYTES_RETURNED * (wallets + 2);
     if returned.len() != expected {

@@ -12,6 +12,9 @@ pub trait Lock: Send + Sync {
 
     /// Returns once it is lost; the text says why.
     async fn lost(&self) -> String;
+
+    /// Gives it up, so that it is free by the time this returns. Without this, it is free a moment after the end.
+    async fn release(&self);
 }
 
 /// A ledger that stores only what is read under a lock.

@@ -64,6 +64,8 @@ impl Lock for Held {
     async fn lost(&self) -> String {
         std::future::pending().await
     }
+
+    async fn release(&self) {}
 }
 
 /// One process: follows the chain until it is dropped.

@@ -51,7 +51,7 @@ fn totals_and_marks_are_told_apart() {
 fn what_the_program_does_not_return_is_refused() {
     let whole = words(&[7, 1, 5]);
     let refused = |returned: &[u8]| decode(&wallets(1), returned).unwrap_err();
-    assert_eq!(refused(&[]), "it returned nothing, as if there were no code");
+    assert_eq!(refused(&[]), "it returned nothing, as if it took no state overrides");
     assert_eq!(refused(&whole[..32]), "it returned 32 bytes, not 96");
     assert_eq!(refused(&[&whole[..], &[0]].concat()), "it returned 97 bytes, not 96");
 }

@@ -26,7 +26,7 @@ use super::{
         session::Database,
     },
     PgDialect,
-    sql::HOLDS,
+    sql::{HOLDS, UNLOCK},
 };
 use crate::tally::Lock;
 
@@ -34,6 +34,8 @@ use crate::tally::Lock;
 const PROVE_EVERY: Duration = Duration::from_secs(1);
 /// How long the answer may take.
 const PROOF: Duration = Duration::from_secs(10);
+/// How long giving a lock up may take: it ends with the process anyway.
+const RELEASE: Duration = Duration::from_secs(1);
 /// How often a connection is tried while the server still counts one that was just closed.
 const ATTEMPTS: u32 = 5;
 /// The pause between these attempts.
@@ -156,6 +158,17 @@ impl Lock for AdvisoryLock {
         self.held.lost.cancelled().await;
         self.held.reason.get().cloned().unwrap_or_default()
     }
+
+    async fn release(&self) {
+        self.keeper.abort();
+        if let Ok(mut session) = timeout(RELEASE, self.held.session.lock()).await
+            && let Some(mut session) = session.take()
+        {
+            // The server answers once the lock is free. A pooler would close the connection some time later.
+            let _ = timeout(RELEASE, sqlx::raw_sql("rollback").execute(&mut session)).await;
+            let _ = timeout(RELEASE, session.close()).await;
+        }
+    }
 }
 
 /// The session that holds a lock, until it is lost.
@@ -209,5 +222,11 @@ impl Lock for SharedLock {
         }
         let label = self.database.dialect.label();
         format!("{label}: the only session that the role may have was closed")
+    }
+
+    async fn release(&self) {
+        let number = [Value::Number(self.number)];
+        let released = self.database.fetch::<(bool,)>(Purpose::Read, UNLOCK, &number);
+        let _ = timeout(RELEASE, released).await;
     }
 }

@@ -186,6 +186,9 @@ pub(super) const CREATE_SCHEMA: &str = "do $$ begin
 pub(super) const KIND_OF_TABLE: &str =
     "select relkind::text from pg_class where oid = to_regclass('eth_wallet_balances')";
 
+/// Gives up the advisory lock $1 of this session.
+pub(super) const UNLOCK: &str = "select pg_advisory_unlock($1)";
+
 /// Whether this session holds the advisory lock $1, on a server that takes writes.
 pub(super) const HOLDS: &str = "select exists (
          select from pg_locks

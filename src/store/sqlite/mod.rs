@@ -288,7 +288,7 @@ fn rows_json(columns: &[Column<'_>]) -> String {
 }
 
 /// A locked file. It stays locked for as long as this lives.
-struct FileLock(#[expect(dead_code, reason = "dropping it releases the lock")] File);
+struct FileLock(File);
 
 #[async_trait]
 impl Lock for FileLock {
@@ -299,6 +299,10 @@ impl Lock for FileLock {
     async fn lost(&self) -> String {
         // The lock of a file ends with its process.
         std::future::pending().await
+    }
+
+    async fn release(&self) {
+        let _ = self.0.unlock();
     }
 }
 
