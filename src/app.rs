@@ -1,9 +1,11 @@
 //! What a command gets: settings, profile, printer. Node and database are opened when first asked for.
 
 mod table_profile;
+mod url_files;
 
 use std::{
     num::{NonZeroU64, NonZeroUsize},
+    path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -24,6 +26,7 @@ use crate::{
 };
 
 pub use table_profile::{Claimed, identity_of};
+pub use url_files::read_url_files;
 
 /// Wallets that are taken from the table, or from a file, at once.
 pub const PAGE: u32 = 5_000;
@@ -113,11 +116,12 @@ impl App {
         let node = &self.settings.node;
         let urls = self.rpc_urls().into_iter().enumerate().map(|(index, text)| {
             url_of(text, &["http", "https"]).ok_or_else(|| {
-                RunError::settings(format!(
-                    "--rpc-url number {} is not an http or https URL; {}",
-                    index + 1,
-                    remedy(text, ["http", "https"])
-                ))
+                let origin = match &node.rpc_url_file {
+                    Some(path) => format!("URL number {} in {}", index + 1, path.display()),
+                    None => format!("--rpc-url number {}", index + 1),
+                };
+                let remedy = remedy(text, ["http", "https"]);
+                RunError::settings(format!("{origin} is not an http or https URL; {remedy}"))
             })
         });
         let urls = urls.collect::<Result<Vec<_>, _>>()?;
@@ -153,7 +157,9 @@ impl App {
         if let Some(text) = given.filter(|text| !text.is_empty()) {
             return url_of(text, &["ws", "wss"]).ok_or_else(|| {
                 let remedy = remedy(text, ["ws", "wss"]);
-                RunError::settings(format!("--ws-url is not a ws or wss URL; {remedy}"))
+                let file = self.settings.node.ws_url_file.as_ref();
+                let origin = file.map_or("--ws-url".to_owned(), |path| path.display().to_string());
+                RunError::settings(format!("{origin} is not a ws or wss URL; {remedy}"))
             });
         }
         let first = self.rpc_urls().first().and_then(|text| url_of(text, &["http", "https"]));
@@ -194,10 +200,14 @@ impl App {
         let schema = database.schema.as_deref();
         let opened = store::open(&database.database_url, schema, access, &self.shutdown).await;
         let store: Arc<dyn Store> = match opened {
-            Err(error @ RunError::Settings(_)) if self.settings.database.is_default => {
+            Err(error @ RunError::Settings(_)) if database.is_default => {
                 return Err(error.context(
                     "neither --database-url nor DATABASE_URL is set, so the default applies",
                 ));
+            }
+            Err(error @ RunError::Settings(_)) if database.database_url_file.is_some() => {
+                let path = database.database_url_file.as_deref().unwrap_or(Path::new(""));
+                return Err(error.context(format!("--database-url-file {}", path.display())));
             }
             opened => opened?.into(),
         };

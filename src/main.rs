@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use ethtally::{
-    app::App,
+    app::{self, App},
     cli::{self, Cli, Command},
     commands, redact,
     report::{self, Conclusion, Report, ReportSettings, Verdict},
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 /// Before anything is parsed, so that not even a usage error shows one.
 fn remember_secrets() {
     /// Variables that are read, besides those that begin with `ETH`.
-    const OTHERS: [&str; 2] = ["DATABASE_URL", "JOB_COMPLETION_INDEX"];
+    const OTHERS: [&str; 3] = ["DATABASE_URL", "DATABASE_URL_FILE", "JOB_COMPLETION_INDEX"];
     for argument in std::env::args_os() {
         redact::remember(&argument.to_string_lossy());
     }
@@ -64,9 +64,10 @@ fn note_on_signal(command: &Command) -> Option<&'static str> {
     saves.then_some("stopping; saving what was read")
 }
 
-fn run(cli: Cli, report: &Report, shutdown: &Shutdown) -> Result<Verdict, RunError> {
+fn run(mut cli: Cli, report: &Report, shutdown: &Shutdown) -> Result<Verdict, RunError> {
     let runtime = Runtime::new().context("cannot start the async runtime")?;
     let ended = runtime.block_on(async {
+        app::read_url_files(&mut cli.settings, cli.command.name(), shutdown).await?;
         let app = App::new(cli.settings, report.clone(), shutdown.clone())?;
         let ended = commands::run(&app, cli.command).await;
         app.close().await;

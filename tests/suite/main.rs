@@ -38,6 +38,7 @@ mod table_forms;
 mod takeover;
 mod unreadable;
 mod upgrade;
+mod url_files;
 mod verify;
 mod verify_drift;
 mod verify_sample;
