@@ -7,10 +7,11 @@ set -euo pipefail
 
 : "${DATABASE_URL:?set it to the database of ethtally}"
 
-# A change that another reader has in hand is skipped.
+# A change that another reader has in hand is skipped. Totals are texts: most readers of JSON round large numbers.
 take="with taken as (delete from wallet_changes where id in
         (select id from wallet_changes order by id limit 1000 for update skip locked) returning *)
-    select row_to_json(taken) from taken order by id;"
+    select json_build_object('id', id, 'wallet', wallet, 'old_total', old_total::text, 'new_total', new_total::text,
+        'read_block', read_block, 'changed_at', changed_at)::text from taken order by id;"
 
 coproc psql { exec psql "$DATABASE_URL" --no-psqlrc --quiet --tuples-only --no-align -v ON_ERROR_STOP=1; }
 to=${psql[1]} from=${psql[0]}

@@ -175,8 +175,9 @@ fn the_arguments_in_the_kubernetes_manifests_are_the_programs() {
                 let arguments: Vec<String> = serde_json::from_str(line).expect("a list of texts");
                 commands.push(arguments[0].clone());
                 // Kubernetes sets the variable from which a shard's number comes.
-                let arguments =
-                    arguments.into_iter().map(|word| if word == "/4" { "0/4".into() } else { word });
+                let arguments = arguments
+                    .into_iter()
+                    .map(|word| if word == "/4" { "0/4".into() } else { word });
                 Cli::try_parse_from(["ethtally".to_owned()].into_iter().chain(arguments))
                     .expect("it parses");
             }

@@ -22,6 +22,7 @@ mod plans;
 mod pooler;
 mod price;
 mod profile;
+mod recipes;
 mod refresh;
 mod results;
 mod retries;
