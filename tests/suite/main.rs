@@ -6,6 +6,8 @@ mod chunks;
 mod csv;
 mod database_errors;
 mod database_urls;
+mod deploy_cron;
+mod deploy_files;
 mod evidence;
 mod failover;
 mod faults;

@@ -1,8 +1,10 @@
 //! Helpers that several test files share.
 
+pub(crate) mod broken;
 pub(crate) mod chains;
 pub(crate) mod cron;
 pub(crate) mod database;
+pub(crate) mod kubernetes;
 pub(crate) mod metrics;
 pub(crate) mod original;
 pub(crate) mod pgbouncer;

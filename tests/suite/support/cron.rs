@@ -92,10 +92,8 @@ impl Cron {
         let cron = cron.iter().find(|path| path.is_file());
         let cron = cron.expect("there is no cron on this machine: run tests/testbed/install-cron");
         fs::copy(cron, at("sbin/cron")).expect("a copy");
-        let sendmail = format!(
-            "#!/bin/sh\nexec cat >\"$(mktemp {}/XXXXXXXX)\"\n",
-            at("mail").display()
-        );
+        let sendmail =
+            format!("#!/bin/sh\nexec cat >\"$(mktemp {}/XXXXXXXX)\"\n", at("mail").display());
         fs::write(at("sbin/sendmail"), sendmail).expect("a file");
         let mode = |path: PathBuf, mode| {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
