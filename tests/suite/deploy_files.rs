@@ -65,7 +65,9 @@ fn services_report_failures_and_keep_their_state() {
         }
     }
     let watch = fs::read_to_string(unit("ethtally-watch.service")).unwrap();
-    assert!(watch.contains("\nRestart=always\n") && watch.contains("\nRestartPreventExitStatus=2\n"));
+    assert!(
+        watch.contains("\nRestart=always\n") && watch.contains("\nRestartPreventExitStatus=2\n")
+    );
     for command in ["sweep", "verify", "status"] {
         assert!(unit(&format!("ethtally-{command}.timer")).is_file(), "{command}");
     }
@@ -150,11 +152,9 @@ fn checkov_finds_nothing() {
         .arg(folder.path())
         .output()
         .unwrap();
-    let reports: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let reports = match reports {
-        Value::Array(reports) => reports,
-        report => vec![report],
-    };
+    // One report for each folder.
+    let reports = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+    let reports: Vec<_> = reports.map(|report| report.expect("JSON")).collect();
     assert_eq!(reports.len(), 2);
     for report in reports {
         assert_eq!(report["summary"]["failed"], 0, "{report:#}");

@@ -6,6 +6,7 @@ mod chunks;
 mod csv;
 mod database_errors;
 mod database_urls;
+mod deploy_alerts;
 mod deploy_cron;
 mod deploy_files;
 mod evidence;
