@@ -1,11 +1,12 @@
 //! What a command gets: settings, profile, printer. Node and database are opened when first asked for.
 
+mod run_record;
 mod table_profile;
 
 use std::{
     num::{NonZeroU64, NonZeroUsize},
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use alloy::primitives::U256;
@@ -38,10 +39,22 @@ pub struct App {
     pub report: Report,
     /// Asks for an early end.
     pub shutdown: Shutdown,
-    /// What [`App::store`] opened, for [`App::close`].
-    opened: OnceLock<Arc<dyn Store>>,
+    started: Instant,
+    /// What [`App::open`] opened.
+    opened: Opened,
     /// Set once the table is known to be of this profile.
     claimed: OnceCell<()>,
+}
+
+/// What is known of the database that this run opened.
+#[derive(Default)]
+struct Opened {
+    store: OnceLock<Arc<dyn Store>>,
+    access: OnceLock<Access>,
+    /// Set once its tables are as this version needs them.
+    migrated: OnceLock<()>,
+    /// The number of this run on the record, where it is there before it ends.
+    run: OnceLock<i64>,
 }
 
 impl App {
@@ -60,7 +73,8 @@ impl App {
             profile,
             report,
             shutdown,
-            opened: OnceLock::new(),
+            started: Instant::now(),
+            opened: Opened::default(),
             claimed: OnceCell::new(),
         })
     }
@@ -179,10 +193,20 @@ impl App {
         let store = self.open(access).await?;
         match access {
             Access::Read => store.require_tables().await?,
-            Access::Update | Access::Write => drop(store.migrate().await?),
+            Access::Update | Access::Write => drop(self.migrate(store.as_ref()).await?),
         }
         self.check_table(store.as_ref()).await?;
         Ok(store)
+    }
+
+    /// Creates or upgrades the tables; returns the names of the migrations that it applied.
+    ///
+    /// # Errors
+    /// As [`Store::migrate`].
+    pub async fn migrate(&self, store: &dyn Store) -> Result<Vec<String>, RunError> {
+        let applied = store.migrate().await?;
+        let _ = self.opened.migrated.set(());
+        Ok(applied)
     }
 
     /// The database as it is.
@@ -201,13 +225,14 @@ impl App {
             }
             opened => opened?.into(),
         };
-        let _ = self.opened.set(Arc::clone(&store));
+        let _ = self.opened.store.set(Arc::clone(&store));
+        let _ = self.opened.access.set(access);
         Ok(store)
     }
 
     /// Closes what was opened, so that the end of the process cuts nothing off.
     pub async fn close(&self) {
-        if let Some(store) = self.opened.get() {
+        if let Some(store) = self.opened.store.get() {
             // This takes no time, unless the database is gone.
             let _ = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
         }

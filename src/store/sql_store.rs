@@ -44,7 +44,7 @@ pub(super) struct SqlStore<D: Backend> {
 
 impl<D: Backend> SqlStore<D> {
     /// Does `work` until it succeeds or a retry would not help; an error is put in words.
-    async fn retried<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, RunError>
+    pub(super) async fn retried<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, RunError>
     where
         T: Send,
         F: Future<Output = Result<T, StoreError>> + Send,
@@ -84,7 +84,7 @@ impl<D: Backend> SqlStore<D> {
     }
 
     /// Executes a query and returns its rows.
-    async fn fetch<T: AnyRow>(
+    pub(super) async fn fetch<T: AnyRow>(
         &self,
         sql: &'static str,
         values: &[Value<'_>],

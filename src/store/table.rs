@@ -5,6 +5,7 @@ use std::{collections::HashSet, fmt};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+use super::run_log::RunLog;
 use crate::{
     follow::Journal,
     tally::{Ledger, Lock, Recorded, RunError, Shard, Wallet},
@@ -23,7 +24,7 @@ pub enum Access {
 
 /// The table of totals and the tables beside it.
 #[async_trait]
-pub trait Store: Ledger + Journal {
+pub trait Store: Ledger + Journal + RunLog {
     /// Creates or upgrades the tables; returns the names of the migrations that it applied.
     ///
     /// Processes that migrate at once wait for each other.

@@ -25,6 +25,7 @@ mod profile;
 mod refresh;
 mod results;
 mod retries;
+mod runs;
 mod sampling;
 mod scale;
 mod secrets;

@@ -122,6 +122,14 @@ pub(super) const SQL: Statements = Statements {
              where checkpoint = $1
                  and (hash = any($3)
                      or number < $2 and hash like '0x%' and not hash = any($4))",
+    insert_run: "insert into eth_wallet_runs
+                 (command, shard, started_at, ended_at, outcome, exit_status, counts, error)
+             values ($1, $2, now() at time zone 'utc' - interval '1 millisecond' * $3::bigint,
+                 now() at time zone 'utc', $4, $5, $6, $7)
+             returning id",
+    update_run: "update eth_wallet_runs
+             set ended_at = now() at time zone 'utc', outcome = $2, exit_status = $3, counts = $4, error = $5
+             where id = $1",
     rows_read_at: "select wallet, read_block from eth_wallet_balances
              where updated_at >= now() at time zone 'utc' - interval '1 second' * $3::bigint
                  and read_block between $1 and $2
