@@ -7,7 +7,7 @@ use std::{collections::HashSet, time::Duration};
 use anyhow::anyhow;
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
 use tracing::debug;
 
@@ -262,6 +262,32 @@ impl<D: Backend> Store for SqlStore<D> {
         let rows: Vec<(NaiveDateTime,)> =
             self.fetch_by_index(D::SQL.nth_oldest, &[Value::Number(bigint(n)?)]).await?;
         Ok(rows.first().map(|(time,)| time.and_utc()))
+    }
+
+    async fn count_between(
+        &self,
+        from: Option<DateTime<Utc>>,
+        before: Option<DateTime<Utc>>,
+    ) -> Result<u64, RunError> {
+        let count = "select count(*) from eth_wallet_balances
+             where updated_at >= $1 and updated_at < $2";
+        let time = |time: Option<DateTime<Utc>>, default_year| match time {
+            Some(time) => time.naive_utc(),
+            None => NaiveDate::from_ymd_opt(default_year, 1, 1).unwrap_or_default().into(),
+        };
+        let values = [Value::Time(time(from, 1)), Value::Time(time(before, 9999))];
+        let rows: Vec<(i64,)> = self.fetch_by_index(count, &values).await?;
+        Ok(only(rows)?.unsigned_abs())
+    }
+
+    async fn failures_page(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<(String, String)>, RunError> {
+        let page = "select wallet, last_error from eth_wallet_read_failures
+             where wallet > $1 order by wallet limit $2";
+        self.fetch_by_index(page, &[Value::Text(after), Value::Number(limit.into())]).await
     }
 
     async fn newest_read_block(&self) -> Result<Option<u64>, RunError> {

@@ -92,6 +92,20 @@ pub trait Store: Ledger + Journal + RunLog {
     /// When the row with `n` older rows was last written; `None` past the last row.
     async fn nth_oldest(&self, n: u64) -> Result<Option<DateTime<Utc>>, RunError>;
 
+    /// How many rows were last written from this time on, and before this one; `None` for no limit.
+    async fn count_between(
+        &self,
+        from: Option<DateTime<Utc>>,
+        before: Option<DateTime<Utc>>,
+    ) -> Result<u64, RunError>;
+
+    /// The next keys after `after` on the record of failures, in order, each with its last error.
+    async fn failures_page(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<(String, String)>, RunError>;
+
     /// The newest block of a read among the rows that were written last; `None` if none of them was read.
     async fn newest_read_block(&self) -> Result<Option<u64>, RunError>;
 
