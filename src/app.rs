@@ -124,8 +124,18 @@ impl App {
         contracts: Contracts,
         max_calls: Option<NonZeroU64>,
     ) -> Result<Arc<Client>, RunError> {
-        let node = &self.settings.node;
-        let urls = self.rpc_urls().into_iter().enumerate().map(|(index, text)| {
+        let urls = self.endpoints().into_iter().collect::<Result<Vec<_>, _>>()?;
+        if urls.is_empty() {
+            return Err(RunError::settings(
+                "no node to read from; give --rpc-url URL or set ETH_RPC_URL",
+            ));
+        }
+        self.client_of(urls, self.settings.node.retries, contracts, max_calls)
+    }
+
+    /// The endpoints, or for each that is not an HTTP URL an error.
+    pub fn endpoints(&self) -> Vec<Result<Url, RunError>> {
+        let endpoint = |(index, text)| {
             url_of(text, &["http", "https"]).ok_or_else(|| {
                 RunError::settings(format!(
                     "--rpc-url number {} is not an http or https URL; {}",
@@ -133,13 +143,22 @@ impl App {
                     remedy(text, ["http", "https"])
                 ))
             })
-        });
-        let urls = urls.collect::<Result<Vec<_>, _>>()?;
-        if urls.is_empty() {
-            return Err(RunError::settings(
-                "no node to read from; give --rpc-url URL or set ETH_RPC_URL",
-            ));
-        }
+        };
+        self.rpc_urls().into_iter().enumerate().map(endpoint).collect()
+    }
+
+    /// A client of these endpoints, at least one. Sends nothing yet.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be made.
+    pub fn client_of(
+        &self,
+        urls: Vec<Url>,
+        retries: u32,
+        contracts: Contracts,
+        max_calls: Option<NonZeroU64>,
+    ) -> Result<Arc<Client>, RunError> {
+        let node = &self.settings.node;
         let settings = ClientSettings {
             urls,
             rates: RateLimits {
@@ -149,7 +168,7 @@ impl App {
                 max_calls: max_calls.map(NonZeroU64::get),
             },
             concurrency: self.concurrency().get(),
-            retries: node.retries,
+            retries,
             timeout: Duration::from_secs(node.timeout),
             block: node.block,
             contracts,

@@ -1,6 +1,7 @@
 //! One file a subcommand, each a short story. Only here do node, database and printer meet.
 
 mod backfill;
+mod doctor;
 mod migrate;
 mod packaging;
 mod profile;
@@ -41,6 +42,7 @@ async fn run_command(app: &App, command: Command) -> Result<Verdict, RunError> {
         Command::Verify(args) => verify::run(app, args).await,
         Command::Watch(args) => watch::run(app, args).await,
         Command::Status(args) => status::run(app, args).await,
+        Command::Doctor => doctor::run(app).await,
         Command::Profile => profile::run(app),
         Command::Completions { shell } => packaging::completions(app, shell),
         Command::Man { subcommand } => packaging::man(app, subcommand.as_deref()),

@@ -24,11 +24,10 @@ use serde::Serialize;
 
 pub use bar::Bar;
 pub use conclusion::{Conclusion, RunOutcome, Verdict};
-pub use style::{BAD, ColorChoice, GOOD, ReportSettings, Styler};
+pub use style::{BAD, ColorChoice, GOOD, NOTE, ReportSettings, Styler};
 
 use crate::{redact, tally::RunError};
 use conclusion::HeldResult;
-use style::NOTE;
 use writer::{Pending, Writer};
 
 /// The result of a command.

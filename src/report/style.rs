@@ -6,7 +6,7 @@ use clap::ValueEnum;
 /// Good news.
 pub const GOOD: Style = AnsiColor::Green.on_default();
 /// What is worth knowing.
-pub(super) const NOTE: Style = AnsiColor::Cyan.on_default();
+pub const NOTE: Style = AnsiColor::Cyan.on_default();
 /// Bad news.
 pub const BAD: Style = AnsiColor::Red.on_default();
 

@@ -25,7 +25,8 @@ use super::{
 };
 use crate::{
     follow::{BlockReads, CheckpointUpdate, Journal, RecentReads, RowsAbove},
-    tally::{Lock, Recorded, RunError, Shard, Wallet},
+    redact,
+    tally::{Check, Lock, Recorded, RunError, Shard, Wallet},
 };
 
 /// When a transaction is done again after a conflict with another one, or on a new connection after one that was lost:
@@ -341,6 +342,31 @@ impl<D: Backend> Store for SqlStore<D> {
 
     async fn holder(&self, key: LockKey<'_>) -> Option<String> {
         D::holder(&self.database, key).await
+    }
+
+    async fn examine(&self) -> Vec<Check> {
+        let target = self.label();
+        let remedy = "run `ethtally migrate`";
+        let mut checks = match self.explained(D::examine(&self.database).await).await {
+            Ok(checks) => checks,
+            Err(error) => {
+                vec![Check::error(
+                    "rights",
+                    &target,
+                    &redact::clean_error(&error),
+                    "check --database-url",
+                )]
+            }
+        };
+        checks.push(match self.require_tables().await {
+            Ok(()) => Check::ok("tables", &target, "as this version needs them"),
+            Err(error) => Check::error("tables", &target, &redact::clean_error(&error), remedy),
+        });
+        checks
+    }
+
+    fn label(&self) -> String {
+        self.database.dialect.label()
     }
 
     async fn close(&self) {

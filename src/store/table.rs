@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::run_log::RunLog;
 use crate::{
     follow::Journal,
-    tally::{Ledger, Lock, Recorded, RunError, Shard, Wallet},
+    tally::{Check, Ledger, Lock, Recorded, RunError, Shard, Wallet},
 };
 
 /// What a command may do with the database.
@@ -129,6 +129,12 @@ pub trait Store: Ledger + Journal + RunLog {
 
     /// Who holds a lock, as far as the database tells: a session of the server, and since when.
     async fn holder(&self, key: LockKey<'_>) -> Option<String>;
+
+    /// Checks version, rights and tables, and how the server is set up; changes nothing.
+    async fn examine(&self) -> Vec<Check>;
+
+    /// The database without secrets, such as `database sqlite:tally.db`.
+    fn label(&self) -> String;
 
     /// Closes the connections once they are idle. Every later call of another method fails.
     ///

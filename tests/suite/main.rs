@@ -6,6 +6,7 @@ mod chunks;
 mod csv;
 mod database_errors;
 mod database_urls;
+mod doctor;
 mod evidence;
 mod failover;
 mod faults;

@@ -3,6 +3,7 @@
 mod backend;
 mod connect;
 mod errors;
+mod examine;
 mod faults;
 mod lock;
 mod names;
