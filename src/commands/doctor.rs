@@ -71,8 +71,12 @@ async fn database(app: &App, checks: &mut Vec<Check>) -> Option<u64> {
     let store = match app.open(Access::Read).await {
         Ok(store) => store,
         Err(error) => {
-            let text = redact::clean_error(&error);
-            checks.push(Check::error("database", "database", &text, "check --database-url"));
+            checks.push(labelled(Check::error(
+                "database",
+                "database",
+                &error,
+                "check --database-url",
+            )));
             return None;
         }
     };
@@ -92,10 +96,22 @@ async fn database(app: &App, checks: &mut Vec<Check>) -> Option<u64> {
         ),
         _ => match app.check_table(store.as_ref()).await {
             Ok(()) => Check::ok("profile", &label, format!("{}, as on record", app.profile.name)),
-            Err(error) => Check::error("profile", &label, &redact::clean_error(&error), adopt),
+            Err(error) => Check::error("profile", &label, &error, adopt),
         },
     });
     store.newest_read_block().await.ok().flatten()
+}
+
+/// The same with the database as its target, where the detail begins with it.
+fn labelled(check: Check) -> Check {
+    let Some((before, rest)) = check.detail.split_once("database ") else { return check };
+    let Some((label, detail)) = rest.split_once(": ") else { return check };
+    // Names of databases are quoted.
+    if label.starts_with('"') {
+        return check;
+    }
+    let (target, detail) = (format!("database {label}"), format!("{before}{detail}"));
+    Check { target, detail, ..check }
 }
 
 /// Checks each endpoint on its own.
@@ -112,7 +128,7 @@ async fn endpoints(app: &App, newest_stored: Option<u64>, checks: &mut Vec<Check
         event_contracts: profile.events.iter().map(|event| event.contract).unique().collect(),
     };
     for (index, endpoint) in endpoints.into_iter().enumerate() {
-        let number = format!("--rpc-url number {}", index + 1);
+        let number = format!("endpoint {}", index + 1);
         match endpoint.and_then(|url| client(app, url)) {
             Ok(client) => {
                 if let Some(block) = newest_stored {
@@ -121,8 +137,7 @@ async fn endpoints(app: &App, newest_stored: Option<u64>, checks: &mut Vec<Check
                 checks.extend(client.preflight(&needs).await);
             }
             Err(error) => {
-                let text = redact::clean_error(&error);
-                checks.push(Check::error("chain", &number, &text, "check --rpc-url"));
+                checks.push(Check::error("chain", &number, &error, "check --rpc-url"));
             }
         }
         if app.shutdown.is_requested() {
@@ -144,8 +159,7 @@ async fn socket(app: &App) -> Option<Check> {
         // Without any endpoint there is a check that says so.
         Err(_) if app.endpoints().is_empty() => return None,
         Err(error) => {
-            let text = redact::clean_error(&error);
-            return Some(Check::error(name, "--ws-url", &text, remedy));
+            return Some(Check::error(name, "--ws-url", &error, remedy));
         }
     };
     let target = url.origin().ascii_serialization();

@@ -68,7 +68,11 @@ impl Preflight<'_> {
                 return checks;
             }
             Err(CheckFailure::Unfit(unfit, _)) => {
-                checks.push(self.error("chain", &unfit.reason, NODE_REMEDY));
+                checks.push(self.failed(
+                    "chain",
+                    &RequestError::Settings(unfit.reason),
+                    NODE_REMEDY,
+                ));
             }
         }
         let head = match self.ask("eth_getBlockByNumber", json!(["latest", false])).await {
@@ -253,12 +257,8 @@ impl Preflight<'_> {
         Check::ok(name, &self.target, detail)
     }
 
-    fn error(&self, name: &'static str, text: &str, remedy: &str) -> Check {
-        Check::error(name, &self.target, text, remedy)
-    }
-
     fn failed(&self, name: &'static str, error: &RequestError, remedy: &str) -> Check {
-        self.error(name, &text(error), remedy)
+        Check::error(name, &self.target, error, remedy)
     }
 }
 

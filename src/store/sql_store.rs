@@ -25,7 +25,6 @@ use super::{
 };
 use crate::{
     follow::{BlockReads, CheckpointUpdate, Journal, RecentReads, RowsAbove},
-    redact,
     tally::{Check, Lock, Recorded, RunError, Shard, Wallet},
 };
 
@@ -350,17 +349,12 @@ impl<D: Backend> Store for SqlStore<D> {
         let mut checks = match self.explained(D::examine(&self.database).await).await {
             Ok(checks) => checks,
             Err(error) => {
-                vec![Check::error(
-                    "rights",
-                    &target,
-                    &redact::clean_error(&error),
-                    "check --database-url",
-                )]
+                vec![Check::error("rights", &target, &error, "check --database-url")]
             }
         };
         checks.push(match self.require_tables().await {
             Ok(()) => Check::ok("tables", &target, "as this version needs them"),
-            Err(error) => Check::error("tables", &target, &redact::clean_error(&error), remedy),
+            Err(error) => Check::error("tables", &target, &error, remedy),
         });
         checks
     }

@@ -223,8 +223,20 @@ async fn each_fault_of_a_server_is_told_with_what_helps() {
     let ran = with(database.url.replace(&name, "no_such_database")).expect(1);
     assert_only(&ran, &["database | fail", "no_such_database"]);
     let ran = with("postgres://u:s3cr3tpassword@127.0.0.1:1/x".to_owned()).expect(1);
-    assert_only(&ran, &["database | fail", "127.0.0.1:1"]);
+    assert_only(
+        &ran,
+        &[
+            "database | fail",
+            "no connection: Connection refused",
+            "host and port in --database-url",
+        ],
+    );
     assert!(!ran.stdout.contains("s3cr3t"), "{ran:?}");
+
+    let guarded = postgres::shared().url_with_password("doctor_guest", "r1ghts3cr3t").unwrap();
+    let ran = with(guarded.replace("r1ghts3cr3t", "wr0ngs3cr3t")).expect(1);
+    assert_only(&ran, &["database | fail", "password", "check"]);
+    assert!(!ran.stdout.contains("wr0ngs3cr3t"), "{ran:?}");
 
     let role = format!("reader_{name}");
     let create =
@@ -244,6 +256,9 @@ async fn each_fault_of_a_server_is_told_with_what_helps() {
     .unwrap();
     let ran = with(url).expect(1);
     assert!(troubles(&ran)[0].contains("may not read"), "{ran:?}");
+    postgres::psql(&database.url, "revoke all on schema public from public").unwrap();
+    let ran = with(database.url.replace("//postgres@", &format!("//{role}@"))).expect(1);
+    assert!(troubles(&ran)[0].contains("run: grant usage, create on schema public"), "{ran:?}");
 
     database.sql("alter table eth_wallet_balances set (autovacuum_enabled = off)").await;
     let ran = with(database.url.clone()).expect(0);
