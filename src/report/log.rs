@@ -22,7 +22,7 @@ pub(super) fn start(settings: ReportSettings, styler: Styler, stderr: Writer) {
         (false, _) => LevelFilter::DEBUG,
     };
     let layer = fmt::layer()
-        .with_ansi(styler.0)
+        .with_ansi(styler.has_colors())
         .with_target(false)
         .without_time()
         .with_writer(move || Line { stderr: stderr.clone(), bytes: Vec::new() })

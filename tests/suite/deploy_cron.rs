@@ -29,7 +29,7 @@ async fn cron_mails_what_is_wrong_once() {
     let cut_short = Broken::cut_short().await;
     let partly = Broken::partly_failing().await;
     let drifted = Broken::drifted().await;
-    let stale = Broken::stale().await;
+    let [down_long, down_briefly] = [Broken::stale().await, Broken::stale().await];
     let database = |broken: &Broken| format!("DATABASE_URL={}\n", broken.database.url);
     let down = format!("ETH_RPC_URL={}\nETHTALLY_RETRIES=0\n", Stub::dead());
     let case = |name, machine, mails| Case { name, machine, mails };
@@ -62,12 +62,12 @@ async fn cron_mails_what_is_wrong_once() {
         case("drifted", Machine::with(&settings(&drifted)), &["verify 1"]),
         case(
             "node down",
-            Machine::with(&(down.clone() + &database(&stale))).succeeded("sweep", 20),
+            Machine::with(&(down.clone() + &database(&down_long))).succeeded("sweep", 20),
             &["status 1", "sweep 3", "verify 3"],
         ),
         case(
             "node down for a moment",
-            Machine::with(&(down + &database(&stale))).succeeded("sweep", 5),
+            Machine::with(&(down + &database(&down_briefly))).succeeded("sweep", 5),
             &["status 1", "verify 3"],
         ),
     ];
