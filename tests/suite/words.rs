@@ -252,6 +252,8 @@ fn bash(script: &str, database: &Database, node: &str) -> (i32, String, String) 
         .env("ethtally", env!("CARGO_BIN_EXE_ethtally"))
         .env("DATABASE_URL", &database.url)
         .env("ETH_RPC_URL", node)
+        // A chain that many tests share stands still for as long as they run.
+        .env("ETHTALLY_MAX_HEAD_AGE", "3h")
         .current_dir(database.folder())
         .stdin(Stdio::null())
         .output()
