@@ -5,7 +5,7 @@ mod table_profile;
 
 use std::{
     num::{NonZeroU64, NonZeroUsize},
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicI64},
     time::{Duration, Instant},
 };
 
@@ -53,8 +53,8 @@ struct Opened {
     access: OnceLock<Access>,
     /// Set once its tables are as this version needs them.
     migrated: OnceLock<()>,
-    /// The number of this run on the record, where it is there before it ends.
-    run: OnceLock<i64>,
+    /// The number of this run on the record; 0 before it is there.
+    run: AtomicI64,
 }
 
 impl App {
