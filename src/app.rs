@@ -7,7 +7,7 @@ mod url_files;
 use std::{
     num::{NonZeroU64, NonZeroUsize},
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicI64},
     time::{Duration, Instant},
 };
 
@@ -56,8 +56,8 @@ struct Opened {
     access: OnceLock<Access>,
     /// Set once its tables are as this version needs them.
     migrated: OnceLock<()>,
-    /// The number of this run on the record, where it is there before it ends.
-    run: OnceLock<i64>,
+    /// The number of this run on the record; 0 before it is there.
+    run: AtomicI64,
 }
 
 impl App {

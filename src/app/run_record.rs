@@ -1,6 +1,6 @@
 //! Puts this run on record, beside the table that it writes to.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use anyhow::anyhow;
 use tokio::time::timeout;
@@ -76,9 +76,10 @@ impl App {
         let limit = if self.shutdown.signal().is_some() { LIMIT_ON_SIGNAL } else { LIMIT };
         let error = run.error.map(redact::excerpt);
         let run = RunRecord { error: error.as_deref(), ..*run };
-        match timeout(limit, store.record_run(self.opened.run.get().copied(), &run)).await {
+        let id = Some(self.opened.run.load(Relaxed)).filter(|id| *id > 0);
+        match timeout(limit, store.record_run(id, &run)).await {
             Ok(recorded) => {
-                let _ = self.opened.run.set(recorded?);
+                self.opened.run.store(recorded?, Relaxed);
                 Ok(())
             }
             Err(_) => Err(RunError::Database(anyhow!(

@@ -77,10 +77,10 @@ pub enum Command {
     ///
     /// Writes nothing and calls no node.
     Status(StatusArgs),
-    /// Check node, database, profile and rights before they matter
+    /// Check node, database, profile and rights
     ///
-    /// Prints a line for each check with ok, warn or fail, and what helps. Goes on after a check that failed,
-    /// and exits 1 if one did. Writes nothing.
+    /// The command to run first. Prints a line for each check with ok, warn or fail, and what helps. Goes on
+    /// after a check that failed, and exits 1 if one did. Writes nothing.
     Doctor,
     /// Print the profile: what a total is made of
     ///

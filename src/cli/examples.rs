@@ -96,10 +96,10 @@ const STATUS: &str = r"
   ethtally status --max-age 3d || echo 'the table is stale'
 ";
 
-const DOCTOR: &str = r#"
+const DOCTOR: &str = r"
   ethtally doctor
-  ethtally doctor --json | jq -r '.checks[] | select(.status != "ok") | .remedy'
-"#;
+  ethtally doctor --json | jq -r '.checks[].remedy | values'
+";
 
 const PROFILE: &str = r"
   ethtally profile > mine.toml

@@ -1,7 +1,8 @@
 //! The record of runs: a row for every run of a command that writes, however it ends.
 
 use ethtally_testbed::{
-    Chain, TokenFault, postgres,
+    Chain, TokenFault,
+    postgres::{self, Cluster},
     stub::{Fault, When},
     wallet,
 };
@@ -9,6 +10,7 @@ use ethtally_testbed::{
 use crate::support::{
     chains::{chain_and_stub, still_chain},
     database::{Database, on_both_databases},
+    pgbouncer::PgBouncer,
     program::{ethtally, eventually, eventually_async, sweep, sweep_all},
     table::store_unread,
     wallets::address,
@@ -159,6 +161,28 @@ async fn a_record_that_cannot_be_kept_is_a_note_and_not_an_error() {
     assert_eq!(ran.json()["updated"], 3);
     assert!(ran.stderr.starts_with("note: this run is not on record: "), "{}", ran.stderr);
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_are_on_record_behind_a_pooler_and_in_a_schema() {
+    let chain = still_chain().await;
+    let cluster = Cluster::start().unwrap();
+    let direct = Database::at(cluster.create_database("pooled").unwrap());
+    let pooler = PgBouncer::start(&cluster, "transaction", &[]);
+    let database = Database::at(pooler.url(&direct.url));
+    for schema in ["one", "two"] {
+        let options = ["--schema", schema];
+        let run = |arguments: &[&str]| {
+            let ran = ethtally(arguments.iter().copied().chain(options)).node(chain.url());
+            ran.database(&database).input(address(1)).run().expect(0)
+        };
+        run(&["backfill", "--from-csv", "-"]);
+        run(&["sweep"]);
+        let sql = format!("select command, outcome from {schema}.eth_wallet_runs order by id");
+        assert_eq!(direct.sql(&sql).await, ["backfill|complete", "sweep|complete"]);
+        let seen = run(&["status", "--json"]).json();
+        assert_eq!(seen["last_runs"].as_array().unwrap().len(), 2, "{seen}");
+    }
 }
 
 /// The table of runs is locked by another session for longer than the run takes.
