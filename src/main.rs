@@ -9,7 +9,7 @@ use ethtally::{
     app::{self, App},
     cli::{self, Cli, Command},
     commands, redact,
-    report::{self, Conclusion, Report, ReportSettings, Verdict},
+    report::{self, Conclusion, LogFilter, Report, ReportSettings, Verdict},
     tally::{RunError, Shutdown},
 };
 use tokio::runtime::Runtime;
@@ -18,12 +18,17 @@ fn main() -> ExitCode {
     remember_secrets();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => return report::usage(&error),
+        Err(error) => return report::usage(&error, cli::log_format(std::env::args_os())),
     };
-    let (report, shutdown) = (Report::new(report_settings(&cli)), Shutdown::default());
+    let filter = LogFilter::from_variable();
+    let report = Report::new(report_settings(&cli), filter.as_ref().ok().and_then(Option::as_ref));
+    report.catch_panics();
     report.command(cli.command.name());
-    let ended = signals::listen(shutdown.clone(), report.clone(), note_on_signal(&cli.command))
-        .and_then(|()| run(cli, &report, &shutdown));
+    let shutdown = Shutdown::default();
+    let ended = filter.map_err(RunError::settings).and_then(|_| {
+        signals::listen(shutdown.clone(), report.clone(), note_on_signal(&cli.command))?;
+        run(cli, &report, &shutdown)
+    });
     exit_status(ended, &report, &shutdown)
 }
 
@@ -50,6 +55,7 @@ fn report_settings(cli: &Cli) -> ReportSettings {
         verbosity: output.verbose,
         quiet: output.quiet,
         color: output.color,
+        log_format: output.log_format,
         service: matches!(cli.command, Command::Watch(_)).then_some("watch"),
     }
 }

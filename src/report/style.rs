@@ -22,6 +22,16 @@ pub enum ColorChoice {
     Never,
 }
 
+/// How lines on stderr look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text
+    #[default]
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
 /// What and how much is shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReportSettings {
@@ -33,6 +43,8 @@ pub struct ReportSettings {
     pub quiet: bool,
     /// When to use colours.
     pub color: ColorChoice,
+    /// How lines on stderr look.
+    pub log_format: LogFormat,
     /// The name of the command, if it runs until it is stopped: it must not run out of memory where nobody
     /// reads, so that lines may be dropped.
     pub service: Option<&'static str>,
@@ -51,6 +63,11 @@ impl Styler {
                 terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             }
         })
+    }
+
+    /// Never colours in JSON.
+    pub(super) fn unless_json(self, format: LogFormat) -> Self {
+        Self(self.0 && format == LogFormat::Text)
     }
 
     /// The text in this style.

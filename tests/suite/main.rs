@@ -11,6 +11,7 @@ mod failover;
 mod faults;
 mod freshness;
 mod halves;
+mod logs;
 mod no_database;
 mod node_errors;
 mod one_profile;
