@@ -1,13 +1,14 @@
 //! What a command gets: settings, profile, printer. Node and database are opened when first asked for.
 
+mod run_record;
 mod table_profile;
 mod url_files;
 
 use std::{
     num::{NonZeroU64, NonZeroUsize},
     path::Path,
-    sync::{Arc, OnceLock},
-    time::Duration,
+    sync::{Arc, OnceLock, atomic::AtomicI64},
+    time::{Duration, Instant},
 };
 
 use alloy::primitives::U256;
@@ -41,10 +42,22 @@ pub struct App {
     pub report: Report,
     /// Asks for an early end.
     pub shutdown: Shutdown,
-    /// What [`App::store`] opened, for [`App::close`].
-    opened: OnceLock<Arc<dyn Store>>,
+    started: Instant,
+    /// What [`App::open`] opened.
+    opened: Opened,
     /// Set once the table is known to be of this profile.
     claimed: OnceCell<()>,
+}
+
+/// What is known of the database that this run opened.
+#[derive(Default)]
+struct Opened {
+    store: OnceLock<Arc<dyn Store>>,
+    access: OnceLock<Access>,
+    /// Set once its tables are as this version needs them.
+    migrated: OnceLock<()>,
+    /// The number of this run on the record; 0 before it is there.
+    run: AtomicI64,
 }
 
 impl App {
@@ -63,7 +76,8 @@ impl App {
             profile,
             report,
             shutdown,
-            opened: OnceLock::new(),
+            started: Instant::now(),
+            opened: Opened::default(),
             claimed: OnceCell::new(),
         })
     }
@@ -113,23 +127,42 @@ impl App {
         contracts: Contracts,
         max_calls: Option<NonZeroU64>,
     ) -> Result<Arc<Client>, RunError> {
-        let node = &self.settings.node;
-        let urls = self.rpc_urls().into_iter().enumerate().map(|(index, text)| {
+        let urls = self.endpoints().into_iter().collect::<Result<Vec<_>, _>>()?;
+        if urls.is_empty() {
+            return Err(RunError::settings(
+                "no node to read from; give --rpc-url URL or set ETH_RPC_URL",
+            ));
+        }
+        self.client_of(urls, self.settings.node.retries, contracts, max_calls)
+    }
+
+    /// The endpoints, or for each that is not an HTTP URL an error.
+    pub fn endpoints(&self) -> Vec<Result<Url, RunError>> {
+        let endpoint = |(index, text)| {
             url_of(text, &["http", "https"]).ok_or_else(|| {
-                let origin = match &node.rpc_url_file {
+                let origin = match &self.settings.node.rpc_url_file {
                     Some(path) => format!("URL number {} in {}", index + 1, path.display()),
                     None => format!("--rpc-url number {}", index + 1),
                 };
                 let remedy = remedy(text, ["http", "https"]);
                 RunError::settings(format!("{origin} is not an http or https URL; {remedy}"))
             })
-        });
-        let urls = urls.collect::<Result<Vec<_>, _>>()?;
-        if urls.is_empty() {
-            return Err(RunError::settings(
-                "no node to read from; give --rpc-url URL or set ETH_RPC_URL",
-            ));
-        }
+        };
+        self.rpc_urls().into_iter().enumerate().map(endpoint).collect()
+    }
+
+    /// A client of these endpoints, at least one. Sends nothing yet.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be made.
+    pub fn client_of(
+        &self,
+        urls: Vec<Url>,
+        retries: u32,
+        contracts: Contracts,
+        max_calls: Option<NonZeroU64>,
+    ) -> Result<Arc<Client>, RunError> {
+        let node = &self.settings.node;
         let settings = ClientSettings {
             urls,
             rates: RateLimits {
@@ -139,7 +172,7 @@ impl App {
                 max_calls: max_calls.map(NonZeroU64::get),
             },
             concurrency: self.concurrency().get(),
-            retries: node.retries,
+            retries,
             timeout: Duration::from_secs(node.timeout),
             block: node.block,
             contracts,
@@ -185,10 +218,20 @@ impl App {
         let store = self.open(access).await?;
         match access {
             Access::Read => store.require_tables().await?,
-            Access::Update | Access::Write => drop(store.migrate().await?),
+            Access::Update | Access::Write => drop(self.migrate(store.as_ref()).await?),
         }
         self.check_table(store.as_ref()).await?;
         Ok(store)
+    }
+
+    /// Creates or upgrades the tables; returns the names of the migrations that it applied.
+    ///
+    /// # Errors
+    /// As [`Store::migrate`].
+    pub async fn migrate(&self, store: &dyn Store) -> Result<Vec<String>, RunError> {
+        let applied = store.migrate().await?;
+        let _ = self.opened.migrated.set(());
+        Ok(applied)
     }
 
     /// The database as it is.
@@ -211,13 +254,14 @@ impl App {
             }
             opened => opened?.into(),
         };
-        let _ = self.opened.set(Arc::clone(&store));
+        let _ = self.opened.store.set(Arc::clone(&store));
+        let _ = self.opened.access.set(access);
         Ok(store)
     }
 
     /// Closes what was opened, so that the end of the process cuts nothing off.
     pub async fn close(&self) {
-        if let Some(store) = self.opened.get() {
+        if let Some(store) = self.opened.store.get() {
             // This takes no time, unless the database is gone.
             let _ = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
         }

@@ -1,4 +1,4 @@
-//! The program: parse, hear signals, start tokio, run the command, exit. The only place that decides the exit status.
+//! The program: parse, hear signals, start tokio, run the command, exit. The only place that exits.
 
 mod signals;
 
@@ -84,46 +84,17 @@ fn run(mut cli: Cli, report: &Report, shutdown: &Shutdown) -> Result<Verdict, Ru
     ended
 }
 
-/// Prints how the command ended, and waits until everything is printed. 0 to 5, or 128 and the signal that interrupted
-/// the command.
+/// Prints how the command ended, and waits until everything is printed.
 fn exit_status(ended: Result<Verdict, RunError>, report: &Report, shutdown: &Shutdown) -> ExitCode {
     let is_stopped = || shutdown.signal().is_some();
-    let status = status_of(&ended, shutdown.signal());
-    let error = error_text(&ended, shutdown);
-    report.conclude(Conclusion {
-        is_interrupted: is_stopped(),
-        exit_status: status,
-        error: error.as_deref(),
-    });
+    report.conclude(&Conclusion::of(&ended, shutdown));
     let printed = report.flush(is_stopped);
     let ended = ended.and_then(|verdict| printed.map(|()| verdict));
-    if let Some(error) = error_text(&ended, shutdown) {
+    if let Some(error) = Conclusion::of(&ended, shutdown).error {
         report.error(&error);
         // What this reports was a result, and there is none left.
         let _ = report.flush(is_stopped);
     }
     // A signal may have come while the reader was waited for.
-    ExitCode::from(status_of(&ended, shutdown.signal()))
-}
-
-/// What is printed of an error. That something was not done because of a signal is not worth a line.
-fn error_text(ended: &Result<Verdict, RunError>, shutdown: &Shutdown) -> Option<String> {
-    let error = ended.as_ref().err()?;
-    let is_noise = error.is_stopped() && shutdown.signal().is_some();
-    (!is_noise).then(|| redact::clean_error(error))
-}
-
-fn status_of(ended: &Result<Verdict, RunError>, signal: Option<i32>) -> u8 {
-    if let Some(signal) = signal {
-        return 128 + u8::try_from(signal).unwrap_or(0);
-    }
-    match ended {
-        Ok(Verdict::Pass) => 0,
-        Ok(Verdict::Fail) => 1,
-        Err(RunError::Settings(_)) => 2,
-        // What a run waited for when its time was over was the node, mostly.
-        Err(RunError::Node(_) | RunError::Unreadable(_) | RunError::Stopped(_)) => 3,
-        Err(RunError::Database(_)) => 4,
-        Err(RunError::Locked(_)) => 5,
-    }
+    ExitCode::from(Conclusion::of(&ended, shutdown).exit_status)
 }

@@ -20,7 +20,7 @@ const MORE_HELP: &str = "Run `ethtally COMMAND --help` for the flags and example
 fn uses(command: &str, flag: &str, heading: Option<&str>) -> bool {
     match command {
         "sweep" | "refresh" | "backfill" | "verify" => !flag.starts_with("ws-url"),
-        "watch" => flag != "block",
+        "watch" | "doctor" => flag != "block",
         "migrate" | "status" => flag == "profile" || heading != Some(NODE),
         "profile" => flag == "profile" || heading == Some(OUTPUT),
         // `completions` and `man`.

@@ -72,6 +72,7 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
     tokio::select! {
         ended = prepared.watch(&monitor, &mut server) => ended?,
         // Nothing is lost: what is not stored comes after the checkpoint.
+        never = say_that_it_runs(app, &monitor) => match never {},
         () = overdue(&app.shutdown) => warn!("node or database take too long; stopping without waiting for them"),
     }
     if let Some(server) = server {
@@ -83,6 +84,15 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
         interrupted: app.shutdown.signal().is_some(),
     }))?;
     Ok(Verdict::Pass)
+}
+
+/// Says each minute on the record of runs that this one is still running.
+async fn say_that_it_runs(app: &App, monitor: &Monitor) -> Infallible {
+    loop {
+        sleep(A_MINUTE).await;
+        let counts = serde_json::to_string(&monitor.counts()).ok();
+        app.record_running("watch", counts.as_deref()).await;
+    }
 }
 
 /// What needs neither node nor database to be made.
@@ -108,6 +118,7 @@ impl Prepared<'_> {
             TrackChoice::All => Access::Write,
         };
         let store = app.store(access).await?;
+        app.record_running("watch", None).await;
         let mut address = None;
         if let Some(listen) = &args.listen {
             let bound = Server::bind(listen, Arc::clone(monitor)).await?;

@@ -27,23 +27,14 @@ use serde_json::Value;
 use tracing::Level;
 
 pub use bar::Bar;
-pub use conclusion::{Conclusion, RunOutcome};
+pub use conclusion::{Conclusion, RunOutcome, Verdict};
 pub use log_filter::LogFilter;
-pub use style::{BAD, ColorChoice, GOOD, LogFormat, ReportSettings, Styler};
+pub use style::{BAD, ColorChoice, GOOD, LogFormat, NOTE, ReportSettings, Styler};
 
 use crate::tally::RunError;
 use conclusion::HeldResult;
 use line::{LineKind, LineMaker};
 use writer::{Pending, Writer};
-
-/// How a command ended, when it could do what it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Done, and all is well: exit status 0.
-    Pass,
-    /// Done, and the answer is no: exit status 1.
-    Fail,
-}
 
 /// The result of a command.
 pub trait CommandOutput: Serialize {
@@ -117,15 +108,25 @@ impl Report {
     /// # Errors
     /// When it cannot be expressed in JSON.
     pub fn result(&self, output: &impl CommandOutput) -> anyhow::Result<()> {
+        self.held.result(serde_json::to_string(output)?, output.outcome());
         if self.settings.json {
-            self.held.result(serde_json::to_string(output)?, output.outcome());
             return Ok(());
         }
         self.text(&output.text(&self.on_stdout))
     }
 
+    /// How a run ended that has this conclusion.
+    pub fn outcome(&self, conclusion: &Conclusion) -> RunOutcome {
+        self.held.outcome(conclusion)
+    }
+
+    /// The numbers of the result so far, and how long its lists are, as a JSON object.
+    pub fn counts(&self) -> Option<String> {
+        self.held.counts()
+    }
+
     /// Prints the result in JSON, with how the run ended.
-    pub fn conclude(&self, conclusion: Conclusion<'_>) {
+    pub fn conclude(&self, conclusion: &Conclusion) {
         let result = self.settings.json.then(|| self.held.conclude(conclusion)).flatten();
         if let Some(result) = result {
             self.stdout.result(result + "\n");

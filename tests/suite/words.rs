@@ -54,7 +54,7 @@ fn each_command_shows_the_shared_flags_that_it_uses() {
     let reading = [&node[..], &["block", "database-url"], &OUTPUT].concat();
     let used_by = |command: &str| match command {
         "sweep" | "refresh" | "backfill" | "verify" => reading.clone(),
-        "watch" => [&node[..], &["ws-url", "database-url"], &OUTPUT].concat(),
+        "watch" | "doctor" => [&node[..], &["ws-url", "database-url"], &OUTPUT].concat(),
         "migrate" | "status" => [&["profile", "database-url"][..], &OUTPUT].concat(),
         "profile" => [&["profile"][..], &OUTPUT].concat(),
         "completions" | "man" => Vec::new(),

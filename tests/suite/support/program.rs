@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::{database::Database, wallets::address};
 
 /// All commands, in the order of the help.
-pub(crate) const COMMANDS: [&str; 10] = [
+pub(crate) const COMMANDS: [&str; 11] = [
     "migrate",
     "sweep",
     "refresh",
@@ -20,6 +20,7 @@ pub(crate) const COMMANDS: [&str; 10] = [
     "verify",
     "watch",
     "status",
+    "doctor",
     "profile",
     "completions",
     "man",
