@@ -8,9 +8,10 @@ use tracing::debug;
 
 use super::App;
 use crate::{
+    monitor::LastRun,
     redact,
     report::{Conclusion, Verdict},
-    store::{Access, RUNNING, RunRecord},
+    store::{Access, RUNNING, Run, RunRecord},
     tally::RunError,
 };
 
@@ -88,4 +89,10 @@ impl App {
             ))),
         }
     }
+}
+
+/// A run on record, for metrics and the page of watch.
+pub fn last_run(run: Run) -> LastRun {
+    let Run { command, shard, outcome, ended_at, exit_status, error, .. } = run;
+    LastRun { command, shard, outcome, ended_at, exit_status, error }
 }

@@ -142,6 +142,12 @@ pub struct OutputArgs {
     #[arg(long, env = "ETHTALLY_LOG_FORMAT", value_enum, value_name = "FORMAT", default_value_t)]
     #[arg(global = true, hide_env_values = true)]
     pub log_format: LogFormat,
+    /// File to write the result to as metrics, for node_exporter's textfile collector
+    ///
+    /// Written when the run ends, however it ends. Its name ends in .prom; give each command one of its own.
+    #[arg(long, env = "ETHTALLY_METRICS_FILE", value_name = "PATH", global = true)]
+    #[arg(hide_env_values = true)]
+    pub metrics_file: Option<PathBuf>,
     /// Log what happens to stderr; -vv logs every request too
     ///
     /// Each line has its time and level. The variable ETHTALLY_LOG chooses in more detail, such as
