@@ -27,8 +27,7 @@ use crate::{
     tally::{Amount, RunError, Shutdown},
 };
 
-pub use metrics_file::MetricsFile;
-pub use run_record::last_run;
+pub use metrics_file::{MetricsFile, last_run};
 pub use table_profile::{Claimed, identity_of};
 pub use url_files::read_url_files;
 
@@ -249,7 +248,7 @@ impl App {
         };
         // That it cannot be is not an error: the file knows the runs before.
         if let Ok(Ok(runs)) = timeout(RUNS_LIMIT, store.last_runs()).await {
-            file.runs(runs.into_iter().map(run_record::last_run));
+            file.runs(runs.into_iter().map(metrics_file::last_run));
         }
     }
 

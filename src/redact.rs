@@ -16,6 +16,8 @@ use std::{
 
 use url::Url;
 
+pub use self::encoded::percent_decoded;
+
 /// What stands in the place of a secret.
 const MASK: &str = "***";
 
@@ -206,15 +208,6 @@ fn secrets_of(text: &str) -> Vec<String> {
         secrets.extend(keys.filter(looks_like_a_key).map(str::to_owned));
     }
     secrets
-}
-
-/// The text without its percent-encoding.
-pub fn percent_decoded(text: &str) -> String {
-    // In a form a plus is a space; in a password it is a plus.
-    let encoded = format!("key={}", text.replace('+', "%2B").replace('&', "%26"));
-    url::form_urlencoded::parse(encoded.as_bytes())
-        .next()
-        .map_or_else(String::new, |(_, value)| value.into_owned())
 }
 
 fn one_line(text: &str) -> String {

@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use crate::{
     monitor::{Exposition, LastRun, TableState},
     report::{Conclusion, Report},
+    store::Run,
 };
 
 /// The metric with the ends of runs.
@@ -156,6 +157,12 @@ impl MetricsFile {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A run on record, for metrics and the page of watch.
+pub fn last_run(run: Run) -> LastRun {
+    let Run { command, shard, outcome, ended_at, exit_status, error, .. } = run;
+    LastRun { command, shard, outcome, ended_at, exit_status, error }
 }
 
 /// Writes a file beside it that the collector does not read, and puts it in its place.

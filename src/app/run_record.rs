@@ -8,10 +8,9 @@ use tracing::debug;
 
 use super::App;
 use crate::{
-    monitor::LastRun,
     redact,
     report::{Conclusion, Verdict},
-    store::{Access, RUNNING, Run, RunRecord},
+    store::{Access, RUNNING, RunRecord},
     tally::RunError,
 };
 
@@ -89,10 +88,4 @@ impl App {
             ))),
         }
     }
-}
-
-/// A run on record, for metrics and the page of watch.
-pub fn last_run(run: Run) -> LastRun {
-    let Run { command, shard, outcome, ended_at, exit_status, error, .. } = run;
-    LastRun { command, shard, outcome, ended_at, exit_status, error }
 }

@@ -9,10 +9,17 @@ use base64::{
     engine::general_purpose::{GeneralPurpose, NO_PAD},
 };
 
-use super::percent_decoded;
-
 /// Encoded texts shorter than this may be words.
 const SHORTEST: usize = 6;
+
+/// The text without its percent-encoding.
+pub fn percent_decoded(text: &str) -> String {
+    // In a form a plus is a space; in a password it is a plus.
+    let encoded = format!("key={}", text.replace('+', "%2B").replace('&', "%26"));
+    url::form_urlencoded::parse(encoded.as_bytes())
+        .next()
+        .map_or_else(String::new, |(_, value)| value.into_owned())
+}
 
 /// `user:password` of a URL, as it stands and without its percent-encoding.
 pub(super) fn basic_credentials(url: &str) -> Vec<String> {

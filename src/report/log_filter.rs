@@ -99,12 +99,12 @@ mod tests {
         for empty in ["", " ", ",", " , "] {
             assert_eq!(parsed(empty), None, "{empty:?}");
         }
-        let filter = parsed("Warn, hyper=DEBUG,ethtally::rpc = trace,sqlx=off,").unwrap();
+        let filter = parsed("Warn, hyper=DEBUG,ethtally::rpc = trace,tungstenite=off,").unwrap();
         assert_eq!(filter.default_level(), Some(LevelFilter::WARN));
         let named = [
             ("hyper", LevelFilter::DEBUG),
             ("ethtally::rpc", LevelFilter::TRACE),
-            ("sqlx", LevelFilter::OFF),
+            ("tungstenite", LevelFilter::OFF),
         ];
         assert_eq!(filter.targets(), named.map(|(name, level)| (name.to_owned(), level)));
         assert_eq!(filter.doubt(), None);

@@ -39,10 +39,10 @@ mod tests {
 
     #[test]
     fn a_panic_says_what_and_where() {
-        let place = Some(("/home/me/.cargo/registry/src/index-1/sqlx-0.9/src/a.rs", 7));
+        let place = Some(("/home/me/.cargo/registry/src/index-1/hyper-1/src/a.rs", 7));
         assert_eq!(
             words(&"no\nway", place),
-            "internal error, please report it: no\nway (sqlx-0.9/src/a.rs:7)"
+            "internal error, please report it: no\nway (hyper-1/src/a.rs:7)"
         );
         let own = Some(("src/main.rs", 1));
         assert_eq!(
