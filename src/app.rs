@@ -1,5 +1,6 @@
 //! What a command gets: settings, profile, printer. Node and database are opened when first asked for.
 
+mod metrics_file;
 mod run_record;
 mod table_profile;
 mod url_files;
@@ -12,7 +13,7 @@ use std::{
 };
 
 use alloy::primitives::U256;
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::timeout};
 use url::{ParseError, Url};
 
 use crate::{
@@ -26,9 +27,12 @@ use crate::{
     tally::{Amount, RunError, Shutdown},
 };
 
+pub use metrics_file::{MetricsFile, last_run};
 pub use table_profile::{Claimed, identity_of};
 pub use url_files::read_url_files;
 
+/// How long looking up the runs may take.
+const RUNS_LIMIT: Duration = Duration::from_secs(2);
 /// Wallets that are taken from the table, or from a file, at once.
 pub const PAGE: u32 = 5_000;
 
@@ -42,6 +46,8 @@ pub struct App {
     pub report: Report,
     /// Asks for an early end.
     pub shutdown: Shutdown,
+    /// The file of `--metrics-file`, if one is wanted.
+    pub metrics_file: Option<Arc<MetricsFile>>,
     started: Instant,
     /// What [`App::open`] opened.
     opened: Opened,
@@ -76,6 +82,7 @@ impl App {
             profile,
             report,
             shutdown,
+            metrics_file: None,
             started: Instant::now(),
             opened: Opened::default(),
             claimed: OnceCell::new(),
@@ -232,6 +239,17 @@ impl App {
         let applied = store.migrate().await?;
         let _ = self.opened.migrated.set(());
         Ok(applied)
+    }
+
+    /// With `--metrics-file`: looks up the runs of this command, if the database was opened.
+    pub async fn look_up_runs(&self) {
+        let (Some(file), Some(store)) = (&self.metrics_file, self.opened.store.get()) else {
+            return;
+        };
+        // That it cannot be is not an error: the file knows the runs before.
+        if let Ok(Ok(runs)) = timeout(RUNS_LIMIT, store.last_runs()).await {
+            file.runs(runs.into_iter().map(metrics_file::last_run));
+        }
     }
 
     /// The database as it is.

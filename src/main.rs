@@ -2,28 +2,41 @@
 
 mod signals;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use ethtally::{
-    app::{self, App},
+    app::{self, App, MetricsFile},
     cli::{self, Cli, Command},
     commands, redact,
-    report::{self, Conclusion, Report, ReportSettings, Verdict},
+    report::{self, Conclusion, LogFilter, Report, ReportSettings, Verdict},
     tally::{RunError, Shutdown},
 };
 use tokio::runtime::Runtime;
+use tracing::error;
 
 fn main() -> ExitCode {
     remember_secrets();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => return report::usage(&error),
+        Err(error) => return report::usage(&error, cli::log_format(std::env::args_os())),
     };
-    let (report, shutdown) = (Report::new(report_settings(&cli)), Shutdown::default());
+    let filter = LogFilter::from_variable();
+    let report = Report::new(report_settings(&cli), filter.as_ref().ok().and_then(Option::as_ref));
+    report.catch_panics();
     report.command(cli.command.name());
-    let ended = signals::listen(shutdown.clone(), report.clone(), note_on_signal(&cli.command))
-        .and_then(|()| run(cli, &report, &shutdown));
+    let shutdown = Shutdown::default();
+    let metrics_file = metrics_file(&cli).map(Arc::new);
+    let ended = filter.map_err(RunError::settings).and_then(|_| {
+        signals::listen(shutdown.clone(), report.clone(), note_on_signal(&cli.command))?;
+        run(cli, &report, &shutdown, metrics_file.clone())
+    });
+    if let Some(file) = metrics_file
+        && let Err(error) = file.write(&report, &Conclusion::of(&ended, &shutdown))
+    {
+        // The run is what it is; who watches the file sees that it is old.
+        error!("{}", redact::clean_error(error.as_ref()));
+    }
     exit_status(ended, &report, &shutdown)
 }
 
@@ -50,8 +63,17 @@ fn report_settings(cli: &Cli) -> ReportSettings {
         verbosity: output.verbose,
         quiet: output.quiet,
         color: output.color,
+        log_format: output.log_format,
         service: matches!(cli.command, Command::Watch(_)).then_some("watch"),
     }
+}
+
+/// The file of `--metrics-file`; none for a command that has no use for it, and for what a sweep would do.
+fn metrics_file(cli: &Cli) -> Option<MetricsFile> {
+    let path = cli.settings.output.metrics_file.clone()?;
+    let is_plan = matches!(&cli.command, Command::Sweep(args) if args.dry_run);
+    let command = cli.command.name();
+    (!is_plan && cli::uses_flag(command, "metrics-file")).then(|| MetricsFile::new(path, command))
 }
 
 /// What a person reads at once after Ctrl-C, where the end may take a moment.
@@ -64,11 +86,17 @@ fn note_on_signal(command: &Command) -> Option<&'static str> {
     saves.then_some("stopping; saving what was read")
 }
 
-fn run(mut cli: Cli, report: &Report, shutdown: &Shutdown) -> Result<Verdict, RunError> {
+fn run(
+    mut cli: Cli,
+    report: &Report,
+    shutdown: &Shutdown,
+    metrics_file: Option<Arc<MetricsFile>>,
+) -> Result<Verdict, RunError> {
     let runtime = Runtime::new().context("cannot start the async runtime")?;
     let ended = runtime.block_on(async {
         app::read_url_files(&mut cli.settings, cli.command.name(), shutdown).await?;
-        let app = App::new(cli.settings, report.clone(), shutdown.clone())?;
+        let mut app = App::new(cli.settings, report.clone(), shutdown.clone())?;
+        app.metrics_file = metrics_file;
         let ended = commands::run(&app, cli.command).await;
         app.close().await;
         ended

@@ -220,11 +220,6 @@ pub fn clean(text: &str) -> String {
     without_urls(&hide(&one_line(&printable::only(&hide(text)))))
 }
 
-/// The same of a line that is already styled for a terminal: its colours stay.
-pub fn clean_styled(text: &str) -> String {
-    without_urls(&hide(&one_line(&printable::with_colours(&hide(text)))))
-}
-
 /// Of a text that others have written, what is fit to be stored and shown: clean, and of at most 1,000 characters.
 pub fn excerpt(text: &str) -> String {
     clean_and_cut(text, LONGEST)

@@ -18,6 +18,10 @@ const MORE_HELP: &str = "Run `ethtally COMMAND --help` for the flags and example
 
 /// Whether a command uses the shared flag of this name, under this heading.
 fn uses(command: &str, flag: &str, heading: Option<&str>) -> bool {
+    // A long run serves its metrics, and what only prints has none.
+    if flag == "metrics-file" && matches!(command, "watch" | "profile") {
+        return false;
+    }
     match command {
         "sweep" | "refresh" | "backfill" | "verify" => !flag.starts_with("ws-url"),
         "watch" | "doctor" => flag != "block",

@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 
 use clap::{
-    ArgMatches, Command, FromArgMatches,
+    ArgMatches, Command, FromArgMatches, ValueEnum,
     error::{ContextKind, ContextValue, Error, ErrorKind},
     parser::ValueSource,
 };
 
 use super::{build::command, commands::Cli};
+use crate::report::LogFormat;
 
 /// Parses the arguments of a process, its name first.
 ///
@@ -29,6 +30,21 @@ pub fn parse(
         ErrorKind::MissingSubcommand => short_help(command).unwrap_or(error),
         _ => with_variable(error, command),
     })
+}
+
+/// The format of stderr that arguments which do not parse ask for.
+pub fn log_format(arguments: impl IntoIterator<Item = OsString>) -> LogFormat {
+    let arguments: Vec<_> =
+        arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let flags = arguments.iter().take_while(|argument| *argument != "--");
+    let given = flags.zip(arguments.iter().skip(1).map(Some).chain([None]));
+    let given =
+        given.filter_map(|(argument, next)| match argument.strip_prefix("--log-format")? {
+            "" => next.cloned(),
+            value => value.strip_prefix('=').map(str::to_owned),
+        });
+    let format = given.last().or_else(|| std::env::var("ETHTALLY_LOG_FORMAT").ok());
+    format.and_then(|format| LogFormat::from_str(&format, false).ok()).unwrap_or_default()
 }
 
 /// The error for a URL that is given both by itself and in a file.

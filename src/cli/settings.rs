@@ -10,7 +10,7 @@ use clap::{ArgAction, Args};
 use super::values::{HeadAge, head_age, whole_number};
 use crate::{
     read::{ChunkLimit, MethodChoice},
-    report::ColorChoice,
+    report::{ColorChoice, LogFormat},
     rpc::{BlockChoice, UNITS_PER_CALL},
 };
 
@@ -138,7 +138,20 @@ pub struct OutputArgs {
     /// Print JSON instead of text: one object per line
     #[arg(long, global = true)]
     pub json: bool,
+    /// Format of the lines on stderr
+    #[arg(long, env = "ETHTALLY_LOG_FORMAT", value_enum, value_name = "FORMAT", default_value_t)]
+    #[arg(global = true, hide_env_values = true)]
+    pub log_format: LogFormat,
+    /// File to write the result to as metrics, for node_exporter's textfile collector
+    ///
+    /// Written when the run ends, however it ends. Its name ends in .prom; give each command one of its own.
+    #[arg(long, env = "ETHTALLY_METRICS_FILE", value_name = "PATH", global = true)]
+    #[arg(hide_env_values = true)]
+    pub metrics_file: Option<PathBuf>,
     /// Log what happens to stderr; -vv logs every request too
+    ///
+    /// Each line has its time and level. The variable ETHTALLY_LOG chooses in more detail, such as
+    /// info,hyper=debug: a level for everything, and levels for parts of the program and its libraries.
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
     /// Print only errors to stderr

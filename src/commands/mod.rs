@@ -22,6 +22,7 @@ pub async fn run(app: &App, command: Command) -> Result<Verdict, RunError> {
     let (name, shard) = (command.name(), shard_of(&command));
     let ended = run_command(app, command).await;
     app.record_run(name, shard.as_deref(), &ended).await;
+    app.look_up_runs().await;
     ended
 }
 

@@ -18,6 +18,7 @@ use super::verify::rfc3339;
 use crate::{
     app::App,
     cli::StatusArgs,
+    monitor::{AgeBand, TableState},
     report::{BAD, CommandOutput, GOOD, Styler, Verdict},
     store::{Access, Checkpoint, Run, Store},
     tally::RunError,
@@ -192,6 +193,9 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
         let age = age(updated_at);
         CheckpointStatus { name, last_block, updated_at: rfc3339(updated_at), age }
     });
+    if let Some(file) = &app.metrics_file {
+        file.table(TableState { stale, ..table_state(store).await? });
+    }
     app.report.result(&Status {
         command: "status",
         wallets: counts.wallets,
@@ -217,6 +221,27 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
     }
     let is_stale = stale.is_some_and(|stale| stale > 0);
     Ok(if is_stale || is_empty { Verdict::Fail } else { Verdict::Pass })
+}
+
+/// What the table looks like, for metrics and the page of watch.
+pub(super) async fn table_state(store: &dyn Store) -> Result<TableState, RunError> {
+    let counts = store.counts().await?;
+    let bands = match counts.wallets {
+        0 => Vec::new(),
+        _ => age_bands(store, store.now().await?, counts.never_read).await?,
+    };
+    Ok(TableState {
+        rows: counts.wallets,
+        never_read: counts.never_read,
+        unreadable: counts.unreadable,
+        // Placeholders are dated before all others.
+        oldest_read: store.nth_oldest(counts.never_read).await?,
+        stale: None,
+        age_bands: bands
+            .into_iter()
+            .map(|Band { name, wallets, .. }| AgeBand { name, rows: wallets })
+            .collect(),
+    })
 }
 
 /// How many rows are older than this.

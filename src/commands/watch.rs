@@ -8,8 +8,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tracing::warn;
 use url::Url;
 
+use super::status::table_state;
 use crate::{
-    app::{App, PAGE},
+    app::{App, PAGE, last_run},
     cli::{TrackChoice, WatchArgs},
     events::{Events, Heads},
     follow::{
@@ -28,6 +29,8 @@ use lines::{EventBody, EventLine, EventPrinter, print_event};
 
 /// How often counts are printed and the oldest row is looked up.
 const A_MINUTE: Duration = Duration::from_secs(60);
+/// How often the table is looked up: at three million rows that takes a second.
+const TABLE_MINUTES: u32 = 5;
 /// How often a standby tries to take over.
 const STANDBY: Duration = Duration::from_secs(1);
 /// How long node and database may delay a shutdown. Closing and printing come after it, and all of it takes
@@ -66,7 +69,9 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
         max_head_age: app.max_head_age(),
         confirmations: args.confirmations,
     };
-    let monitor = Arc::new(Monitor::new(limits, move || client.counts()));
+    let sent = Arc::clone(&client);
+    let monitor = Monitor::new(limits, move || client.counts(), move || sent.series());
+    let monitor = Arc::new(monitor);
     let prepared = Prepared { app, args: &args, events: Arc::new(events), reader, ws_url };
     let mut server = None;
     tokio::select! {
@@ -317,6 +322,16 @@ impl Watch<'_> {
         }
     }
 
+    /// Looks up the last runs, and the table if it is time for that.
+    async fn look_up(&self, monitor: &Monitor, with_table: bool) -> Result<(), RunError> {
+        let runs = self.store.last_runs().await?.into_iter();
+        monitor.runs(runs.map(last_run).collect());
+        if with_table {
+            monitor.table(table_state(self.store).await?);
+        }
+        Ok(())
+    }
+
     /// Prints the counts of each minute, and looks up what changes without an event.
     async fn every_minute(&self, monitor: &Monitor) -> Infallible {
         let mut minutes = interval_at(Instant::now(), A_MINUTE);
@@ -324,9 +339,8 @@ impl Watch<'_> {
         let mut before = monitor.counts();
         for minute in 0_u32.. {
             minutes.tick().await;
-            match self.store.nth_oldest(0).await {
-                Ok(oldest) => monitor.oldest_row(oldest),
-                Err(error) => warn!("{}", redact::clean_error(&error)),
+            if let Err(error) = self.look_up(monitor, minute % TABLE_MINUTES == 0).await {
+                warn!("{}", redact::clean_error(&error));
             }
             if minute % REVIVE_AFTER_MINUTES == REVIVE_AFTER_MINUTES - 1 {
                 self.events.revive();

@@ -22,6 +22,16 @@ pub enum ColorChoice {
     Never,
 }
 
+/// How lines on stderr look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text
+    #[default]
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
 /// What and how much is shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReportSettings {
@@ -33,6 +43,8 @@ pub struct ReportSettings {
     pub quiet: bool,
     /// When to use colours.
     pub color: ColorChoice,
+    /// How lines on stderr look.
+    pub log_format: LogFormat,
     /// The name of the command, if it runs until it is stopped: it must not run out of memory where nobody
     /// reads, so that lines may be dropped.
     pub service: Option<&'static str>,
@@ -57,14 +69,14 @@ impl Styler {
         Self { has_colors, is_terminal: terminal }
     }
 
-    /// Whether text is coloured.
-    pub(super) const fn has_colors(self) -> bool {
-        self.has_colors
-    }
-
     /// Whether a person sees it on a terminal, so that bars may be drawn with block characters.
     pub const fn is_terminal(self) -> bool {
         self.is_terminal
+    }
+
+    /// Never colours in JSON.
+    pub(super) fn unless_json(self, format: LogFormat) -> Self {
+        Self { has_colors: self.has_colors && format == LogFormat::Text, ..self }
     }
 
     /// The text in this style.

@@ -23,6 +23,7 @@ mod memory;
 mod origin;
 mod preflight;
 mod request;
+mod request_log;
 mod rules;
 mod send;
 mod sender;

@@ -20,7 +20,8 @@ pub use error::RunError;
 pub use lock::{Lock, Locked};
 pub use pipeline::{Counts, Pipeline, Progress, RunSummary, pages_of};
 pub use reading::{
-    Chunk, Ledger, Outcome, Pages, Reader, Reading, Recorded, RequestCounts, TotalRead, Unreadable,
+    Chunk, Ledger, Outcome, Pages, Reader, Reading, Recorded, RequestCounts, RequestSeries,
+    TotalRead, Unreadable,
 };
 pub use retries::Retries;
 pub use shard::{Shard, ShardError};

@@ -108,7 +108,8 @@ fn missing_rights_name_the_role_the_table_and_the_grant() {
         )
     );
     // The remedy helps.
-    let grant = ran.error().split("run: ").nth(1).unwrap();
+    let error = ran.error();
+    let grant = error.split("run: ").nth(1).unwrap();
     postgres::psql(&database.url, grant).unwrap();
     let csv = ethtally(["backfill", "--placeholders", "--from-csv", "-"]).input(address(1));
     csv.env("DATABASE_URL", &url).run().expect(0);

@@ -15,6 +15,8 @@ mod failover;
 mod faults;
 mod freshness;
 mod halves;
+mod logs;
+mod metrics_file;
 mod no_database;
 mod node_errors;
 mod one_profile;

@@ -57,7 +57,7 @@ fn prepared(command: &[String], more: &[&str]) -> Ethtally {
     ethtally(command.iter().map(|argument| &**argument).chain(fixed).chain(more.iter().copied()))
         .input(address(1))
         .env("RUST_BACKTRACE", "1")
-        .env("RUST_LOG", "trace")
+        .env("ETHTALLY_LOG", "trace")
 }
 
 /// Runs every command against a failing node, with and without --json; the output must name its host and no secret.

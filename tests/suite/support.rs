@@ -9,6 +9,7 @@ pub(crate) mod metrics;
 pub(crate) mod original;
 pub(crate) mod pgbouncer;
 pub(crate) mod program;
+pub(crate) mod prometheus;
 pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod requests;
