@@ -1,15 +1,19 @@
 //! What a command gets: settings, profile, printer. Node and database are opened when first asked for.
 
+mod metrics_file;
+mod run_record;
 mod table_profile;
+mod url_files;
 
 use std::{
     num::{NonZeroU64, NonZeroUsize},
-    sync::{Arc, OnceLock},
-    time::Duration,
+    path::Path,
+    sync::{Arc, OnceLock, atomic::AtomicI64},
+    time::{Duration, Instant},
 };
 
 use alloy::primitives::U256;
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::timeout};
 use url::{ParseError, Url};
 
 use crate::{
@@ -23,8 +27,12 @@ use crate::{
     tally::{Amount, RunError, Shutdown},
 };
 
+pub use metrics_file::{MetricsFile, last_run};
 pub use table_profile::{Claimed, identity_of};
+pub use url_files::read_url_files;
 
+/// How long looking up the runs may take.
+const RUNS_LIMIT: Duration = Duration::from_secs(2);
 /// Wallets that are taken from the table, or from a file, at once.
 pub const PAGE: u32 = 5_000;
 
@@ -38,10 +46,24 @@ pub struct App {
     pub report: Report,
     /// Asks for an early end.
     pub shutdown: Shutdown,
-    /// What [`App::store`] opened, for [`App::close`].
-    opened: OnceLock<Arc<dyn Store>>,
+    /// The file of `--metrics-file`, if one is wanted.
+    pub metrics_file: Option<Arc<MetricsFile>>,
+    started: Instant,
+    /// What [`App::open`] opened.
+    opened: Opened,
     /// Set once the table is known to be of this profile.
     claimed: OnceCell<()>,
+}
+
+/// What is known of the database that this run opened.
+#[derive(Default)]
+struct Opened {
+    store: OnceLock<Arc<dyn Store>>,
+    access: OnceLock<Access>,
+    /// Set once its tables are as this version needs them.
+    migrated: OnceLock<()>,
+    /// The number of this run on the record; 0 before it is there.
+    run: AtomicI64,
 }
 
 impl App {
@@ -60,7 +82,9 @@ impl App {
             profile,
             report,
             shutdown,
-            opened: OnceLock::new(),
+            metrics_file: None,
+            started: Instant::now(),
+            opened: Opened::default(),
             claimed: OnceCell::new(),
         })
     }
@@ -110,22 +134,42 @@ impl App {
         contracts: Contracts,
         max_calls: Option<NonZeroU64>,
     ) -> Result<Arc<Client>, RunError> {
-        let node = &self.settings.node;
-        let urls = self.rpc_urls().into_iter().enumerate().map(|(index, text)| {
-            url_of(text, &["http", "https"]).ok_or_else(|| {
-                RunError::settings(format!(
-                    "--rpc-url number {} is not an http or https URL; {}",
-                    index + 1,
-                    remedy(text, ["http", "https"])
-                ))
-            })
-        });
-        let urls = urls.collect::<Result<Vec<_>, _>>()?;
+        let urls = self.endpoints().into_iter().collect::<Result<Vec<_>, _>>()?;
         if urls.is_empty() {
             return Err(RunError::settings(
                 "no node to read from; give --rpc-url URL or set ETH_RPC_URL",
             ));
         }
+        self.client_of(urls, self.settings.node.retries, contracts, max_calls)
+    }
+
+    /// The endpoints, or for each that is not an HTTP URL an error.
+    pub fn endpoints(&self) -> Vec<Result<Url, RunError>> {
+        let endpoint = |(index, text)| {
+            url_of(text, &["http", "https"]).ok_or_else(|| {
+                let origin = match &self.settings.node.rpc_url_file {
+                    Some(path) => format!("URL number {} in {}", index + 1, path.display()),
+                    None => format!("--rpc-url number {}", index + 1),
+                };
+                let remedy = remedy(text, ["http", "https"]);
+                RunError::settings(format!("{origin} is not an http or https URL; {remedy}"))
+            })
+        };
+        self.rpc_urls().into_iter().enumerate().map(endpoint).collect()
+    }
+
+    /// A client of these endpoints, at least one. Sends nothing yet.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be made.
+    pub fn client_of(
+        &self,
+        urls: Vec<Url>,
+        retries: u32,
+        contracts: Contracts,
+        max_calls: Option<NonZeroU64>,
+    ) -> Result<Arc<Client>, RunError> {
+        let node = &self.settings.node;
         let settings = ClientSettings {
             urls,
             rates: RateLimits {
@@ -135,7 +179,7 @@ impl App {
                 max_calls: max_calls.map(NonZeroU64::get),
             },
             concurrency: self.concurrency().get(),
-            retries: node.retries,
+            retries,
             timeout: Duration::from_secs(node.timeout),
             block: node.block,
             contracts,
@@ -153,7 +197,9 @@ impl App {
         if let Some(text) = given.filter(|text| !text.is_empty()) {
             return url_of(text, &["ws", "wss"]).ok_or_else(|| {
                 let remedy = remedy(text, ["ws", "wss"]);
-                RunError::settings(format!("--ws-url is not a ws or wss URL; {remedy}"))
+                let file = self.settings.node.ws_url_file.as_ref();
+                let origin = file.map_or("--ws-url".to_owned(), |path| path.display().to_string());
+                RunError::settings(format!("{origin} is not a ws or wss URL; {remedy}"))
             });
         }
         let first = self.rpc_urls().first().and_then(|text| url_of(text, &["http", "https"]));
@@ -179,10 +225,31 @@ impl App {
         let store = self.open(access).await?;
         match access {
             Access::Read => store.require_tables().await?,
-            Access::Update | Access::Write => drop(store.migrate().await?),
+            Access::Update | Access::Write => drop(self.migrate(store.as_ref()).await?),
         }
         self.check_table(store.as_ref()).await?;
         Ok(store)
+    }
+
+    /// Creates or upgrades the tables; returns the names of the migrations that it applied.
+    ///
+    /// # Errors
+    /// As [`Store::migrate`].
+    pub async fn migrate(&self, store: &dyn Store) -> Result<Vec<String>, RunError> {
+        let applied = store.migrate().await?;
+        let _ = self.opened.migrated.set(());
+        Ok(applied)
+    }
+
+    /// With `--metrics-file`: looks up the runs of this command, if the database was opened.
+    pub async fn look_up_runs(&self) {
+        let (Some(file), Some(store)) = (&self.metrics_file, self.opened.store.get()) else {
+            return;
+        };
+        // That it cannot be is not an error: the file knows the runs before.
+        if let Ok(Ok(runs)) = timeout(RUNS_LIMIT, store.last_runs()).await {
+            file.runs(runs.into_iter().map(metrics_file::last_run));
+        }
     }
 
     /// The database as it is.
@@ -194,20 +261,25 @@ impl App {
         let schema = database.schema.as_deref();
         let opened = store::open(&database.database_url, schema, access, &self.shutdown).await;
         let store: Arc<dyn Store> = match opened {
-            Err(error @ RunError::Settings(_)) if self.settings.database.is_default => {
+            Err(error @ RunError::Settings(_)) if database.is_default => {
                 return Err(error.context(
                     "neither --database-url nor DATABASE_URL is set, so the default applies",
                 ));
             }
+            Err(error @ RunError::Settings(_)) if database.database_url_file.is_some() => {
+                let path = database.database_url_file.as_deref().unwrap_or(Path::new(""));
+                return Err(error.context(format!("--database-url-file {}", path.display())));
+            }
             opened => opened?.into(),
         };
-        let _ = self.opened.set(Arc::clone(&store));
+        let _ = self.opened.store.set(Arc::clone(&store));
+        let _ = self.opened.access.set(access);
         Ok(store)
     }
 
     /// Closes what was opened, so that the end of the process cuts nothing off.
     pub async fn close(&self) {
-        if let Some(store) = self.opened.get() {
+        if let Some(store) = self.opened.store.get() {
             // This takes no time, unless the database is gone.
             let _ = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
         }

@@ -1,36 +1,49 @@
-//! The program: parse, hear signals, start tokio, run the command, exit. The only place that decides the exit status.
+//! The program: parse, hear signals, start tokio, run the command, exit. The only place that exits.
 
 mod signals;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use ethtally::{
-    app::App,
+    app::{self, App, MetricsFile},
     cli::{self, Cli, Command},
     commands, redact,
-    report::{self, Conclusion, Report, ReportSettings, Verdict},
+    report::{self, Conclusion, LogFilter, Report, ReportSettings, Verdict},
     tally::{RunError, Shutdown},
 };
 use tokio::runtime::Runtime;
+use tracing::error;
 
 fn main() -> ExitCode {
     remember_secrets();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => return report::usage(&error),
+        Err(error) => return report::usage(&error, cli::log_format(std::env::args_os())),
     };
-    let (report, shutdown) = (Report::new(report_settings(&cli)), Shutdown::default());
+    let filter = LogFilter::from_variable();
+    let report = Report::new(report_settings(&cli), filter.as_ref().ok().and_then(Option::as_ref));
+    report.catch_panics();
     report.command(cli.command.name());
-    let ended = signals::listen(shutdown.clone(), report.clone(), note_on_signal(&cli.command))
-        .and_then(|()| run(cli, &report, &shutdown));
+    let shutdown = Shutdown::default();
+    let metrics_file = metrics_file(&cli).map(Arc::new);
+    let ended = filter.map_err(RunError::settings).and_then(|_| {
+        signals::listen(shutdown.clone(), report.clone(), note_on_signal(&cli.command))?;
+        run(cli, &report, &shutdown, metrics_file.clone())
+    });
+    if let Some(file) = metrics_file
+        && let Err(error) = file.write(&report, &Conclusion::of(&ended, &shutdown))
+    {
+        // The run is what it is; who watches the file sees that it is old.
+        error!("{}", redact::clean_error(error.as_ref()));
+    }
     exit_status(ended, &report, &shutdown)
 }
 
 /// Before anything is parsed, so that not even a usage error shows one.
 fn remember_secrets() {
     /// Variables that are read, besides those that begin with `ETH`.
-    const OTHERS: [&str; 2] = ["DATABASE_URL", "JOB_COMPLETION_INDEX"];
+    const OTHERS: [&str; 3] = ["DATABASE_URL", "DATABASE_URL_FILE", "JOB_COMPLETION_INDEX"];
     for argument in std::env::args_os() {
         redact::remember(&argument.to_string_lossy());
     }
@@ -50,8 +63,17 @@ fn report_settings(cli: &Cli) -> ReportSettings {
         verbosity: output.verbose,
         quiet: output.quiet,
         color: output.color,
+        log_format: output.log_format,
         service: matches!(cli.command, Command::Watch(_)).then_some("watch"),
     }
+}
+
+/// The file of `--metrics-file`; none for a command that has no use for it, and for what a sweep would do.
+fn metrics_file(cli: &Cli) -> Option<MetricsFile> {
+    let path = cli.settings.output.metrics_file.clone()?;
+    let is_plan = matches!(&cli.command, Command::Sweep(args) if args.dry_run);
+    let command = cli.command.name();
+    (!is_plan && cli::uses_flag(command, "metrics-file")).then(|| MetricsFile::new(path, command))
 }
 
 /// What a person reads at once after Ctrl-C, where the end may take a moment.
@@ -64,10 +86,17 @@ fn note_on_signal(command: &Command) -> Option<&'static str> {
     saves.then_some("stopping; saving what was read")
 }
 
-fn run(cli: Cli, report: &Report, shutdown: &Shutdown) -> Result<Verdict, RunError> {
+fn run(
+    mut cli: Cli,
+    report: &Report,
+    shutdown: &Shutdown,
+    metrics_file: Option<Arc<MetricsFile>>,
+) -> Result<Verdict, RunError> {
     let runtime = Runtime::new().context("cannot start the async runtime")?;
     let ended = runtime.block_on(async {
-        let app = App::new(cli.settings, report.clone(), shutdown.clone())?;
+        app::read_url_files(&mut cli.settings, cli.command.name(), shutdown).await?;
+        let mut app = App::new(cli.settings, report.clone(), shutdown.clone())?;
+        app.metrics_file = metrics_file;
         let ended = commands::run(&app, cli.command).await;
         app.close().await;
         ended
@@ -77,46 +106,17 @@ fn run(cli: Cli, report: &Report, shutdown: &Shutdown) -> Result<Verdict, RunErr
     ended
 }
 
-/// Prints how the command ended, and waits until everything is printed. 0 to 5, or 128 and the signal that interrupted
-/// the command.
+/// Prints how the command ended, and waits until everything is printed.
 fn exit_status(ended: Result<Verdict, RunError>, report: &Report, shutdown: &Shutdown) -> ExitCode {
     let is_stopped = || shutdown.signal().is_some();
-    let status = status_of(&ended, shutdown.signal());
-    let error = error_text(&ended, shutdown);
-    report.conclude(Conclusion {
-        is_interrupted: is_stopped(),
-        exit_status: status,
-        error: error.as_deref(),
-    });
+    report.conclude(&Conclusion::of(&ended, shutdown));
     let printed = report.flush(is_stopped);
     let ended = ended.and_then(|verdict| printed.map(|()| verdict));
-    if let Some(error) = error_text(&ended, shutdown) {
+    if let Some(error) = Conclusion::of(&ended, shutdown).error {
         report.error(&error);
         // What this reports was a result, and there is none left.
         let _ = report.flush(is_stopped);
     }
     // A signal may have come while the reader was waited for.
-    ExitCode::from(status_of(&ended, shutdown.signal()))
-}
-
-/// What is printed of an error. That something was not done because of a signal is not worth a line.
-fn error_text(ended: &Result<Verdict, RunError>, shutdown: &Shutdown) -> Option<String> {
-    let error = ended.as_ref().err()?;
-    let is_noise = error.is_stopped() && shutdown.signal().is_some();
-    (!is_noise).then(|| redact::clean_error(error))
-}
-
-fn status_of(ended: &Result<Verdict, RunError>, signal: Option<i32>) -> u8 {
-    if let Some(signal) = signal {
-        return 128 + u8::try_from(signal).unwrap_or(0);
-    }
-    match ended {
-        Ok(Verdict::Pass) => 0,
-        Ok(Verdict::Fail) => 1,
-        Err(RunError::Settings(_)) => 2,
-        // What a run waited for when its time was over was the node, mostly.
-        Err(RunError::Node(_) | RunError::Unreadable(_) | RunError::Stopped(_)) => 3,
-        Err(RunError::Database(_)) => 4,
-        Err(RunError::Locked(_)) => 5,
-    }
+    ExitCode::from(Conclusion::of(&ended, shutdown).exit_status)
 }

@@ -4,6 +4,7 @@
 //! the URLs that the program was given is taken out wherever else it shows. What others say
 //! is also one line without control characters, and not long.
 
+mod encoded;
 mod printable;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,8 @@ use std::{
 };
 
 use url::Url;
+
+pub use self::encoded::percent_decoded;
 
 /// What stands in the place of a secret.
 const MASK: &str = "***";
@@ -44,10 +47,25 @@ struct Secret {
 }
 
 impl Secret {
+    fn masked(text: String) -> Self {
+        Self { text, shown: MASK.to_owned() }
+    }
+
     /// The text as it is, on one line, and as it looks between quotes.
     fn spellings(text: &str, shown: &str) -> [Self; 3] {
         [text.to_owned(), one_line(text), text.escape_debug().to_string()]
             .map(|text| Self { text, shown: shown.to_owned() })
+    }
+}
+
+/// Remembers what a file of secrets holds: each line whole, whether or not it is a URL, and the secrets in it.
+pub fn remember_contents(text: &str) {
+    for line in text.lines().chain([text]) {
+        remember(line);
+        let pieces = line.split(',').map(str::trim).filter(|piece| !piece.contains("://"));
+        for piece in pieces.filter(|piece| !piece.starts_with("sqlite:")) {
+            hide_from_now_on(with_spellings(piece, MASK));
+        }
     }
 }
 
@@ -102,10 +120,24 @@ pub fn remember(text: &str) {
     // A comma stands between URLs, or in a password.
     for url in value.split(',').chain([value]).map(str::trim) {
         for secret in secrets_of(url) {
-            found.extend(Secret::spellings(&secret, MASK));
-            found.extend(Secret::spellings(&percent_decoded(&secret), MASK));
+            found.extend(with_spellings(&secret, MASK));
+            found.extend(with_spellings(&percent_decoded(&secret), MASK));
+        }
+        for credentials in encoded::basic_credentials(url) {
+            found.extend(encoded::forms(&credentials).map(Secret::masked));
         }
     }
+    hide_from_now_on(found);
+}
+
+/// A text and what it looks like when it is encoded.
+fn with_spellings(text: &str, shown: &str) -> Vec<Secret> {
+    let encoded = encoded::forms(text).map(Secret::masked);
+    Secret::spellings(text, shown).into_iter().chain(encoded).collect()
+}
+
+/// Adds secrets, the longest first.
+fn hide_from_now_on(found: Vec<Secret>) {
     let mut secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
     secrets.extend(found.into_iter().filter(|secret| secret.text.len() >= SHORTEST));
     secrets.sort_by(|one, other| {
@@ -178,15 +210,6 @@ fn secrets_of(text: &str) -> Vec<String> {
     secrets
 }
 
-/// The text without its percent-encoding.
-pub fn percent_decoded(text: &str) -> String {
-    // In a form a plus is a space; in a password it is a plus.
-    let encoded = format!("key={}", text.replace('+', "%2B").replace('&', "%26"));
-    url::form_urlencoded::parse(encoded.as_bytes())
-        .next()
-        .map_or_else(String::new, |(_, value)| value.into_owned())
-}
-
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -195,11 +218,6 @@ fn one_line(text: &str) -> String {
 pub fn clean(text: &str) -> String {
     // Hidden again, as what stood in a secret may have kept it apart.
     without_urls(&hide(&one_line(&printable::only(&hide(text)))))
-}
-
-/// The same of a line that is already styled for a terminal: its colours stay.
-pub fn clean_styled(text: &str) -> String {
-    without_urls(&hide(&one_line(&printable::with_colours(&hide(text)))))
 }
 
 /// Of a text that others have written, what is fit to be stored and shown: clean, and of at most 1,000 characters.

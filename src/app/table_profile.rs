@@ -11,7 +11,10 @@ use crate::{
 
 impl App {
     /// Refuses a table whose totals are of another profile.
-    pub(super) async fn check_table(&self, store: &dyn Store) -> Result<(), RunError> {
+    ///
+    /// # Errors
+    /// When it is of another profile, or the database fails.
+    pub async fn check_table(&self, store: &dyn Store) -> Result<(), RunError> {
         if let Some(of) = store.profile().await? {
             self.require(&of)?;
             let _ = self.claimed.set(());

@@ -18,14 +18,25 @@ const MORE_HELP: &str = "Run `ethtally COMMAND --help` for the flags and example
 
 /// Whether a command uses the shared flag of this name, under this heading.
 fn uses(command: &str, flag: &str, heading: Option<&str>) -> bool {
+    // A long run serves its metrics, and what only prints has none.
+    if flag == "metrics-file" && matches!(command, "watch" | "profile") {
+        return false;
+    }
     match command {
-        "sweep" | "refresh" | "backfill" | "verify" => flag != "ws-url",
-        "watch" => flag != "block",
+        "sweep" | "refresh" | "backfill" | "verify" => !flag.starts_with("ws-url"),
+        "watch" | "doctor" => flag != "block",
         "migrate" | "status" => flag == "profile" || heading != Some(NODE),
         "profile" => flag == "profile" || heading == Some(OUTPUT),
         // `completions` and `man`.
         _ => false,
     }
+}
+
+/// Whether a command uses this shared flag, which its help then shows.
+pub fn uses_flag(name: &str, flag: &str) -> bool {
+    let command = command();
+    let mut arguments = command.find_subcommand(name).into_iter().flat_map(Command::get_arguments);
+    arguments.any(|arg| arg.get_long() == Some(flag) && !arg.is_hide_set())
 }
 
 /// The command line of ethtally: every shared flag may stand before or after the command's name, and is

@@ -77,6 +77,11 @@ pub enum Command {
     ///
     /// Writes nothing and calls no node.
     Status(StatusArgs),
+    /// Check node, database, profile and rights
+    ///
+    /// The command to run first. Prints a line for each check with ok, warn or fail, and what helps. Goes on
+    /// after a check that failed, and exits 1 if one did. Writes nothing.
+    Doctor,
     /// Print the profile: what a total is made of
     ///
     /// Prints the built-in profile, or checks and prints the one that --profile names. To define another
@@ -106,6 +111,7 @@ impl Command {
             Self::Verify(_) => "verify",
             Self::Watch(_) => "watch",
             Self::Status(_) => "status",
+            Self::Doctor => "doctor",
             Self::Profile => "profile",
             Self::Completions { .. } => "completions",
             Self::Man { .. } => "man",

@@ -8,8 +8,8 @@ pub(super) fn exit_status() -> &'static str {
 const EXIT_STATUS: &str = r"
   0    Success.
   1    The command ran and the answer is no: verify found a row that differs, status
-       found a row past --max-age, the table it checked is empty, or with --strict a
-       wallet could not be read or stored.
+       found a row past --max-age, a check of doctor failed, the table it checked is
+       empty, or with --strict a wallet could not be read or stored.
   2    The settings are wrong: usage, profile, chain, contracts or tables. Trying again
        does not help.
   3    The node failed, or none of the wallets could be read.
@@ -18,7 +18,7 @@ const EXIT_STATUS: &str = r"
 ";
 
 /// The examples of ethtally itself, then of each of its commands.
-const EXAMPLES: [(&str, &str); 11] = [
+const EXAMPLES: [(&str, &str); 12] = [
     ("ethtally", ETHTALLY),
     ("migrate", MIGRATE),
     ("sweep", SWEEP),
@@ -27,6 +27,7 @@ const EXAMPLES: [(&str, &str); 11] = [
     ("verify", VERIFY),
     ("watch", WATCH),
     ("status", STATUS),
+    ("doctor", DOCTOR),
     ("profile", PROFILE),
     ("completions", COMPLETIONS),
     ("man", MAN),
@@ -93,6 +94,11 @@ const WATCH: &str = r"
 const STATUS: &str = r"
   ethtally status
   ethtally status --max-age 3d || echo 'the table is stale'
+";
+
+const DOCTOR: &str = r"
+  ethtally doctor
+  ethtally doctor --json | jq -r '.checks[].remedy | values'
 ";
 
 const PROFILE: &str = r"

@@ -80,6 +80,7 @@ fn variables(command: &Command, of_all: bool) -> Vec<(String, String)> {
         }
         let (name, meaning) = match flag {
             "shard" => ("JOB_COMPLETION_INDEX", "I for --shard /N; Kubernetes sets it"),
+            "verbose" => ("ETHTALLY_LOG", "What is logged, such as info,hyper=debug"),
             "color" => ("NO_COLOR", "No colours unless --color always is given"),
             _ => continue,
         };

@@ -15,9 +15,9 @@ pub use args::{
     BackfillArgs, BudgetArgs, MigrateArgs, RefreshArgs, StatusArgs, StrictArgs, SweepArgs,
     TrackChoice, VerifyArgs, WatchArgs,
 };
-pub use build::{command, command_for_completions};
+pub use build::{command, command_for_completions, uses_flag};
 pub use commands::{Cli, Command};
 pub use man::manual_page;
-pub use parse::parse;
+pub use parse::{log_format, parse};
 pub use settings::{DatabaseArgs, NodeArgs, OutputArgs, Settings};
 pub use values::HeadAge;

@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 
 use clap::{
-    Command, FromArgMatches,
+    ArgMatches, Command, FromArgMatches, ValueEnum,
     error::{ContextKind, ContextValue, Error, ErrorKind},
     parser::ValueSource,
 };
 
 use super::{build::command, commands::Cli};
+use crate::report::LogFormat;
 
 /// Parses the arguments of a process, its name first.
 ///
@@ -23,12 +24,52 @@ pub fn parse(
         let of_command = matches.subcommand().map_or(&matches, |(_, matches)| matches);
         let source = of_command.value_source("database_url");
         cli.settings.database.is_default = source == Some(ValueSource::DefaultValue);
-        Ok(cli)
+        given_twice(of_command).map_or(Ok(cli), |error| Err(error.with_cmd(&command)))
     });
     parsed.map_err(|error| match error.kind() {
         ErrorKind::MissingSubcommand => short_help(command).unwrap_or(error),
         _ => with_variable(error, command),
     })
+}
+
+/// The format of stderr that arguments which do not parse ask for.
+pub fn log_format(arguments: impl IntoIterator<Item = OsString>) -> LogFormat {
+    let arguments: Vec<_> =
+        arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let flags = arguments.iter().take_while(|argument| *argument != "--");
+    let given = flags.zip(arguments.iter().skip(1).map(Some).chain([None]));
+    let given =
+        given.filter_map(|(argument, next)| match argument.strip_prefix("--log-format")? {
+            "" => next.cloned(),
+            value => value.strip_prefix('=').map(str::to_owned),
+        });
+    let format = given.last().or_else(|| std::env::var("ETHTALLY_LOG_FORMAT").ok());
+    format.and_then(|format| LogFormat::from_str(&format, false).ok()).unwrap_or_default()
+}
+
+/// The error for a URL that is given both by itself and in a file.
+fn given_twice(matches: &ArgMatches) -> Option<Error> {
+    let given = |id: &str, flag: &str, variable: &str| match matches.value_source(id)? {
+        ValueSource::CommandLine => Some(format!("--{flag}")),
+        ValueSource::EnvVariable => Some(variable.to_owned()),
+        _ => None,
+    };
+    let pairs = [
+        ("rpc_url", "rpc-url", "ETH_RPC_URL"),
+        ("ws_url", "ws-url", "ETH_WS_URL"),
+        ("database_url", "database-url", "DATABASE_URL"),
+    ];
+    let (url, file) = pairs.into_iter().find_map(|(id, flag, variable)| {
+        // A variable that is set to nothing gives nothing.
+        let mut values = matches.get_many::<String>(id)?;
+        let url = given(id, flag, variable).filter(|_| values.any(|url| !url.trim().is_empty()))?;
+        let (id, flag) = (format!("{id}_file"), format!("{flag}-file"));
+        Some((url, given(&id, &flag, &format!("{variable}_FILE"))?))
+    })?;
+    let mut error = Error::new(ErrorKind::ArgumentConflict);
+    error.insert(ContextKind::InvalidArg, ContextValue::String(url));
+    error.insert(ContextKind::PriorArg, ContextValue::String(file));
+    Some(error)
 }
 
 /// The short help, as an error: clap gives it for an empty command line and no variables.

@@ -10,7 +10,7 @@ use clap::{ArgAction, Args};
 use super::values::{HeadAge, head_age, whole_number};
 use crate::{
     read::{ChunkLimit, MethodChoice},
-    report::ColorChoice,
+    report::{ColorChoice, LogFormat},
     rpc::{BlockChoice, UNITS_PER_CALL},
 };
 
@@ -45,9 +45,17 @@ pub struct NodeArgs {
     #[arg(long, env = "ETH_RPC_URL", value_name = "URL", value_delimiter = ',')]
     #[arg(global = true, hide_env_values = true)]
     pub rpc_url: Vec<String>,
+    /// File with the --rpc-url, such as a mounted secret; one URL per line adds fallbacks
+    #[arg(long, env = "ETH_RPC_URL_FILE", value_name = "FILE", global = true)]
+    #[arg(hide_env_values = true)]
+    pub rpc_url_file: Option<PathBuf>,
     /// WebSocket endpoint [default: the first --rpc-url, with ws in place of http]
     #[arg(long, env = "ETH_WS_URL", value_name = "URL", global = true, hide_env_values = true)]
     pub ws_url: Option<String>,
+    /// File with the --ws-url
+    #[arg(long, env = "ETH_WS_URL_FILE", value_name = "FILE", global = true)]
+    #[arg(hide_env_values = true)]
+    pub ws_url_file: Option<PathBuf>,
     /// TOML file that says what a total is made of [default: the built-in audius]
     #[arg(long, env = "ETHTALLY_PROFILE", value_name = "FILE", help_heading = None::<&str>)]
     #[arg(global = true, hide_env_values = true)]
@@ -108,6 +116,10 @@ pub struct DatabaseArgs {
     #[arg(long, env = "DATABASE_URL", value_name = "URL", default_value = "sqlite:ethtally.db")]
     #[arg(global = true, hide_env_values = true)]
     pub database_url: String,
+    /// File with the --database-url, such as a mounted secret
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE", global = true)]
+    #[arg(hide_env_values = true)]
+    pub database_url_file: Option<PathBuf>,
     /// PostgreSQL schema of the tables [default: the connection's own]
     ///
     /// Give one to each profile that shares a database. `ethtally migrate` creates it.
@@ -126,7 +138,20 @@ pub struct OutputArgs {
     /// Print JSON instead of text: one object per line
     #[arg(long, global = true)]
     pub json: bool,
+    /// Format of the lines on stderr
+    #[arg(long, env = "ETHTALLY_LOG_FORMAT", value_enum, value_name = "FORMAT", default_value_t)]
+    #[arg(global = true, hide_env_values = true)]
+    pub log_format: LogFormat,
+    /// File to write the result to as metrics, for node_exporter's textfile collector
+    ///
+    /// Written when the run ends, however it ends. Its name ends in .prom; give each command one of its own.
+    #[arg(long, env = "ETHTALLY_METRICS_FILE", value_name = "PATH", global = true)]
+    #[arg(hide_env_values = true)]
+    pub metrics_file: Option<PathBuf>,
     /// Log what happens to stderr; -vv logs every request too
+    ///
+    /// Each line has its time and level. The variable ETHTALLY_LOG chooses in more detail, such as
+    /// info,hyper=debug: a level for everything, and levels for parts of the program and its libraries.
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
     /// Print only errors to stderr

@@ -34,7 +34,7 @@ impl CommandOutput for Migrated {
 
 pub(super) async fn run(app: &App, args: MigrateArgs) -> Result<Verdict, RunError> {
     let store = app.open(Access::Write).await?;
-    let applied = store.migrate().await?;
+    let applied = app.migrate(store.as_ref()).await?;
     let profile = match args.adopt_profile {
         true => Some(adopt_profile(app, store.as_ref()).await?),
         false => None,

@@ -1,21 +1,43 @@
-//! `status`: how fresh the table is.
+//! `status`: how fresh the table is. `picture` draws, `reasons` says why wallets are unreadable, `runs` what ran last.
+
+mod picture;
+mod reasons;
+mod runs;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::Serialize;
 
+use self::{
+    picture::{ago, bar, share, sparkline},
+    reasons::Reason,
+    runs::LastRun,
+};
 use super::verify::rfc3339;
 use crate::{
     app::App,
     cli::StatusArgs,
+    monitor::{AgeBand, TableState},
     report::{BAD, CommandOutput, GOOD, Styler, Verdict},
-    store::{Access, Checkpoint},
+    store::{Access, Checkpoint, Run, Store},
     tally::RunError,
 };
 
 /// What the text says instead of an age.
 const NEVER_READ: &str = "never read";
+/// The ends of the age bands, in seconds, and how they are called.
+const BANDS: [(u64, &str); 7] = [
+    (60, "under 1m"),
+    (600, "under 10m"),
+    (3_600, "under 1h"),
+    (6 * 3_600, "under 6h"),
+    (86_400, "under 1d"),
+    (3 * 86_400, "under 3d"),
+    (7 * 86_400, "under 7d"),
+];
+/// How many sweeps the sparkline shows.
+const SWEEPS: u32 = 24;
 
 #[derive(Serialize)]
 struct Status {
@@ -23,13 +45,20 @@ struct Status {
     wallets: u64,
     never_read: u64,
     unreadable: u64,
+    unreadable_reasons: Vec<Reason>,
     oldest_updated_at: Option<String>,
     /// `null` for an empty table.
     age_seconds: Option<Ages>,
+    age_bands: Vec<Band>,
+    /// Rows past `--max-age`; `null` without it.
+    stale: Option<u64>,
     checkpoint: Option<CheckpointStatus>,
-    /// Whether a row is past `--max-age`.
+    last_runs: Vec<LastRun>,
     #[serde(skip)]
-    stale: bool,
+    max_age: Option<Duration>,
+    /// The newest first.
+    #[serde(skip)]
+    sweeps: Vec<Run>,
     /// Rows that were never read are dated 1970, which is this many seconds ago.
     #[serde(skip)]
     age_of_placeholders: u64,
@@ -43,20 +72,45 @@ struct Ages {
     max: u64,
 }
 
+/// The rows younger than this, and not younger than the band before; those that were never read are in none.
+#[derive(Serialize)]
+struct Band {
+    /// `null` for the last one.
+    under_seconds: Option<u64>,
+    wallets: u64,
+    #[serde(skip)]
+    name: &'static str,
+}
+
 #[derive(Serialize)]
 struct CheckpointStatus {
     name: String,
     last_block: i64,
     updated_at: String,
+    #[serde(skip)]
+    age: u64,
 }
 
-impl From<Checkpoint> for CheckpointStatus {
-    fn from(checkpoint: Checkpoint) -> Self {
-        Self {
-            name: checkpoint.name,
-            last_block: checkpoint.last_block,
-            updated_at: rfc3339(checkpoint.updated_at),
-        }
+impl Status {
+    /// A bar for each age band.
+    fn bands_text(&self, styler: &Styler) -> String {
+        let never_read = Band { under_seconds: None, wallets: self.never_read, name: NEVER_READ };
+        let bands = || self.age_bands.iter().chain([&never_read]);
+        let most = bands().map(|band| band.wallets).max().unwrap_or(0);
+        let digits = most.to_string().len();
+        let is_past = |band: &Band| match (self.max_age, band.under_seconds) {
+            (Some(limit), Some(under)) => under > limit.as_secs() && band.wallets > 0,
+            (limit, None) => limit.is_some(),
+            (None, _) => false,
+        };
+        let line = |band: &Band| {
+            let drawn = bar(band.wallets, most, styler);
+            let drawn = if is_past(band) { styler.style(BAD, &drawn) } else { drawn };
+            let (wallets, share) = (band.wallets, share(band.wallets, self.wallets));
+            let line = format!("  {:<10} {wallets:>digits$} {share:>5}  {drawn}", band.name);
+            format!("\n{}", line.trim_end())
+        };
+        bands().map(line).collect()
     }
 }
 
@@ -66,32 +120,56 @@ impl CommandOutput for Status {
             true => NEVER_READ.to_owned(),
             false => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
         };
-        let mut text = format!(
-            "wallets     {}\nnever read  {}\nunreadable  {}",
-            self.wallets, self.never_read, self.unreadable
-        );
+        let of_all = |count: u64| match count {
+            0 => "0".to_owned(),
+            count => format!("{count} ({})", share(count, self.wallets)),
+        };
+        let mut text =
+            format!("wallets     {}\nnever read  {}", self.wallets, of_all(self.never_read));
+        if let (Some(limit), Some(stale)) = (self.max_age, self.stale) {
+            let style = if stale > 0 { BAD } else { GOOD };
+            let past = format!("past {}", humantime::format_duration(limit));
+            text.push_str(&format!("\n{past:<11} {}", styler.style(style, &of_all(stale))));
+        }
+        text.push_str(&format!("\nunreadable  {}", self.unreadable));
+        for Reason { reason, count } in &self.unreadable_reasons {
+            text.push_str(&format!("\n  {count:>8}  {reason}"));
+        }
         if let (Some(oldest), Some(ages)) = (&self.oldest_updated_at, self.age_seconds) {
             let max = age(ages.max);
             let oldest = if max == NEVER_READ { NEVER_READ } else { oldest };
-            let max = if self.stale { styler.style(BAD, &max) } else { styler.style(GOOD, &max) };
+            let style = if self.stale.is_some_and(|stale| stale > 0) { BAD } else { GOOD };
+            let max = styler.style(style, &max);
             text.push_str(&format!(
                 "\noldest      {oldest}\n\
                  age         p50 {}, p90 {}, max {max}",
                 age(ages.p50),
                 age(ages.p90),
             ));
+            text.push_str(&self.bands_text(styler));
         }
         let checkpoint = self.checkpoint.as_ref().map_or_else(
             || "none".to_owned(),
-            |point| format!("{} at block {}, {}", point.name, point.last_block, point.updated_at),
+            |point| {
+                let CheckpointStatus { name, last_block, updated_at, age } = point;
+                format!("{name} at block {last_block}, {updated_at} ({} ago)", ago(*age))
+            },
         );
         text.push_str(&format!("\ncheckpoint  {checkpoint}"));
+        if !self.sweeps.is_empty() {
+            text.push_str(&format!("\nsweeps      {}", sparkline(&self.sweeps, styler)));
+        }
+        for (n, run) in self.last_runs.iter().enumerate() {
+            let label = if n == 0 { "last runs" } else { "" };
+            text.push_str(&format!("\n{label:<11} {}", run.text(styler)));
+        }
         text
     }
 }
 
 pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError> {
-    let store = app.store(Access::Read).await?;
+    let opened = app.store(Access::Read).await?;
+    let store = opened.as_ref();
     let counts = store.counts().await?;
     let now = store.now().await?;
     let age = |time: DateTime<Utc>| (now - time).num_seconds().max(0).unsigned_abs();
@@ -106,22 +184,91 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
             max: age(oldest),
         }),
     };
-    let limit = args.max_age.map_or(u64::MAX, |limit| limit.as_secs());
-    let stale = ages.is_some_and(|ages| ages.max > limit);
+    let stale = match args.max_age {
+        Some(limit) => Some(stale(store, now, limit).await?),
+        None => None,
+    };
+    let checkpoint = store.checkpoint(&app.profile.checkpoint).await?;
+    let checkpoint = checkpoint.map(|Checkpoint { name, last_block, updated_at }| {
+        let age = age(updated_at);
+        CheckpointStatus { name, last_block, updated_at: rfc3339(updated_at), age }
+    });
+    if let Some(file) = &app.metrics_file {
+        file.table(TableState { stale, ..table_state(store).await? });
+    }
     app.report.result(&Status {
         command: "status",
         wallets: counts.wallets,
         never_read: counts.never_read,
         unreadable: counts.unreadable,
+        unreadable_reasons: reasons::most_frequent(store).await?,
         oldest_updated_at: oldest.map(rfc3339),
         age_seconds: ages,
-        checkpoint: store.checkpoint(&app.profile.checkpoint).await?.map(Into::into),
+        age_bands: match oldest {
+            Some(_) => age_bands(store, now, counts.never_read).await?,
+            None => Vec::new(),
+        },
         stale,
+        checkpoint,
+        last_runs: runs::newest(store.last_runs().await?, age),
+        max_age: args.max_age,
+        sweeps: store.recent_runs("sweep", SWEEPS).await?,
         age_of_placeholders: age(DateTime::UNIX_EPOCH),
     })?;
     let is_empty = oldest.is_none() && args.max_age.is_some();
     if is_empty {
         app.report.note("the table is empty");
     }
-    Ok(if stale || is_empty { Verdict::Fail } else { Verdict::Pass })
+    let is_stale = stale.is_some_and(|stale| stale > 0);
+    Ok(if is_stale || is_empty { Verdict::Fail } else { Verdict::Pass })
+}
+
+/// What the table looks like, for metrics and the page of watch.
+pub(super) async fn table_state(store: &dyn Store) -> Result<TableState, RunError> {
+    let counts = store.counts().await?;
+    let bands = match counts.wallets {
+        0 => Vec::new(),
+        _ => age_bands(store, store.now().await?, counts.never_read).await?,
+    };
+    Ok(TableState {
+        rows: counts.wallets,
+        never_read: counts.never_read,
+        unreadable: counts.unreadable,
+        // Placeholders are dated before all others.
+        oldest_read: store.nth_oldest(counts.never_read).await?,
+        stale: None,
+        age_bands: bands
+            .into_iter()
+            .map(|Band { name, wallets, .. }| AgeBand { name, rows: wallets })
+            .collect(),
+    })
+}
+
+/// How many rows are older than this.
+async fn stale(store: &dyn Store, now: DateTime<Utc>, limit: Duration) -> Result<u64, RunError> {
+    let before = TimeDelta::from_std(limit).ok().and_then(|limit| now.checked_sub_signed(limit));
+    match before.filter(|before| before.year() > 0) {
+        Some(before) => store.count_between(None, Some(before)).await,
+        None => Ok(0),
+    }
+}
+
+/// The rows by age, the youngest first.
+async fn age_bands(
+    store: &dyn Store,
+    now: DateTime<Utc>,
+    never_read: u64,
+) -> Result<Vec<Band>, RunError> {
+    let mut bands = Vec::with_capacity(BANDS.len() + 1);
+    let mut before = None;
+    for (under, name) in BANDS {
+        let from = now - TimeDelta::seconds(under.cast_signed());
+        let wallets = store.count_between(Some(from), before).await?;
+        bands.push(Band { under_seconds: Some(under), wallets, name });
+        before = Some(from);
+    }
+    let older = store.count_between(None, before).await?;
+    let wallets = older.saturating_sub(never_read);
+    bands.push(Band { under_seconds: None, wallets, name: "older" });
+    Ok(bands)
 }

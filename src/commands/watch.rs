@@ -8,8 +8,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tracing::warn;
 use url::Url;
 
+use super::status::table_state;
 use crate::{
-    app::{App, PAGE},
+    app::{App, PAGE, last_run},
     cli::{TrackChoice, WatchArgs},
     events::{Events, Heads},
     follow::{
@@ -28,6 +29,8 @@ use lines::{EventBody, EventLine, EventPrinter, print_event};
 
 /// How often counts are printed and the oldest row is looked up.
 const A_MINUTE: Duration = Duration::from_secs(60);
+/// How often the table is looked up: at three million rows that takes a second.
+const TABLE_MINUTES: u32 = 5;
 /// How often a standby tries to take over.
 const STANDBY: Duration = Duration::from_secs(1);
 /// How long node and database may delay a shutdown. Closing and printing come after it, and all of it takes
@@ -66,12 +69,15 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
         max_head_age: app.max_head_age(),
         confirmations: args.confirmations,
     };
-    let monitor = Arc::new(Monitor::new(limits, move || client.counts()));
+    let sent = Arc::clone(&client);
+    let monitor = Monitor::new(limits, move || client.counts(), move || sent.series());
+    let monitor = Arc::new(monitor);
     let prepared = Prepared { app, args: &args, events: Arc::new(events), reader, ws_url };
     let mut server = None;
     tokio::select! {
         ended = prepared.watch(&monitor, &mut server) => ended?,
         // Nothing is lost: what is not stored comes after the checkpoint.
+        never = say_that_it_runs(app, &monitor) => match never {},
         () = overdue(&app.shutdown) => warn!("node or database take too long; stopping without waiting for them"),
     }
     if let Some(server) = server {
@@ -83,6 +89,15 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
         interrupted: app.shutdown.signal().is_some(),
     }))?;
     Ok(Verdict::Pass)
+}
+
+/// Says each minute on the record of runs that this one is still running.
+async fn say_that_it_runs(app: &App, monitor: &Monitor) -> Infallible {
+    loop {
+        sleep(A_MINUTE).await;
+        let counts = serde_json::to_string(&monitor.counts()).ok();
+        app.record_running("watch", counts.as_deref()).await;
+    }
 }
 
 /// What needs neither node nor database to be made.
@@ -108,6 +123,7 @@ impl Prepared<'_> {
             TrackChoice::All => Access::Write,
         };
         let store = app.store(access).await?;
+        app.record_running("watch", None).await;
         let mut address = None;
         if let Some(listen) = &args.listen {
             let bound = Server::bind(listen, Arc::clone(monitor)).await?;
@@ -306,6 +322,16 @@ impl Watch<'_> {
         }
     }
 
+    /// Looks up the last runs, and the table if it is time for that.
+    async fn look_up(&self, monitor: &Monitor, with_table: bool) -> Result<(), RunError> {
+        let runs = self.store.last_runs().await?.into_iter();
+        monitor.runs(runs.map(last_run).collect());
+        if with_table {
+            monitor.table(table_state(self.store).await?);
+        }
+        Ok(())
+    }
+
     /// Prints the counts of each minute, and looks up what changes without an event.
     async fn every_minute(&self, monitor: &Monitor) -> Infallible {
         let mut minutes = interval_at(Instant::now(), A_MINUTE);
@@ -313,9 +339,8 @@ impl Watch<'_> {
         let mut before = monitor.counts();
         for minute in 0_u32.. {
             minutes.tick().await;
-            match self.store.nth_oldest(0).await {
-                Ok(oldest) => monitor.oldest_row(oldest),
-                Err(error) => warn!("{}", redact::clean_error(&error)),
+            if let Err(error) = self.look_up(monitor, minute % TABLE_MINUTES == 0).await {
+                warn!("{}", redact::clean_error(&error));
             }
             if minute % REVIVE_AFTER_MINUTES == REVIVE_AFTER_MINUTES - 1 {
                 self.events.revive();

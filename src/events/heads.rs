@@ -12,6 +12,7 @@ use alloy::{
     transports::{Authorization, TransportErrorKind, TransportResult, ws::WsConnect},
 };
 use anyhow::{anyhow, bail};
+use serde_json::Value;
 use tokio::{
     sync::broadcast::error::RecvError,
     time::{Instant, sleep, sleep_until, timeout},
@@ -19,11 +20,15 @@ use tokio::{
 use tracing::info;
 use url::Url;
 
-use super::{Events, filter::Log};
+use super::{
+    Events,
+    filter::{EventFilter, Log},
+};
 use crate::{
     follow::{
         Backoff, Block, BlockReads, Observer, Signal, SignalSender, Source, Transport, WatchEvent,
     },
+    profile::Profile,
     redact,
     rpc::Header,
 };
@@ -91,6 +96,43 @@ struct Polling {
     /// True once it was reported that it does not.
     reported: bool,
     last: Option<Block>,
+}
+
+/// Connects and subscribes to new blocks and to logs like `logs`.
+async fn subscribe(
+    url: &Url,
+    expected: u64,
+    logs: Value,
+    patience: Duration,
+) -> anyhow::Result<Session> {
+    let session = timeout(patience, async {
+        let connect = WsConnect::new(url.as_str());
+        let connect = Once(connect.with_auth_opt(authorization(url)));
+        let client = RpcClient::connect_pubsub(connect).await?;
+        client.set_channel_size(BUFFER);
+        let provider = RootProvider::new(client);
+        let chain_id = provider.get_chain_id().await?;
+        if chain_id != expected {
+            bail!("it is of chain {chain_id}, not {expected}; check --ws-url");
+        }
+        let heads = provider.subscribe(("newHeads",)).await?;
+        let logs = provider.subscribe(("logs", logs)).await?;
+        Ok::<_, anyhow::Error>(Session { heads, logs, _provider: provider })
+    });
+    session.await.map_err(|_| anyhow!("no answer within {} s", patience.as_secs()))?
+}
+
+/// Subscribes as `watch` does for `profile`, and ends the connection.
+///
+/// # Errors
+/// When there is no connection, or the node is of another chain or takes no subscriptions.
+pub async fn try_subscription(
+    url: &Url,
+    profile: &Profile,
+    patience: Duration,
+) -> anyhow::Result<()> {
+    let logs = EventFilter::of_profile(profile).subscription();
+    subscribe(url, profile.chain_id, logs, patience).await.map(drop)
 }
 
 impl Heads {
@@ -170,21 +212,7 @@ impl Heads {
     /// A connection with both subscriptions.
     async fn subscribe(&self) -> anyhow::Result<Session> {
         let patience = self.timeout.min(self.max_lag);
-        let session = timeout(patience, async {
-            let connect = WsConnect::new(self.url.as_str());
-            let connect = Once(connect.with_auth_opt(authorization(&self.url)));
-            let client = RpcClient::connect_pubsub(connect).await?;
-            client.set_channel_size(BUFFER);
-            let provider = RootProvider::new(client);
-            let (chain_id, expected) = (provider.get_chain_id().await?, self.events.chain_id());
-            if chain_id != expected {
-                bail!("it is of chain {chain_id}, not {expected}; check --ws-url");
-            }
-            let heads = provider.subscribe(("newHeads",)).await?;
-            let logs = provider.subscribe(("logs", self.events.subscription())).await?;
-            Ok::<_, anyhow::Error>(Session { heads, logs, _provider: provider })
-        });
-        session.await.map_err(|_| anyhow!("no answer within {} s", patience.as_secs()))?
+        subscribe(&self.url, self.events.chain_id(), self.events.subscription(), patience).await
     }
 
     /// Forwards the notifications of a connection; returns why it ended, and whether it announced a block.

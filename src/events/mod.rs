@@ -11,5 +11,5 @@ mod proof;
 mod requests;
 mod source;
 
-pub use heads::Heads;
+pub use heads::{Heads, try_subscription};
 pub use source::Events;

@@ -71,6 +71,9 @@ pub struct Health {
     pub checkpoint_block: Option<u64>,
     /// The newest block that the node announced.
     pub head_block: Option<u64>,
+    /// The time of that block, seconds since 1970.
+    #[serde(skip)]
+    pub head_timestamp: Option<u64>,
     /// When the last log was seen.
     pub last_event_at: Option<String>,
     /// Number of errors since the start.
@@ -250,6 +253,7 @@ impl HealthState {
             last_block_seen: self.seen,
             checkpoint_block: self.checkpoint,
             head_block: self.head_below().or(self.head.map(|head| head.number)),
+            head_timestamp: self.head.map(|head| head.timestamp),
             last_event_at: (self.last_event_at)
                 .map(|time| time.to_rfc3339_opts(SecondsFormat::Secs, true)),
             errors: self.errors,

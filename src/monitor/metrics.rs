@@ -1,21 +1,25 @@
 //! What `watch` has done, counted for Prometheus. Owns the names of the metrics.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder,
+    Histogram, HistogramOpts, IntCounter, Registry, process_collector::ProcessCollector,
 };
 
 use serde::Serialize;
 
-use super::Health;
+use super::{
+    Health,
+    exposition::Exposition,
+    table::{LastRun, TableState},
+};
 use crate::{
     follow::{Stored, WatchEvent},
-    tally::RequestCounts,
+    tally::{RequestCounts, RequestSeries},
 };
 
 /// What `watch` has done so far, or within a minute.
@@ -58,14 +62,14 @@ impl WatchCounts {
 /// The metrics by their names.
 pub(super) struct Metrics {
     registry: Registry,
-    requests_so_far: Box<dyn Fn() -> RequestCounts + Send + Sync>,
-    oldest: Mutex<Option<DateTime<Utc>>>,
+    requests: Requests,
+    table: Mutex<Option<TableState>>,
+    runs: Mutex<Vec<LastRun>>,
     blocks: IntCounter,
     logs: IntCounter,
     refreshed: IntCounter,
     unreadable: IntCounter,
     superseded: IntCounter,
-    requests: IntCounter,
     eth_calls: IntCounter,
     retries: IntCounter,
     connections: IntCounter,
@@ -73,12 +77,13 @@ pub(super) struct Metrics {
     gaps: IntCounter,
     reorgs: IntCounter,
     errors: IntCounter,
-    checkpoint: IntGauge,
-    head: IntGauge,
-    connected: IntGauge,
-    active: IntGauge,
-    oldest_age: Gauge,
     latency: Histogram,
+}
+
+/// What was sent to the node so far.
+pub(super) struct Requests {
+    pub(super) counts: Box<dyn Fn() -> RequestCounts + Send + Sync>,
+    pub(super) series: Box<dyn Fn() -> Vec<RequestSeries> + Send + Sync>,
 }
 
 /// From one block a second to a node that is days behind, in seconds.
@@ -86,24 +91,14 @@ const LATENCIES: [f64; 14] =
     [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
 
 impl Metrics {
-    pub(super) fn new(requests_so_far: Box<dyn Fn() -> RequestCounts + Send + Sync>) -> Self {
+    pub(super) fn new(requests: Requests) -> Self {
         let registry = Registry::new();
         let counter = |name: &str, help: &str| {
             let counter = IntCounter::new(format!("ethtally_{name}"), help).expect("a good name");
             registry.register(Box::new(counter.clone())).expect("each name once");
             counter
         };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(format!("ethtally_{name}"), help).expect("a good name");
-            registry.register(Box::new(gauge.clone())).expect("each name once");
-            gauge
-        };
-        let oldest_age = Gauge::new(
-            "ethtally_oldest_row_age_seconds",
-            "Age of the row that was updated longest ago, looked up once a minute; NaN if there are no rows",
-        )
-        .expect("a good name");
-        registry.register(Box::new(oldest_age.clone())).expect("each name once");
+        registry.register(Box::new(ProcessCollector::for_self())).expect("each name once");
         let latency = HistogramOpts::new(
             "ethtally_block_to_stored_seconds",
             "Time from a new block's timestamp until its wallets are stored",
@@ -120,7 +115,6 @@ impl Metrics {
                 "wallets_superseded_total",
                 "Totals not written because the table holds a newer read",
             ),
-            requests: counter("requests_total", "HTTP requests to the node, retries included"),
             eth_calls: counter("eth_calls_total", "eth_calls among the requests"),
             retries: counter("retries_total", "Requests retried after a failure"),
             connections: counter("connections_total", "Connections made, over WebSocket or HTTP"),
@@ -128,15 +122,11 @@ impl Metrics {
             gaps: counter("gaps_filled_total", "Gaps of missed blocks that were filled"),
             reorgs: counter("reorgs_total", "Reorganisations (replaced blocks)"),
             errors: counter("errors_total", "Failures and lost connections; all are retried"),
-            checkpoint: gauge("checkpoint_block", "The last block whose wallets are stored"),
-            head: gauge("head_block", "The newest block that the node announced"),
-            connected: gauge("connected", "1 while new blocks are being received, else 0"),
-            active: gauge("active", "1 while following the chain, 0 on standby"),
-            oldest_age,
             latency,
             registry,
-            requests_so_far,
-            oldest: Mutex::default(),
+            requests,
+            table: Mutex::default(),
+            runs: Mutex::default(),
         }
     }
 
@@ -173,8 +163,17 @@ impl Metrics {
         }
     }
 
-    pub(super) fn oldest_row(&self, updated_at: Option<DateTime<Utc>>) {
-        *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = updated_at;
+    pub(super) fn table(&self, table: TableState) {
+        *lock(&self.table) = Some(table);
+    }
+
+    pub(super) fn runs(&self, runs: Vec<LastRun>) {
+        *lock(&self.runs) = runs;
+    }
+
+    /// The table and the last runs, as far as they are known.
+    pub(super) fn looked_up(&self) -> (Option<TableState>, Vec<LastRun>) {
+        (lock(&self.table).clone(), lock(&self.runs).clone())
     }
 
     pub(super) fn counts(&self) -> WatchCounts {
@@ -184,7 +183,7 @@ impl Metrics {
             updated: self.refreshed.get(),
             failed: self.unreadable.get(),
             superseded: self.superseded.get(),
-            calls: (self.requests_so_far)().eth_calls,
+            calls: (self.requests.counts)().eth_calls,
             reorgs: self.reorgs.get(),
             errors: self.errors.get(),
         }
@@ -192,28 +191,68 @@ impl Metrics {
 
     /// All metrics as text; what others count is asked for now.
     pub(super) fn text(&self, health: &Health) -> String {
+        let exposition = Exposition::default();
+        exposition.build_info();
+        self.expose_chain(health, &exposition);
         // One at a time, so that nothing is counted twice.
-        let oldest = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
-        let requests = (self.requests_so_far)();
-        for (counter, now) in [
-            (&self.requests, requests.requests),
-            (&self.eth_calls, requests.eth_calls),
-            (&self.retries, requests.retries),
-        ] {
+        let table = lock(&self.table);
+        let requests = (self.requests.counts)();
+        for (counter, now) in
+            [(&self.eth_calls, requests.eth_calls), (&self.retries, requests.retries)]
+        {
             counter.inc_by(now.saturating_sub(counter.get()));
         }
-        for (gauge, block) in
-            [(&self.checkpoint, health.checkpoint_block), (&self.head, health.head_block)]
-        {
-            gauge.set(block.and_then(|block| block.try_into().ok()).unwrap_or(0));
+        if let Some(table) = &*table {
+            table.expose(&exposition);
+            exposition.gauge(
+                "oldest_row_age_seconds",
+                "Age of the row that was read longest ago, looked up every 5 minutes",
+                table.oldest_read.map(|oldest| (Utc::now() - oldest).as_seconds_f64()),
+            );
         }
-        self.connected.set(health.connected.into());
-        self.active.set((health.role == "active").into());
-        let age = oldest.map(|oldest| (Utc::now() - oldest).as_seconds_f64());
-        self.oldest_age.set(age.unwrap_or(f64::NAN));
-        let mut text = Vec::new();
-        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
-        encoded.expect("what is registered can be written to memory");
-        String::from_utf8(text).expect("names and numbers are UTF-8")
+        let sent = (self.requests.series)().into_iter();
+        exposition.counters(
+            "requests_total",
+            "HTTP requests to the node, retries included",
+            ["method", "endpoint", "outcome"],
+            sent.map(|sent| {
+                ([sent.method.to_owned(), sent.endpoint, sent.outcome.to_owned()], sent.count)
+            }),
+        );
+        expose_runs(&exposition, &lock(&self.runs));
+        exposition.text(self.registry.gather())
     }
+
+    /// What is known of the chain: a standby does not follow it.
+    fn expose_chain(&self, health: &Health, to: &Exposition) {
+        let is_active = health.role == "active";
+        let known = |value: Option<u64>| value.filter(|_| is_active).map(|value| value as f64);
+        let help = "1 while following the chain, 0 on standby";
+        to.gauge("active", help, Some(f64::from(u8::from(is_active))));
+        let help = "1 while new blocks are being received, else 0";
+        to.gauge("connected", help, Some(f64::from(u8::from(health.connected))));
+        let help = "The last block whose wallets are stored";
+        to.gauge("checkpoint_block", help, known(health.checkpoint_block));
+        let help = "The newest block that the node announced";
+        to.gauge("head_block", help, known(health.head_block));
+        let help = "The time of the newest block that the node announced";
+        to.gauge("head_timestamp_seconds", help, known(health.head_timestamp));
+    }
+}
+
+/// Adds when the newest run of each command and outcome ended; one that is running has not.
+pub fn expose_runs(to: &Exposition, runs: &[LastRun]) {
+    let ended = runs.iter().filter(|run| run.exit_status.is_some());
+    let series = ended
+        .map(|run| ([run.command.clone(), run.outcome.clone()], run.ended_at.timestamp() as f64));
+    to.gauges(
+        "last_run_timestamp_seconds",
+        "When the newest run of this command with this outcome ended",
+        ["command", "outcome"],
+        series,
+    );
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

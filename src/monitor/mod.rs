@@ -2,24 +2,26 @@
 //!
 //! [`Monitor`] observes every [`WatchEvent`]; `health` judges, `metrics` counts, `server` answers over HTTP.
 
+mod exposition;
 mod health;
 mod metrics;
 mod server;
+mod table;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use chrono::{DateTime, Utc};
-
+pub use exposition::Exposition;
 pub use health::{Health, HealthLimits};
-pub use metrics::WatchCounts;
+pub use metrics::{WatchCounts, expose_runs};
 pub use server::{RunningServer, Server};
+pub use table::{AgeBand, LastRun, TableState};
 
 use crate::{
     follow::{Observer, WatchEvent},
-    tally::RequestCounts,
+    tally::{RequestCounts, RequestSeries},
 };
 use health::HealthState;
-use metrics::Metrics;
+use metrics::{Metrics, Requests};
 
 /// Health and metrics of one `watch`.
 pub struct Monitor {
@@ -28,15 +30,14 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Judges by these limits; `requests` returns what was sent to the node so far.
+    /// Judges by these limits; `counts` and `series` return what was sent to the node so far.
     pub fn new(
         limits: HealthLimits,
-        requests: impl Fn() -> RequestCounts + Send + Sync + 'static,
+        counts: impl Fn() -> RequestCounts + Send + Sync + 'static,
+        series: impl Fn() -> Vec<RequestSeries> + Send + Sync + 'static,
     ) -> Self {
-        Self {
-            state: Mutex::new(HealthState::new(limits)),
-            metrics: Metrics::new(Box::new(requests)),
-        }
+        let requests = Requests { counts: Box::new(counts), series: Box::new(series) };
+        Self { state: Mutex::new(HealthState::new(limits)), metrics: Metrics::new(requests) }
     }
 
     /// The health at this moment.
@@ -55,9 +56,19 @@ impl Monitor {
         self.metrics.text(&health)
     }
 
-    /// Sets when the row that is oldest now was updated.
-    pub fn oldest_row(&self, updated_at: Option<DateTime<Utc>>) {
-        self.metrics.oldest_row(updated_at);
+    /// Sets what the table looks like now.
+    pub fn table(&self, table: TableState) {
+        self.metrics.table(table);
+    }
+
+    /// Sets the newest run of each command and outcome, by command, the newest first.
+    pub fn runs(&self, runs: Vec<LastRun>) {
+        self.metrics.runs(runs);
+    }
+
+    /// The table and the last runs, as far as they are known.
+    pub fn looked_up(&self) -> (Option<TableState>, Vec<LastRun>) {
+        self.metrics.looked_up()
     }
 
     fn state(&self) -> MutexGuard<'_, HealthState> {

@@ -4,29 +4,13 @@ use std::{iter::Peekable, str::Chars};
 
 /// The text without what is not printed; line breaks and tabs become blanks.
 pub(super) fn only(text: &str) -> String {
-    printed(text, false)
-}
-
-/// The same, but colours and styles of a terminal stay.
-pub(super) fn with_colours(text: &str) -> String {
-    printed(text, true)
-}
-
-fn printed(text: &str, keeps_colours: bool) -> String {
     let mut printed = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
         match c {
-            '\u{1b}' => {
-                let colour = escape(&mut rest);
-                if let Some(colour) = colour.filter(|_| keeps_colours) {
-                    printed.push_str("\u{1b}[");
-                    printed.push_str(&colour);
-                    printed.push('m');
-                }
-            }
+            '\u{1b}' => escape(&mut rest),
             // The same sequences with one character in front.
-            '\u{9b}' => drop(control_sequence(&mut rest)),
+            '\u{9b}' => control_sequence(&mut rest),
             '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => control_string(&mut rest),
             '\t'..='\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => printed.push(' '),
             c if is_unseen(c) => {}
@@ -36,40 +20,32 @@ fn printed(text: &str, keeps_colours: bool) -> String {
     printed
 }
 
-/// Takes what belongs to an escape; gives the parameters of a colour.
-fn escape(rest: &mut Peekable<Chars<'_>>) -> Option<String> {
+/// Takes what belongs to an escape.
+fn escape(rest: &mut Peekable<Chars<'_>>) {
     match rest.peek() {
         Some('[') => {
             rest.next();
-            control_sequence(rest)
+            control_sequence(rest);
         }
         Some(']' | 'P' | 'X' | '^' | '_') => {
             rest.next();
             control_string(rest);
-            None
         }
         // Such as the choice of a character set.
         Some(' '..='/') => {
             while rest.next_if(|c| matches!(c, ' '..='/')).is_some() {}
             rest.next_if(|c| matches!(c, '0'..='~'));
-            None
         }
         _ => {
             rest.next_if(|c| matches!(c, '0'..='~'));
-            None
         }
     }
 }
 
-/// Takes a control sequence behind its start; gives the parameters of a colour.
-fn control_sequence(rest: &mut Peekable<Chars<'_>>) -> Option<String> {
-    let mut parameters = String::new();
-    while let Some(c) = rest.next_if(|c| matches!(c, ' '..='?')) {
-        parameters.push(c);
-    }
-    let end = rest.next_if(|c| matches!(c, '@'..='~'))?;
-    let is_colour = end == 'm' && parameters.chars().all(|c| matches!(c, '0'..='9' | ';' | ':'));
-    is_colour.then_some(parameters)
+/// Takes a control sequence behind its start.
+fn control_sequence(rest: &mut Peekable<Chars<'_>>) {
+    while rest.next_if(|c| matches!(c, ' '..='?')).is_some() {}
+    rest.next_if(|c| matches!(c, '@'..='~'));
 }
 
 /// Takes a control string behind its start, if it has an end; without one it is text.
@@ -130,6 +106,5 @@ mod tests {
         ] {
             assert_eq!(only(text), expected, "{text:?}");
         }
-        assert_eq!(with_colours("\u{1b}[33mWARN\u{1b}[0m \u{1b}[2Jx"), "\u{1b}[33mWARN\u{1b}[0m x");
     }
 }

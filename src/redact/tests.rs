@@ -91,3 +91,53 @@ fn a_text_of_others_is_short_and_no_secret_is_cut_in_two() {
     let kept_apart = "key fedcba98\u{0}76543210\u{200b}0000 of a node";
     assert_eq!(excerpt(kept_apart), "key *** of a node");
 }
+
+/// Base64 as others write it.
+fn base64(text: &str, url_safe: bool, padded: bool) -> String {
+    use base64::{Engine, prelude as b};
+    match (url_safe, padded) {
+        (false, true) => b::BASE64_STANDARD.encode(text),
+        (false, false) => b::BASE64_STANDARD_NO_PAD.encode(text),
+        (true, true) => b::BASE64_URL_SAFE.encode(text),
+        (true, false) => b::BASE64_URL_SAFE_NO_PAD.encode(text),
+    }
+}
+
+#[test]
+fn credentials_are_hidden_in_base64_too() {
+    remember("https://basicuser:w%3Frd~~%3E%3E4711%3F@basic.host/v2/base64key0123456789");
+    remember("postgres://basicapp:plain+word@db/x");
+    remember("https://lonelykey4711@lonely.host");
+    for credentials in [
+        "basicuser:w?rd~~>>4711?",
+        "basicuser:w%3Frd~~%3E%3E4711%3F",
+        "basicapp:plain+word",
+        "lonelykey4711:",
+        "w?rd~~>>4711?",
+        "base64key0123456789",
+    ] {
+        for (url_safe, padded) in [(false, true), (false, false), (true, true), (true, false)] {
+            let encoded = base64(credentials, url_safe, padded);
+            assert_eq!(clean(&format!("Basic {encoded} no")), "Basic *** no", "{credentials}");
+        }
+        // In the middle of a longer text no four characters of it are left.
+        for around in ["", "a", "ab", "abc"] {
+            let whole = base64(&format!("{around}{credentials}{around} behind"), false, true);
+            let shown = clean(&whole);
+            let left =
+                (0..whole.len() - 3).filter(|at| shown.contains(&whole[*at..at + 4])).count();
+            assert!(shown.contains("***") && left < whole.len() - credentials.len(), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn what_a_file_of_secrets_holds_is_hidden_whole() {
+    remember_contents(
+        "token-without-url-4711\n https://filed.host/v2/filedkey0123456789 ,\nsqlite:filed.db",
+    );
+    assert_eq!(
+        clean("token-without-url-4711 filedkey0123456789 sqlite:filed.db"),
+        "*** *** sqlite:filed.db"
+    );
+}

@@ -6,11 +6,25 @@ use std::{
 };
 
 use chrono::{SecondsFormat, Utc};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::{
+    redact,
+    tally::{RunError, Shutdown},
+};
+
+/// How a command ended, when it could do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done, and all is well: exit status 0.
+    Pass,
+    /// Done, and the answer is no: exit status 1.
+    Fail,
+}
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RunOutcome {
     /// It did all that was asked.
     #[default]
@@ -27,28 +41,73 @@ pub enum RunOutcome {
     Failed,
 }
 
-impl fmt::Display for RunOutcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl RunOutcome {
+    /// Its name, as scripts see it.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Complete => "complete",
             Self::Partial => "partial",
             Self::Skipped => "skipped",
-            Self::CutShort => "stopped",
+            Self::CutShort => "cut_short",
             Self::Interrupted => "interrupted",
             Self::Failed => "failed",
+        }
+    }
+}
+
+impl Serialize for RunOutcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl fmt::Display for RunOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CutShort => "stopped",
+            outcome => outcome.name(),
         })
     }
 }
 
 /// What is known of a run at its end.
-#[derive(Clone, Copy, Debug)]
-pub struct Conclusion<'a> {
-    /// The signal that interrupted it, if one did.
+#[derive(Clone, Debug)]
+pub struct Conclusion {
+    /// True if a signal interrupted it.
     pub is_interrupted: bool,
-    /// The exit status.
+    /// The exit status: 0 to 5, or 128 and the signal.
     pub exit_status: u8,
     /// What is printed of the error, if it failed.
-    pub error: Option<&'a str>,
+    pub error: Option<String>,
+}
+
+impl Conclusion {
+    /// The conclusion of a run that ended like this.
+    pub fn of(ended: &Result<Verdict, RunError>, shutdown: &Shutdown) -> Self {
+        let signal = shutdown.signal();
+        // That something was not done because of a signal is not worth a line.
+        let error = ended.as_ref().err().filter(|error| !(error.is_stopped() && signal.is_some()));
+        Self {
+            is_interrupted: signal.is_some(),
+            exit_status: exit_status(ended, signal),
+            error: error.map(|error| redact::clean_error(error)),
+        }
+    }
+}
+
+fn exit_status(ended: &Result<Verdict, RunError>, signal: Option<i32>) -> u8 {
+    if let Some(signal) = signal {
+        return 128 + u8::try_from(signal).unwrap_or(0);
+    }
+    match ended {
+        Ok(Verdict::Pass) => 0,
+        Ok(Verdict::Fail) => 1,
+        Err(RunError::Settings(_)) => 2,
+        // What a run waited for when its time was over was the node, mostly.
+        Err(RunError::Node(_) | RunError::Unreadable(_) | RunError::Stopped(_)) => 3,
+        Err(RunError::Database(_)) => 4,
+        Err(RunError::Locked(_)) => 5,
+    }
 }
 
 /// The JSON result of a run, held back until its end is known.
@@ -83,9 +142,30 @@ impl HeldResult {
         self.held().command = "";
     }
 
+    /// How a run ended that has this conclusion.
+    pub(super) fn outcome(&self, conclusion: &Conclusion) -> RunOutcome {
+        match (self.held().outcome, conclusion) {
+            (RunOutcome::Skipped, _) => RunOutcome::Skipped,
+            (_, Conclusion { is_interrupted: true, .. }) => RunOutcome::Interrupted,
+            (_, Conclusion { error: Some(_), .. }) => RunOutcome::Failed,
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// The numbers of the result, and how long its lists are, as a JSON object.
+    pub(super) fn counts(&self) -> Option<String> {
+        let result: Map<String, Value> = serde_json::from_str(self.held().result.as_ref()?).ok()?;
+        let counts = result.into_iter().filter_map(|(name, value)| match value {
+            Value::Number(_) => Some((name, value)),
+            Value::Array(list) => Some((name, list.len().into())),
+            _ => None,
+        });
+        Some(Value::Object(counts.collect()).to_string())
+    }
+
     /// The whole object, unless the result was printed otherwise. A run that failed before it had a result has one
     /// that names its command.
-    pub(super) fn conclude(&self, conclusion: Conclusion<'_>) -> Option<String> {
+    pub(super) fn conclude(&self, conclusion: &Conclusion) -> Option<String> {
         #[derive(Serialize)]
         struct Common<'a> {
             time: String,
@@ -95,23 +175,18 @@ impl HeldResult {
             exit_status: u8,
             error: Option<&'a str>,
         }
+        let outcome = self.outcome(conclusion);
         let held = self.held();
         if held.command.is_empty() {
             return None;
         }
-        let outcome = match (held.outcome, conclusion) {
-            (RunOutcome::Skipped, _) => RunOutcome::Skipped,
-            (_, Conclusion { is_interrupted: true, .. }) => RunOutcome::Interrupted,
-            (_, Conclusion { error: Some(_), .. }) => RunOutcome::Failed,
-            (outcome, _) => outcome,
-        };
         let common = Common {
             time: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
             version: env!("CARGO_PKG_VERSION"),
             profile: held.profile.as_deref(),
             outcome,
             exit_status: conclusion.exit_status,
-            error: conclusion.error,
+            error: conclusion.error.as_deref(),
         };
         let common = serde_json::to_string(&common).unwrap_or_default();
         let own = match &held.result {
@@ -134,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    fn concluded(held: &HeldResult, conclusion: Conclusion<'_>) -> Value {
+    fn concluded(held: &HeldResult, conclusion: &Conclusion) -> Value {
         let mut value: Value = serde_json::from_str(&held.conclude(conclusion).unwrap()).unwrap();
         assert!(value["time"].take().is_string());
         value
@@ -144,22 +219,32 @@ mod tests {
     fn a_result_comes_first_and_ends_with_how_the_run_ended() {
         let held = HeldResult::default();
         held.command("sweep");
-        let failed =
-            Conclusion { is_interrupted: false, exit_status: 2, error: Some("no \"profile\"") };
+        let error = Some("no \"profile\"".to_owned());
+        let failed = Conclusion { is_interrupted: false, exit_status: 2, error };
         assert_eq!(
-            concluded(&held, failed),
+            concluded(&held, &failed),
             json!({"command": "sweep", "time": null, "version": env!("CARGO_PKG_VERSION"), "profile": null,
                    "outcome": "failed", "exit_status": 2, "error": "no \"profile\""})
         );
         held.profile("audius");
         held.result(r#"{"command":"sweep","of":{"a":{}}}"#.to_owned(), RunOutcome::Partial);
         let ended = Conclusion { is_interrupted: false, exit_status: 0, error: None };
-        let text = held.conclude(ended).unwrap();
+        let text = held.conclude(&ended).unwrap();
         assert!(text.starts_with(r#"{"command":"sweep","of":{"a":{}},"time":""#), "{text}");
-        let value = concluded(&held, ended);
+        let value = concluded(&held, &ended);
         assert_eq!((&value["outcome"], &value["error"]), (&json!("partial"), &Value::Null));
         assert_eq!(value["profile"], "audius");
         let stopped = Conclusion { is_interrupted: true, exit_status: 143, error: None };
-        assert_eq!(concluded(&held, stopped)["outcome"], "interrupted");
+        assert_eq!(concluded(&held, &stopped)["outcome"], "interrupted");
+    }
+
+    #[test]
+    fn the_counts_of_a_result_are_its_numbers_and_the_lengths_of_its_lists() {
+        let held = HeldResult::default();
+        assert_eq!(held.counts(), None);
+        let result =
+            r#"{"command":"refresh","updated":2,"block":null,"skipped":false,"wallets":[{},{}]}"#;
+        held.result(result.to_owned(), RunOutcome::Complete);
+        assert_eq!(held.counts().unwrap(), r#"{"updated":2,"wallets":2}"#);
     }
 }

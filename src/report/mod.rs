@@ -5,7 +5,10 @@
 
 mod bar;
 mod conclusion;
+mod line;
 mod log;
+mod log_filter;
+mod panics;
 mod streams;
 mod style;
 mod usage;
@@ -17,28 +20,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anstyle::Style;
 use clap::error::ErrorKind;
 use indicatif::MultiProgress;
 use serde::Serialize;
+use serde_json::Value;
+use tracing::Level;
 
 pub use bar::Bar;
-pub use conclusion::{Conclusion, RunOutcome};
-pub use style::{BAD, ColorChoice, GOOD, ReportSettings, Styler};
+pub use conclusion::{Conclusion, RunOutcome, Verdict};
+pub use log_filter::LogFilter;
+pub use style::{BAD, ColorChoice, GOOD, LogFormat, NOTE, ReportSettings, Styler};
 
-use crate::{redact, tally::RunError};
+use crate::tally::RunError;
 use conclusion::HeldResult;
-use style::NOTE;
+use line::{LineKind, LineMaker};
 use writer::{Pending, Writer};
-
-/// How a command ended, when it could do what it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Done, and all is well: exit status 0.
-    Pass,
-    /// Done, and the answer is no: exit status 1.
-    Fail,
-}
 
 /// The result of a command.
 pub trait CommandOutput: Serialize {
@@ -63,7 +59,7 @@ const LAST_SECOND: Duration = Duration::from_secs(1);
 pub struct Report {
     settings: ReportSettings,
     on_stdout: Styler,
-    on_stderr: Styler,
+    lines: LineMaker,
     bars: MultiProgress,
     stdout: Writer,
     stderr: Writer,
@@ -71,15 +67,29 @@ pub struct Report {
 }
 
 impl Report {
-    /// Sets up printing and logging for this process.
-    pub fn new(settings: ReportSettings) -> Self {
-        let on_stderr = Styler::new(settings.color, io::stderr().is_terminal());
+    /// Sets up printing and logging for this process; `filter` says what is logged besides what `settings` do.
+    pub fn new(settings: ReportSettings, filter: Option<&LogFilter>) -> Self {
+        let format = settings.log_format;
+        let lines = LineMaker {
+            format,
+            is_stamped: settings.service.is_some() || settings.verbosity > 0 || filter.is_some(),
+            styler: Styler::new(settings.color, io::stderr().is_terminal()).unless_json(format),
+        };
         let bars = MultiProgress::new();
-        let [stdout, stderr] = streams::start(settings, on_stderr, &bars);
-        log::start(settings, on_stderr, stderr.clone());
+        let [stdout, stderr] = streams::start(settings, lines, &bars);
+        log::start(settings, filter, lines, stderr.clone());
         let on_stdout = Styler::new(settings.color, io::stdout().is_terminal());
         let held = HeldResult::default();
-        Self { settings, on_stdout, on_stderr, bars, stdout, stderr, held }
+        let report = Self { settings, on_stdout, lines, bars, stdout, stderr, held };
+        if let Some(doubt) = filter.and_then(LogFilter::doubt).filter(|_| !settings.quiet) {
+            report.stderr.offer(lines.line(LineKind::Note(Level::WARN), &doubt));
+        }
+        report
+    }
+
+    /// From now on a panic, which is a mistake of this program, is one line of stderr too.
+    pub fn catch_panics(&self) {
+        panics::catch(self.lines);
     }
 
     /// Names the command, for a result in JSON.
@@ -98,15 +108,25 @@ impl Report {
     /// # Errors
     /// When it cannot be expressed in JSON.
     pub fn result(&self, output: &impl CommandOutput) -> anyhow::Result<()> {
+        self.held.result(serde_json::to_string(output)?, output.outcome());
         if self.settings.json {
-            self.held.result(serde_json::to_string(output)?, output.outcome());
             return Ok(());
         }
         self.text(&output.text(&self.on_stdout))
     }
 
+    /// How a run ended that has this conclusion.
+    pub fn outcome(&self, conclusion: &Conclusion) -> RunOutcome {
+        self.held.outcome(conclusion)
+    }
+
+    /// The numbers of the result so far, and how long its lists are, as a JSON object.
+    pub fn counts(&self) -> Option<String> {
+        self.held.counts()
+    }
+
     /// Prints the result in JSON, with how the run ended.
-    pub fn conclude(&self, conclusion: Conclusion<'_>) {
+    pub fn conclude(&self, conclusion: &Conclusion) {
         let result = self.settings.json.then(|| self.held.conclude(conclusion)).flatten();
         if let Some(result) = result {
             self.stdout.result(result + "\n");
@@ -126,7 +146,7 @@ impl Report {
     /// Prints something that is neither an error nor the result.
     pub fn note(&self, text: &str) {
         if !self.settings.quiet {
-            self.stderr.offer(line(self.on_stderr, NOTE, "note", text));
+            self.stderr.offer(self.lines.line(LineKind::Note(Level::INFO), text));
         }
     }
 
@@ -139,14 +159,19 @@ impl Report {
         if self.settings.json {
             self.stdout.offer(serde_json::to_string(event)? + "\n");
         } else if is_trouble || !self.settings.quiet {
-            self.stderr.offer(line(self.on_stderr, NOTE, "note", &event.text(&Styler::default())));
+            let fields = match serde_json::to_value(event)? {
+                Value::Object(fields) if self.lines.format == LogFormat::Json => fields,
+                _ => serde_json::Map::new(),
+            };
+            let kind = LineKind::Note(if is_trouble { Level::WARN } else { Level::INFO });
+            self.stderr.offer(self.lines.line_with(kind, &event.text(&Styler::default()), fields));
         }
         Ok(())
     }
 
     /// Prints why a command failed: the thing, what is wrong, the remedy, then the causes.
     pub fn error(&self, text: &str) {
-        self.stderr.insist(line(self.on_stderr, BAD.bold(), "error", text));
+        self.stderr.insist(self.lines.line(LineKind::Error, text));
     }
 
     /// A bar for this many wallets; hidden unless a person watches.
@@ -159,7 +184,8 @@ impl Report {
 
     /// Whether a bar would be seen.
     pub fn shows_bars(&self) -> bool {
-        !self.settings.json && !self.settings.quiet && io::stderr().is_terminal()
+        let is_text = !self.settings.json && self.lines.format == LogFormat::Text;
+        is_text && !self.settings.quiet && io::stderr().is_terminal()
     }
 
     /// Waits until everything is written: the result of a command that ends by itself for as long as it
@@ -185,25 +211,26 @@ impl Report {
     }
 }
 
-/// A line on stderr.
-fn line(styler: Styler, style: Style, kind: &str, text: &str) -> String {
-    format!("{} {}\n", styler.style(style, &format!("{kind}:")), redact::clean(text))
-}
-
-/// Prints help and version to stdout, and a usage error as one line to stderr. The help that answers a
-/// missing command is a usage error too.
-pub fn usage(error: &clap::Error) -> ExitCode {
+/// Prints help and version to stdout, and a usage error as one line to stderr, in this format as far as it is known
+/// by then. The help that answers a missing command is a usage error too.
+pub fn usage(error: &clap::Error, format: LogFormat) -> ExitCode {
     if !error.use_stderr() {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = error.print();
-        return ExitCode::from(2);
-    }
-    let styler = Styler::new(ColorChoice::Auto, io::stderr().is_terminal());
-    let line = line(styler, BAD.bold(), "error", &usage::line(error));
+    let text = match (error.kind(), format) {
+        (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, LogFormat::Text) => {
+            let _ = error.print();
+            return ExitCode::from(2);
+        }
+        (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, LogFormat::Json) => {
+            "no command is given; see `ethtally --help`".to_owned()
+        }
+        _ => usage::line(error),
+    };
+    let styler = Styler::new(ColorChoice::Auto, io::stderr().is_terminal()).unless_json(format);
+    let lines = LineMaker { format, is_stamped: false, styler };
     // Nothing else runs yet that this could hold up.
-    let _ = io::stderr().write_all(line.as_bytes());
+    let _ = io::stderr().write_all(lines.line(LineKind::Error, &text).as_bytes());
     ExitCode::from(2)
 }

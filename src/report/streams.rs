@@ -12,10 +12,11 @@ use std::{
 use chrono::{SecondsFormat, Utc};
 use indicatif::MultiProgress;
 use serde_json::json;
-use tracing::warn;
+use tracing::{Level, warn};
 
 use super::{
-    style::{NOTE, ReportSettings, Styler},
+    line::{LineKind, LineMaker},
+    style::ReportSettings,
     writer::{Capacity, Sink, Writer},
 };
 
@@ -26,9 +27,13 @@ const OF_A_COMMAND: Capacity = Capacity { lines: usize::MAX, bytes: 16 << 20 };
 
 /// Starts writing to stdout and stderr. Where both lead to the same place, one thread writes to both, as the
 /// order of their lines is seen there.
-pub(super) fn start(settings: ReportSettings, stderr: Styler, bars: &MultiProgress) -> [Writer; 2] {
+pub(super) fn start(
+    settings: ReportSettings,
+    lines: LineMaker,
+    bars: &MultiProgress,
+) -> [Writer; 2] {
     let capacity = if settings.service.is_some() { OF_A_SERVICE } else { OF_A_COMMAND };
-    let sinks = [stdout_sink(settings, bars), stderr_sink(stderr, bars)];
+    let sinks = [stdout_sink(settings, bars), stderr_sink(lines, bars)];
     if lead_to_same_place() {
         return Writer::start(capacity, sinks);
     }
@@ -57,14 +62,14 @@ fn stdout_sink(settings: ReportSettings, bars: &MultiProgress) -> Sink {
     }
 }
 
-fn stderr_sink(styler: Styler, bars: &MultiProgress) -> Sink {
+fn stderr_sink(lines: LineMaker, bars: &MultiProgress) -> Sink {
     let stderr = io::stderr();
     Sink {
         bars: stderr.is_terminal().then(|| bars.clone()),
         dropped: Box::new(move |count| {
-            let (lines, were) = if count == 1 { ("line", "was") } else { ("lines", "were") };
-            let note = styler.style(NOTE, "note:");
-            format!("{note} {count} {lines} {were} dropped because nobody was reading\n")
+            let (what, were) = if count == 1 { ("line", "was") } else { ("lines", "were") };
+            let message = format!("{count} {what} {were} dropped because nobody was reading");
+            lines.line(LineKind::Note(Level::WARN), &message)
         }),
         // There is nobody to tell.
         failed: |_| {},

@@ -45,10 +45,10 @@ pub enum Contracts {
 
 /// What every endpoint must have before it is read from.
 pub(super) struct Expected {
-    chain_id: u64,
+    pub(super) chain_id: u64,
     profile: String,
     /// Address, and what it is called in errors.
-    contracts: BTreeMap<Address, String>,
+    pub(super) contracts: BTreeMap<Address, String>,
     block: BlockChoice,
     /// How old the newest block may be; `None` for a chain that stands still.
     max_head_age: Option<Duration>,
@@ -151,7 +151,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    async fn check_chain(&self) -> Result<(), CheckFailure> {
+    pub(super) async fn check_chain(&self) -> Result<(), CheckFailure> {
         let Expected { chain_id: expected, profile, .. } = self.expected;
         let ask = async || self.ask("eth_chainId", (), |id: U64| Ok(id.to::<u64>())).await;
         // A gateway may mistake one request.
@@ -224,7 +224,7 @@ impl Checker<'_> {
         )))
     }
 
-    async fn check_code(
+    pub(super) async fn check_code(
         &self,
         address: Address,
         what: &str,
@@ -241,7 +241,7 @@ impl Checker<'_> {
     }
 
     /// Sends a request with retries of its own.
-    async fn ask<P: Serialize, R: DeserializeOwned, T>(
+    pub(super) async fn ask<P: Serialize, R: DeserializeOwned, T>(
         &self,
         method: &'static str,
         params: P,

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     profile::Profile,
-    tally::{RequestCounts, Shutdown},
+    tally::{RequestCounts, RequestSeries, Shutdown},
 };
 
 /// How to reach the chain.
@@ -135,6 +135,11 @@ impl Client {
     /// Requests sent so far, retries and halved chunks included.
     pub fn counts(&self) -> RequestCounts {
         RequestCounts { retries: self.retried.load(Relaxed), ..self.sender.counts() }
+    }
+
+    /// Requests that have ended, by method, endpoint and outcome.
+    pub fn series(&self) -> Vec<RequestSeries> {
+        self.sender.series()
     }
 
     /// True once the limit on `eth_call`s was reached.

@@ -66,6 +66,23 @@ impl ErrorKind {
         matches!(self, Self::TooLarge | Self::Reverted)
     }
 
+    /// Its name in metrics.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::QuotaExhausted => "quota_exhausted",
+            Self::Refused => "refused",
+            Self::TooLarge => "too_large",
+            Self::Reverted => "reverted",
+            Self::BlockUnavailable => "block_unavailable",
+            Self::BlockReplaced => "block_replaced",
+            Self::NotUnderstood => "not_understood",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Unknown => "unknown",
+        }
+    }
+
     /// What an operator can do about it, where the failure itself says nothing better.
     pub(super) const fn remedy(self) -> &'static str {
         match self {

@@ -13,8 +13,9 @@ use super::{
     kind::ErrorKind,
     learnt::lock,
     limiter::{ConcurrencyLimiter, Permit, RateLimiter, RateLimits},
+    request_log::RequestLog,
 };
-use crate::tally::{RequestCounts, Shutdown};
+use crate::tally::{RequestCounts, RequestSeries, Shutdown};
 
 /// Bytes that a response may have beside the result: an error repeats the request, or worse.
 const ROOM_FOR_ERROR: usize = 8 << 20;
@@ -54,6 +55,7 @@ pub(super) struct Sender {
     is_spent: AtomicBool,
     requests: AtomicU64,
     eth_calls: AtomicU64,
+    log: RequestLog,
     shutdown: Shutdown,
 }
 
@@ -66,6 +68,7 @@ impl Sender {
             is_spent: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             eth_calls: AtomicU64::new(0),
+            log: RequestLog::default(),
             shutdown,
         }
     }
@@ -77,6 +80,11 @@ impl Sender {
             eth_calls: self.eth_calls.load(Relaxed),
             retries: 0,
         }
+    }
+
+    /// The same by method, endpoint and outcome, of requests that have ended.
+    pub(super) fn series(&self) -> Vec<RequestSeries> {
+        self.log.series()
     }
 
     /// True once the limit on `eth_call`s was reached.
@@ -118,6 +126,7 @@ impl Sender {
         }
         debug!(method, endpoint = %endpoint.id, "sending");
         self.requests.fetch_add(1, Relaxed);
+        let mut counted = self.log.sent(method, &endpoint.id);
         let sent = Instant::now();
         let answer = tokio::select! {
             answer = endpoint.request::<P, R>(method, params, limit) => answer,
@@ -133,7 +142,9 @@ impl Sender {
             }
             Err(_) => {}
         }
-        Ok(read(answer?).map_err(|rejected| rejected.by(&endpoint.id))?)
+        let read = answer.and_then(|answer| read(answer).map_err(|why| why.by(&endpoint.id)));
+        counted.ended(read.as_ref().err().map(|failure| failure.kind));
+        Ok(read?)
     }
 
     /// Waits for this, unless a shutdown comes first.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{LockKey, dialect::Dialect, error::StoreError, schema::Migration, session::Database};
-use crate::tally::Lock;
+use crate::tally::{Check, Lock};
 
 /// A database with locks and migrations.
 #[async_trait]
@@ -22,6 +22,9 @@ pub(super) trait Backend: Dialect {
         database: &Database<Self>,
         key: LockKey<'_>,
     ) -> Result<Option<Box<dyn Lock>>, StoreError>;
+
+    /// Checks version, rights, and how the server is set up; changes nothing.
+    async fn examine(database: &Database<Self>) -> Result<Vec<Check>, StoreError>;
 
     /// Who holds a lock, as far as the database tells.
     async fn holder(database: &Database<Self>, key: LockKey<'_>) -> Option<String>;

@@ -134,6 +134,7 @@ pub(super) enum Value<'a> {
     Text(&'a str),
     TextOrNull(Option<&'a str>),
     Number(i64),
+    NumberOrNull(Option<i64>),
     Bytes(&'a [u8]),
     Time(NaiveDateTime),
     /// A list: in PostgreSQL an array, in SQLite a JSON text.
@@ -209,6 +210,10 @@ pub(super) struct Statements {
     pub(super) finish_rereads: &'static str,
     /// Checkpoint, first number that is kept, a list of hashes to forget, a list of hashes to keep.
     pub(super) forget_blocks: &'static str,
+    /// Command, shard, milliseconds since it started, outcome, exit status, counts, error; returns its number.
+    pub(super) insert_run: &'static str,
+    /// Number, outcome, exit status, counts, error.
+    pub(super) update_run: &'static str,
     /// From this block, up to this one, seconds since the oldest was written.
     pub(super) rows_read_at: &'static str,
 }

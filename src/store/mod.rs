@@ -13,6 +13,8 @@ mod halves;
 mod postgres;
 mod record;
 mod rows;
+mod run_log;
+mod runs;
 mod schema;
 mod session;
 mod sql_store;
@@ -21,6 +23,7 @@ mod table;
 
 use std::path::Path;
 
+pub use run_log::{RUNNING, Run, RunLog, RunRecord};
 pub use table::{
     Access, Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts, TableProfile,
 };

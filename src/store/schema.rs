@@ -15,12 +15,13 @@ use super::{
 pub(super) const MIGRATIONS: &str = "_ethtally_migrations";
 
 /// The tables that ethtally uses.
-pub(super) const TABLES: [&str; 6] = [
+pub(super) const TABLES: [&str; 7] = [
     "eth_wallet_balances",
     "eth_wallet_read_failures",
     "eth_indexer_checkpoints",
     "eth_watch_blocks",
     "eth_wallet_profile",
+    "eth_wallet_runs",
     MIGRATIONS,
 ];
 
@@ -42,6 +43,7 @@ macro_rules! migrations {
             3 "watch" "0003_watch.sql",
             4 "vacuum" "0004_vacuum.sql",
             5 "profile" "0005_profile.sql",
+            6 "runs" "0006_runs.sql",
         )
     };
     ($dialect:literal: $($version:literal $name:literal $file:literal,)*) => {

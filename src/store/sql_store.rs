@@ -7,7 +7,7 @@ use std::{collections::HashSet, time::Duration};
 use anyhow::anyhow;
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
 use tracing::debug;
 
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     follow::{BlockReads, CheckpointUpdate, Journal, RecentReads, RowsAbove},
-    tally::{Lock, Recorded, RunError, Shard, Wallet},
+    tally::{Check, Lock, Recorded, RunError, Shard, Wallet},
 };
 
 /// When a transaction is done again after a conflict with another one, or on a new connection after one that was lost:
@@ -44,7 +44,7 @@ pub(super) struct SqlStore<D: Backend> {
 
 impl<D: Backend> SqlStore<D> {
     /// Does `work` until it succeeds or a retry would not help; an error is put in words.
-    async fn retried<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, RunError>
+    pub(super) async fn retried<T, F>(&self, work: impl FnMut() -> F + Send) -> Result<T, RunError>
     where
         T: Send,
         F: Future<Output = Result<T, StoreError>> + Send,
@@ -84,7 +84,7 @@ impl<D: Backend> SqlStore<D> {
     }
 
     /// Executes a query and returns its rows.
-    async fn fetch<T: AnyRow>(
+    pub(super) async fn fetch<T: AnyRow>(
         &self,
         sql: &'static str,
         values: &[Value<'_>],
@@ -264,6 +264,32 @@ impl<D: Backend> Store for SqlStore<D> {
         Ok(rows.first().map(|(time,)| time.and_utc()))
     }
 
+    async fn count_between(
+        &self,
+        from: Option<DateTime<Utc>>,
+        before: Option<DateTime<Utc>>,
+    ) -> Result<u64, RunError> {
+        let count = "select count(*) from eth_wallet_balances
+             where updated_at >= $1 and updated_at < $2";
+        let time = |time: Option<DateTime<Utc>>, default_year| match time {
+            Some(time) => time.naive_utc(),
+            None => NaiveDate::from_ymd_opt(default_year, 1, 1).unwrap_or_default().into(),
+        };
+        let values = [Value::Time(time(from, 1)), Value::Time(time(before, 9999))];
+        let rows: Vec<(i64,)> = self.fetch_by_index(count, &values).await?;
+        Ok(only(rows)?.unsigned_abs())
+    }
+
+    async fn failures_page(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<(String, String)>, RunError> {
+        let page = "select wallet, last_error from eth_wallet_read_failures
+             where wallet > $1 order by wallet limit $2";
+        self.fetch_by_index(page, &[Value::Text(after), Value::Number(limit.into())]).await
+    }
+
     async fn newest_read_block(&self) -> Result<Option<u64>, RunError> {
         // No index has the blocks. Rows are written soon after they are read, so that one of the last is the newest.
         let sql = "select max(read_block) from (
@@ -315,6 +341,26 @@ impl<D: Backend> Store for SqlStore<D> {
 
     async fn holder(&self, key: LockKey<'_>) -> Option<String> {
         D::holder(&self.database, key).await
+    }
+
+    async fn examine(&self) -> Vec<Check> {
+        let target = self.label();
+        let remedy = "run `ethtally migrate`";
+        let mut checks = match self.explained(D::examine(&self.database).await).await {
+            Ok(checks) => checks,
+            Err(error) => {
+                vec![Check::error("rights", &target, &error, "check --database-url")]
+            }
+        };
+        checks.push(match self.require_tables().await {
+            Ok(()) => Check::ok("tables", &target, "as this version needs them"),
+            Err(error) => Check::error("tables", &target, &error, remedy),
+        });
+        checks
+    }
+
+    fn label(&self) -> String {
+        self.database.dialect.label()
     }
 
     async fn close(&self) {

@@ -5,9 +5,10 @@ use std::{collections::HashSet, fmt};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+use super::run_log::RunLog;
 use crate::{
     follow::Journal,
-    tally::{Ledger, Lock, Recorded, RunError, Shard, Wallet},
+    tally::{Check, Ledger, Lock, Recorded, RunError, Shard, Wallet},
 };
 
 /// What a command may do with the database.
@@ -23,7 +24,7 @@ pub enum Access {
 
 /// The table of totals and the tables beside it.
 #[async_trait]
-pub trait Store: Ledger + Journal {
+pub trait Store: Ledger + Journal + RunLog {
     /// Creates or upgrades the tables; returns the names of the migrations that it applied.
     ///
     /// Processes that migrate at once wait for each other.
@@ -91,6 +92,20 @@ pub trait Store: Ledger + Journal {
     /// When the row with `n` older rows was last written; `None` past the last row.
     async fn nth_oldest(&self, n: u64) -> Result<Option<DateTime<Utc>>, RunError>;
 
+    /// How many rows were last written from this time on, and before this one; `None` for no limit.
+    async fn count_between(
+        &self,
+        from: Option<DateTime<Utc>>,
+        before: Option<DateTime<Utc>>,
+    ) -> Result<u64, RunError>;
+
+    /// The next keys after `after` on the record of failures, in order, each with its last error.
+    async fn failures_page(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<(String, String)>, RunError>;
+
     /// The newest block of a read among the rows that were written last; `None` if none of them was read.
     async fn newest_read_block(&self) -> Result<Option<u64>, RunError>;
 
@@ -114,6 +129,12 @@ pub trait Store: Ledger + Journal {
 
     /// Who holds a lock, as far as the database tells: a session of the server, and since when.
     async fn holder(&self, key: LockKey<'_>) -> Option<String>;
+
+    /// Checks version, rights and tables, and how the server is set up; changes nothing.
+    async fn examine(&self) -> Vec<Check>;
+
+    /// The database without secrets, such as `database sqlite:tally.db`.
+    fn label(&self) -> String;
 
     /// Closes the connections once they are idle. Every later call of another method fails.
     ///

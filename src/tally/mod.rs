@@ -4,6 +4,7 @@
 //! [`crate::read`] and [`crate::store`] implement.
 
 mod amount;
+mod check;
 mod error;
 mod lock;
 mod pipeline;
@@ -14,11 +15,13 @@ mod shutdown;
 mod wallet;
 
 pub use amount::Amount;
+pub use check::{Check, CheckStatus};
 pub use error::RunError;
 pub use lock::{Lock, Locked};
 pub use pipeline::{Counts, Pipeline, Progress, RunSummary, pages_of};
 pub use reading::{
-    Chunk, Ledger, Outcome, Pages, Reader, Reading, Recorded, RequestCounts, TotalRead, Unreadable,
+    Chunk, Ledger, Outcome, Pages, Reader, Reading, Recorded, RequestCounts, RequestSeries,
+    TotalRead, Unreadable,
 };
 pub use retries::Retries;
 pub use shard::{Shard, ShardError};

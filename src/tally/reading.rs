@@ -66,6 +66,19 @@ pub struct RequestCounts {
     pub retries: u64,
 }
 
+/// Requests of one kind, sent so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestSeries {
+    /// The method of JSON-RPC.
+    pub method: &'static str,
+    /// Host and port.
+    pub endpoint: String,
+    /// `ok`, or what failed.
+    pub outcome: &'static str,
+    /// How many, every attempt counted.
+    pub count: u64,
+}
+
 /// Wallets on their way to a [`Reader`], page by page.
 pub type Pages<'a> = BoxStream<'a, Result<Vec<Wallet>, RunError>>;
 

@@ -96,9 +96,15 @@ fn sql_is_in_the_store_only() {
 fn command_lines(text: &str) -> Vec<Vec<String>> {
     let spans =
         text.split('`').filter(|span| span.starts_with("ethtally ") && !span.contains('\n'));
-    let lines = text.lines().filter_map(|line| {
+    // The crontab has a function that runs it: `once MINUTES COMMAND...`.
+    let text = text.lines().map(|line| match line.split_once("\"$ONCE\"; once ") {
+        Some((_, run)) => format!("$ ethtally {}", run.trim_start_matches(|c| c != ' ').trim()),
+        None => line.to_owned(),
+    });
+    let text: Vec<String> = text.collect();
+    let lines = text.iter().filter_map(|line| {
         let (before, _) = line.split_once("ethtally ")?;
-        // In a crontab times stand before it, and a path in a unit file.
+        // A path stands before it in a unit file.
         let shown = before.chars().all(|c| c.is_ascii_digit() || "$* /usrbin".contains(c))
             || before.starts_with("ExecStart=")
             || before.ends_with("&& ")
@@ -132,8 +138,10 @@ fn every_command_line_shown_to_people_parses() {
         ("cron/README.md", 5),
         ("src/read/README.md", 2),
         ("cron/crontab", 3),
-        ("cron/ethtally-sweep.service", 1),
-        ("cron/ethtally-watch.service", 1),
+        ("cron/systemd/ethtally-status.service", 1),
+        ("cron/systemd/ethtally-sweep.service", 1),
+        ("cron/systemd/ethtally-verify.service", 1),
+        ("cron/systemd/ethtally-watch.service", 1),
         ("src/cli/examples.rs", 25),
     ] {
         let text = fs::read_to_string(root().join(file)).expect("a text");
@@ -153,16 +161,28 @@ fn every_command_line_shown_to_people_parses() {
 
 #[test]
 fn the_arguments_in_the_kubernetes_manifests_are_the_programs() {
-    let text = fs::read_to_string(root().join("cron/kubernetes.yaml")).expect("a text");
-    let lines: Vec<_> =
-        text.lines().filter_map(|line| line.trim().strip_prefix("args: ")).collect();
-    assert_eq!(lines.len(), 4);
-    for line in lines {
-        let arguments: Vec<String> = serde_json::from_str(line).expect("a list of texts");
-        // Kubernetes sets the variable from which a shard's number comes.
-        let arguments =
-            arguments.into_iter().map(|word| if word == "/4" { "0/4".into() } else { word });
-        Cli::try_parse_from(["ethtally".to_owned()].into_iter().chain(arguments))
-            .expect("it parses");
+    let mut folders = vec![root().join("cron/kubernetes")];
+    let mut commands = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(path).expect("a text");
+            for line in text.lines().filter_map(|line| line.trim().strip_prefix("args: ")) {
+                let arguments: Vec<String> = serde_json::from_str(line).expect("a list of texts");
+                commands.push(arguments[0].clone());
+                // Kubernetes sets the variable from which a shard's number comes.
+                let arguments = arguments
+                    .into_iter()
+                    .map(|word| if word == "/4" { "0/4".into() } else { word });
+                Cli::try_parse_from(["ethtally".to_owned()].into_iter().chain(arguments))
+                    .expect("it parses");
+            }
+        }
     }
+    commands.sort();
+    assert_eq!(commands, ["migrate", "status", "sweep", "sweep", "verify", "watch"]);
 }

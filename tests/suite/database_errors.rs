@@ -74,7 +74,7 @@ fn postgres_connection_errors_name_the_mistake_and_the_remedy() {
 #[test]
 fn missing_rights_name_the_role_the_table_and_the_grant() {
     const TABLES: &str = "eth_wallet_balances, eth_wallet_read_failures, eth_indexer_checkpoints, \
-        eth_watch_blocks, eth_wallet_profile, _ethtally_migrations";
+        eth_watch_blocks, eth_wallet_profile, eth_wallet_runs, _ethtally_migrations";
     let database = Database::postgres();
     ethtally(["migrate"]).database(&database).run().expect(0);
     let name = database.url.rsplit('/').next().unwrap();
@@ -108,7 +108,8 @@ fn missing_rights_name_the_role_the_table_and_the_grant() {
         )
     );
     // The remedy helps.
-    let grant = ran.error().split("run: ").nth(1).unwrap();
+    let error = ran.error();
+    let grant = error.split("run: ").nth(1).unwrap();
     postgres::psql(&database.url, grant).unwrap();
     let csv = ethtally(["backfill", "--placeholders", "--from-csv", "-"]).input(address(1));
     csv.env("DATABASE_URL", &url).run().expect(0);

@@ -216,14 +216,14 @@ fn a_schema_that_cannot_be_used_is_named_with_the_remedy() {
     let grant = |error: &str| {
         postgres::psql(&database.url, error.split("run: ").nth(1).unwrap()).unwrap();
     };
-    grant(forbidden.error());
+    grant(&forbidden.error());
     let empty = run(&limited, "closed", "status").expect(2);
     assert!(empty.error().contains("`ethtally migrate`"), "{empty:?}");
     let create = run(&limited, "new", "migrate").expect(4);
     assert!(create.error().contains(&format!("grant create on database {name} to")), "{create:?}");
     let create = run(&limited, "closed", "migrate").expect(4);
     assert!(create.error().contains("grant usage, create on schema closed to"), "{create:?}");
-    grant(create.error());
+    grant(&create.error());
     run(&limited, "closed", "migrate").expect(0);
     run(&limited, "closed", "status").expect(0);
 
@@ -232,7 +232,7 @@ fn a_schema_that_cannot_be_used_is_named_with_the_remedy() {
     postgres::psql(&database.url, &format!("grant usage on schema shut to {role}")).unwrap();
     let rows = run(&limited, "shut", "status").expect(4);
     assert!(rows.error().contains("grant select on shut.eth_wallet_balances, "), "{rows:?}");
-    grant(rows.error());
+    grant(&rows.error());
     run(&limited, "shut", "status").expect(0);
 
     let file = at("sqlite:tally.db", &["status", "--schema", "tally"]).run().refused();

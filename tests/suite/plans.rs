@@ -241,6 +241,7 @@ async fn no_statement_scans_the_whole_table_for_a_few_rows() {
         "tablesample",
         "(select count(*) from eth_wallet_balances)",
         "order by stored.updated_at limit 1 offset",
+        "where updated_at >= $1 and updated_at < $2",
         "select wallet from eth_wallet_balances where wallet = any($1)",
     ] {
         assert!(seen.contains(statement), "never seen: {statement}");

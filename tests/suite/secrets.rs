@@ -57,7 +57,7 @@ fn prepared(command: &[String], more: &[&str]) -> Ethtally {
     ethtally(command.iter().map(|argument| &**argument).chain(fixed).chain(more.iter().copied()))
         .input(address(1))
         .env("RUST_BACKTRACE", "1")
-        .env("RUST_LOG", "trace")
+        .env("ETHTALLY_LOG", "trace")
 }
 
 /// Runs every command against a failing node, with and without --json; the output must name its host and no secret.
@@ -290,6 +290,10 @@ fn misplaced(url: &str) -> Vec<Ethtally> {
         run(&["watch", "--rpc-url", "http://127.0.0.1:1", "--retries", "0"]).env("ETH_WS_URL", url),
         run(&["watch", "--retries", "0", "--timeout", "1", "--rpc-url", url]),
         run(&["watch", &flag("listen")]),
+        run(&["status", &flag("database-url-file")]),
+        run(&["status"]).env("DATABASE_URL_FILE", url),
+        run(&["refresh", &wallet, &flag("rpc-url-file")]),
+        run(&["refresh", &wallet]).env("ETH_RPC_URL_FILE", url),
     ]
 }
 

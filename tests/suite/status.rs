@@ -17,6 +17,10 @@ on_both_databases! {
     status_exits_1_if_a_row_is_older_than_max_age
     the_checkpoint_is_that_of_the_profile
     an_empty_table_has_no_ages
+    rows_past_the_limit_are_counted_by_age_band
+    the_most_frequent_reasons_are_counted_whatever_blocks_they_name
+    the_newest_run_of_each_command_is_shown_and_the_last_sweeps
+    a_watch_that_was_killed_is_not_taken_for_one_that_runs
     status_without_tables_is_an_error_and_creates_none
 }
 
@@ -110,18 +114,22 @@ async fn the_checkpoint_is_that_of_the_profile(database: Database) {
         json!({"name": "audio_transfers", "last_block": 21_000_000, "updated_at": "2026-01-02T03:04:05Z"})
     );
     let text = status(&database, &[]).expect(0).stdout;
-    assert!(
-        text.ends_with("\ncheckpoint  audio_transfers at block 21000000, 2026-01-02T03:04:05Z\n"),
-        "{text}"
-    );
+    let line = "\ncheckpoint  audio_transfers at block 21000000, 2026-01-02T03:04:05Z (";
+    assert!(text.contains(line), "{text}");
 }
 
 async fn an_empty_table_has_no_ages(database: Database) {
     store_unread(&database, 0..0);
-    let empty = "{\"command\":\"status\",\"wallets\":0,\"never_read\":0,\"unreadable\":0,\
-                 \"oldest_updated_at\":null,\"age_seconds\":null,\"checkpoint\":null}\n";
-    assert_eq!(status(&database, &["--json"]).expect(0).own(), empty);
-    assert_eq!(status(&database, &["--json", "--max-age", "1s"]).expect(1).own(), empty);
+    let empty = |stale: &str| {
+        format!(
+            "{{\"command\":\"status\",\"wallets\":0,\"never_read\":0,\"unreadable\":0,\
+             \"unreadable_reasons\":[],\"oldest_updated_at\":null,\"age_seconds\":null,\
+             \"age_bands\":[],\"stale\":{stale},\"checkpoint\":null,\"last_runs\":[]}}\n"
+        )
+    };
+    database.sql("delete from eth_wallet_runs").await;
+    assert_eq!(status(&database, &["--json"]).expect(0).own(), empty("null"));
+    assert_eq!(status(&database, &["--json", "--max-age", "1s"]).expect(1).own(), empty("0"));
     assert_eq!(
         status(&database, &[]).expect(0).stdout,
         "wallets     0\nnever read  0\nunreadable  0\ncheckpoint  none\n"
@@ -140,6 +148,90 @@ async fn status_without_tables_is_an_error_and_creates_none(database: Database) 
     }
 }
 
+async fn rows_past_the_limit_are_counted_by_age_band(database: Database) {
+    rows_aged(&database, &[5, 300, 300, 2 * 3_600, 2 * 86_400, 30 * 86_400]).await;
+    store_unread(&database, 6..10);
+    let seen = status(&database, &["--json", "--max-age", "1h"]).expect(1).json();
+    assert_eq!(seen["stale"], 7);
+    let bands: Vec<_> =
+        seen["age_bands"].as_array().unwrap().iter().map(|band| &band["wallets"]).collect();
+    assert_eq!(bands, [1, 2, 0, 1, 0, 1, 0, 1], "{seen}");
+    assert_eq!(status(&database, &["--json"]).expect(0).json()["stale"], Value::Null);
+
+    let text = status(&database, &["--max-age", "1h"]).expect(1).stdout;
+    for line in [
+        "never read  4 (40 %)",
+        "past 1h     7 (70 %)",
+        "  under 1m   1  10 %  ########",
+        "  under 1h   0   0 %",
+        "  older      1  10 %  ########",
+        "  never read 4  40 %  ##############################",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+    }
+    assert!(text.is_ascii(), "{text}");
+}
+
+async fn the_most_frequent_reasons_are_counted_whatever_blocks_they_name(database: Database) {
+    store_unread(&database, 0..0);
+    let errors = (0..6).map(|n| format!("error -32000: state of block {n} is pruned"));
+    let others = ["a", "a", "b", "b", "b", "c"].map(str::to_owned);
+    for (n, error) in errors.chain(others).enumerate() {
+        let insert = format!(
+            "insert into eth_wallet_read_failures values
+                 ('{}', 1, '{error}', '2026-01-01 00:00:00', '2026-01-01 00:00:00')",
+            address(n as u64)
+        );
+        database.sql(&insert).await;
+    }
+    assert_eq!(
+        status(&database, &["--json"]).expect(0).json()["unreadable_reasons"],
+        json!([
+            {"reason": "error -32000: state of block N is pruned", "count": 6},
+            {"reason": "b", "count": 3},
+            {"reason": "a", "count": 2},
+        ])
+    );
+}
+
+async fn the_newest_run_of_each_command_is_shown_and_the_last_sweeps(database: Database) {
+    let chain = Chain::builder().start().await.unwrap();
+    store_unread(&database, 0..4);
+    let sweep = |node: &str, batch: &str, expected: i32| {
+        let arguments = ["sweep", "--batch", batch, "--retries", "0"];
+        ethtally(arguments).node(node).database(&database).run().expect(expected);
+    };
+    sweep(&chain.url(), "4", 0);
+    sweep("http://127.0.0.1:1/s3cr3tk3yabcdef0123456789", "4", 3);
+    let seen = status(&database, &["--json"]).expect(0).json();
+    let runs = seen["last_runs"].as_array().unwrap();
+    let names: Vec<_> = runs.iter().map(|run| (&run["command"], &run["outcome"])).collect();
+    assert_eq!(
+        names,
+        [(&json!("backfill"), &json!("complete")), (&json!("sweep"), &json!("failed"))]
+    );
+    assert_eq!(runs[0]["counts"]["wallets"], 4);
+    assert!(runs[1]["error"].as_str().unwrap().contains("127.0.0.1"), "{seen}");
+    let age = Utc::now() - runs[1]["time"].as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
+    assert!(age < TimeDelta::minutes(5), "{seen}");
+
+    sweep(&chain.url(), "2", 0);
+    let text = status(&database, &[]).expect(0).stdout;
+    assert!(text.contains("\nsweeps      #x="), "{text}");
+    assert!(text.contains("\nlast runs   backfill  complete "), "{text}");
+    assert!(text.contains("\n            sweep     complete "), "{text}");
+}
+
+/// A watch that was killed says nothing more.
+async fn a_watch_that_was_killed_is_not_taken_for_one_that_runs(database: Database) {
+    store_unread(&database, 0..1);
+    let insert = "insert into eth_wallet_runs (command, started_at, ended_at, outcome)
+         values ('watch', '2026-01-01 00:00:00', '2026-01-02 00:00:00', 'running')";
+    database.sql(insert).await;
+    let text = status(&database, &[]).expect(0).stdout;
+    assert!(text.contains("watch     silent for ") && text.contains("was it killed?"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_result_has_the_documented_keys_and_text() {
     let database = Database::sqlite();
@@ -148,27 +240,27 @@ async fn the_result_has_the_documented_keys_and_text() {
     date_rows(&database, &[(0, time)]).await;
     let ran = status(&database, &["--json"]).expect(0);
     let seen = ran.json();
-    let age = &seen["age_seconds"]["max"];
-    assert_eq!(
-        ran.own(),
-        format!(
+    let age = seen["age_seconds"]["max"].clone();
+    let own = ran.own();
+    assert!(
+        own.starts_with(&format!(
             "{{\"command\":\"status\",\"wallets\":1,\"never_read\":0,\"unreadable\":0,\
-             \"oldest_updated_at\":\"2020-01-01T00:00:00Z\",\
-             \"age_seconds\":{{\"p50\":{age},\"p90\":{age},\"max\":{age}}},\"checkpoint\":null}}\n"
-        )
+             \"unreadable_reasons\":[],\"oldest_updated_at\":\"2020-01-01T00:00:00Z\",\
+             \"age_seconds\":{{\"p50\":{age},\"p90\":{age},\"max\":{age}}},\"age_bands\":[{{\"under_seconds\":60,"
+        )),
+        "{own}"
     );
+    assert!(own.contains("\"stale\":null,\"checkpoint\":null,\"last_runs\":[{"), "{own}");
     // A row in the future, for example after the clock was set back, has no negative age.
     date_rows(&database, &[(0, "2999-01-01 00:00:00")]).await;
-    assert_eq!(
-        status(&database, &["--max-age", "1s"]).expect(0).stdout,
-        "wallets     1\nnever read  0\nunreadable  0\noldest      2999-01-01T00:00:00Z\n\
-         age         p50 0s, p90 0s, max 0s\ncheckpoint  none\n"
-    );
+    let text = status(&database, &["--max-age", "1s"]).expect(0).stdout;
+    let begin = "wallets     1\nnever read  0\npast 1s     0\nunreadable  0\n\
+                 oldest      2999-01-01T00:00:00Z\nage         p50 0s, p90 0s, max 0s\n  under 1m   1 100 %  #";
+    assert!(text.starts_with(begin), "{text}");
     // A row that was never read has no age.
     store_unread(&database, 1..2);
-    assert_eq!(
-        status(&database, &["--max-age", "1s"]).expect(1).stdout,
-        "wallets     2\nnever read  1\nunreadable  0\noldest      never read\n\
-         age         p50 0s, p90 never read, max never read\ncheckpoint  none\n"
-    );
+    let text = status(&database, &["--max-age", "1s"]).expect(1).stdout;
+    let begin = "wallets     2\nnever read  1 (50 %)\npast 1s     1 (50 %)\nunreadable  0\n\
+                 oldest      never read\nage         p50 0s, p90 never read, max never read\n";
+    assert!(text.starts_with(begin), "{text}");
 }

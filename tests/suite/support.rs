@@ -1,11 +1,15 @@
 //! Helpers that several test files share.
 
+pub(crate) mod broken;
 pub(crate) mod chains;
+pub(crate) mod cron;
 pub(crate) mod database;
+pub(crate) mod kubernetes;
 pub(crate) mod metrics;
 pub(crate) mod original;
 pub(crate) mod pgbouncer;
 pub(crate) mod program;
+pub(crate) mod prometheus;
 pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod requests;

@@ -98,6 +98,17 @@ async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing
             "eth_wallet_read_failures|last_failed_at|timestamp without time zone",
             "eth_wallet_read_failures|next_try_at|timestamp without time zone",
             "eth_wallet_read_failures|wallet|text",
+            "eth_wallet_runs|command|text",
+            "eth_wallet_runs|counts|text",
+            "eth_wallet_runs|ended_at|timestamp without time zone",
+            "eth_wallet_runs|error|text",
+            "eth_wallet_runs|eth_wallet_runs_command_idx|CREATE INDEX eth_wallet_runs_command_idx ON public.eth_wallet_runs USING btree (command, id)",
+            "eth_wallet_runs|eth_wallet_runs_pkey|CREATE UNIQUE INDEX eth_wallet_runs_pkey ON public.eth_wallet_runs USING btree (id)",
+            "eth_wallet_runs|exit_status|bigint",
+            "eth_wallet_runs|id|bigint",
+            "eth_wallet_runs|outcome|text",
+            "eth_wallet_runs|shard|text",
+            "eth_wallet_runs|started_at|timestamp without time zone",
             "eth_watch_blocks|checkpoint|text",
             "eth_watch_blocks|eth_watch_blocks_pkey|CREATE UNIQUE INDEX eth_watch_blocks_pkey ON public.eth_watch_blocks USING btree (checkpoint, hash)",
             "eth_watch_blocks|gone|boolean",
@@ -300,7 +311,7 @@ async fn concurrent_migrations_are_applied_once(first: Database) {
         }
         assert_eq!(migrate(&database).expect(0).json()["applied"], json!([]));
         let versions = "select version from _ethtally_migrations order by version";
-        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4", "5"]);
+        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4", "5", "6"]);
     }
 }
 

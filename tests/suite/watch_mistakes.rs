@@ -195,7 +195,7 @@ fn the_default_websocket_url_is_the_nodes_with_another_scheme() {
     ] {
         let arguments = ["ethtally", "watch"].into_iter().chain(arguments.split(' '));
         let settings = Cli::try_parse_from(arguments).unwrap().settings;
-        let report = Report::new(ReportSettings::default());
+        let report = Report::new(ReportSettings::default(), None);
         let app = App::new(settings, report, Shutdown::default()).unwrap();
         assert_eq!(app.ws_url().unwrap().as_str(), expected);
     }

@@ -57,7 +57,7 @@ fn prepared(node: &str, socket: &str, database: &Database) -> Ethtally {
         .node(rpc_url(node))
         .env("ETH_WS_URL", &ws_url(socket))
         .env("RUST_BACKTRACE", "1")
-        .env("RUST_LOG", "trace")
+        .env("ETHTALLY_LOG", "trace")
         .database(database)
 }
 

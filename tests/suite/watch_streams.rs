@@ -14,7 +14,7 @@ use ethtally_testbed::{Chain, wallet};
 use crate::support::{
     chains::{stub_of, transfer},
     database::Database,
-    program::{ethtally, eventually},
+    program::{ethtally, eventually, unstamped},
     table::store_unread,
     watch::{Lines, TextWatch, caught_up, checkpoint, get, masked_objects, until_matches_chain},
 };
@@ -100,7 +100,9 @@ async fn a_reader_that_resumes_learns_how_many_lines_were_dropped() {
     assert!(event["count"].as_u64() > Some(0), "{event}");
     assert!(!lines.iter().any(|line| line.contains("\"reorg\"")), "{lines:#?}");
     let note = lines.iter().find(|line| dropped(line)).expect("a note");
-    let count = note.strip_prefix("note: ").and_then(|rest| rest.split_once(" lines were dropped"));
+    let note = unstamped(note);
+    let count =
+        note.strip_prefix("warning: ").and_then(|rest| rest.split_once(" lines were dropped"));
     assert!(count.expect("a count").0.parse::<u64>().unwrap() > 100, "{note}");
     assert!(lines.last().unwrap().contains("\"stopped\""), "{lines:#?}");
 }
@@ -118,14 +120,14 @@ async fn quiet_hides_notes_and_json_keeps_them_on_stderr() {
     assert!(stdout[0].starts_with("watch interrupted blocks:0 "), "{stdout:?}");
     // Notes and logs are on stderr, never in the JSON.
     let noted = "note: --from-block is ignored: the table has a checkpoint; continuing at block 1";
-    let logged = format!("INFO {}: chain 1, every contract has code", chain.url());
+    let logged = format!("note: {}: chain 1, every contract has code", chain.url());
     for (more, expected) in [(["--from-block", "7"], noted), (["-v", "-v"], &logged)] {
         let arguments = ["watch", "--json"].into_iter().chain(more);
         let talking = TextWatch::start(ethtally(arguments).node(chain.url()).database(&database));
         talking.until(["\"websocket\"", "\"websocket\""], 1);
         let (stdout, stderr) = talking.stop();
         assert!(masked_objects(&stdout).len() >= 3, "{stdout:?}");
-        assert!(stderr.iter().any(|line| line.trim_start() == expected), "{stderr:?}");
+        assert!(stderr.iter().any(|line| unstamped(line) == expected), "{stderr:?}");
     }
 }
 
@@ -154,7 +156,7 @@ async fn a_closed_stdout_does_not_end_watch() {
         running.signal("TERM");
         running.wait().expect(143);
         let stderr = stderr.all();
-        assert!(stderr.iter().all(|line| line.starts_with("note: ")), "{stderr:?}");
+        assert!(stderr.iter().all(|line| unstamped(line).starts_with("note: ")), "{stderr:?}");
     }
 }
 
@@ -180,7 +182,7 @@ async fn a_full_disk_does_not_end_watch() {
     watch.wait().unwrap();
     let stderr = stderr.all();
     assert_eq!(stderr.len(), 1, "{stderr:?}");
-    let says = "WARN cannot write to stdout: No space left on device (os error 28); lines are lost until there is \
+    let says = "warning: cannot write to stdout: No space left on device (os error 28); lines are lost until there is \
                 room again";
-    assert_eq!(stderr[0].trim_start(), says);
+    assert_eq!(unstamped(&stderr[0]), says);
 }

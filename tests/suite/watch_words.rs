@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::support::{
     chains::socket_and_stub_of,
     database::Database,
-    program::ethtally,
+    program::{ethtally, unstamped},
     table::store_unread,
     watch::{TextWatch, caught_up, masked, masked_objects, until_matches_chain},
 };
@@ -98,21 +98,21 @@ async fn text_mode_writes_notes_to_stderr_and_the_summary_to_stdout() {
     assert_eq!(
         masked_lines(&first.1),
         [
-            "note: health and metrics at http://127.0.0.1:PORT",
-            "note: following the chain",
-            "note: no checkpoint yet; starting at block 0",
-            "note: connected to ws://127.0.0.1:PORT",
-            "note: not connected: the connection broke; retrying in N s",
-            "note: connected to ws://127.0.0.1:PORT",
-            "note: gap filled: block 2 logs:1 updated:2 in N ms",
-            "note: block 2 was replaced; re-reading 2 wallets",
-            "note: failed: http://127.0.0.1:PORT: HTTP 401 Unauthorized: no such key; check the URL and its key; \
+            "TIME INFO  health and metrics at http://127.0.0.1:PORT",
+            "TIME INFO  following the chain",
+            "TIME INFO  no checkpoint yet; starting at block 0",
+            "TIME INFO  connected to ws://127.0.0.1:PORT",
+            "TIME WARN  not connected: the connection broke; retrying in N s",
+            "TIME INFO  connected to ws://127.0.0.1:PORT",
+            "TIME INFO  gap filled: block 2 logs:1 updated:2 in N ms",
+            "TIME INFO  block 2 was replaced; re-reading 2 wallets",
+            "TIME WARN  failed: http://127.0.0.1:PORT: HTTP 401 Unauthorized: no such key; check the URL and its key; \
              retrying in N s",
-            "note: not connected: the connection broke; retrying in N s",
-            "note: not connected: no WebSocket at ws://127.0.0.1:PORT: HTTP error: 503 Service Unavailable; \
+            "TIME WARN  not connected: the connection broke; retrying in N s",
+            "TIME WARN  not connected: no WebSocket at ws://127.0.0.1:PORT: HTTP error: 503 Service Unavailable; \
              retrying in N s",
-            "note: polling http://127.0.0.1:PORT; retrying the WebSocket meanwhile",
-            "note: connected to ws://127.0.0.1:PORT",
+            "TIME INFO  polling http://127.0.0.1:PORT; retrying the WebSocket meanwhile",
+            "TIME INFO  connected to ws://127.0.0.1:PORT",
         ]
     );
     // How often the wallets of the orphaned block are read again depends on how long the test takes.
@@ -124,17 +124,17 @@ async fn text_mode_writes_notes_to_stderr_and_the_summary_to_stdout() {
     assert_eq!(
         masked_lines(&second.1),
         [
-            "note: health and metrics at http://127.0.0.1:PORT",
-            "note: another watch is running; standing by to take over",
+            "TIME INFO  health and metrics at http://127.0.0.1:PORT",
+            "TIME INFO  another watch is running; standing by to take over",
         ]
     );
     assert_eq!(second.0, [format!("watch interrupted {nothing} checkpoint:none")]);
     assert_eq!(
         masked_lines(&third.1),
         [
-            "note: health and metrics at http://127.0.0.1:PORT",
-            "note: following the chain from the checkpoint at block 4",
-            "note: connected to ws://127.0.0.1:PORT",
+            "TIME INFO  health and metrics at http://127.0.0.1:PORT",
+            "TIME INFO  following the chain from the checkpoint at block 4",
+            "TIME INFO  connected to ws://127.0.0.1:PORT",
         ]
     );
     assert_eq!(third.0, [format!("watch interrupted {nothing} checkpoint:4")]);
@@ -222,7 +222,7 @@ async fn counts_are_reported_once_a_minute() {
     let [text, json] = <[TextWatch; 2]>::try_from(talking).ok().expect("two").map(TextWatch::stop);
     let counts = text.1.last().expect("a line");
     let done = "blocks:1 logs:1 updated:2 failed:0 superseded:0 calls:1 reorgs:0 errors:0";
-    assert_eq!(*counts, format!("note: in the last minute {done} head:1 checkpoint:1"));
+    assert_eq!(unstamped(counts), format!("note: in the last minute {done} head:1 checkpoint:1"));
     assert_eq!(text.0.len(), 1, "{text:?}");
     let counts = masked_objects(&json.0).into_iter().rev().nth(1).expect("a line");
     assert_eq!(

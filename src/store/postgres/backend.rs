@@ -11,11 +11,11 @@ use super::{
         schema::{self, Migration},
         session::Database,
     },
-    PgDialect, SessionRow, lock, session_text,
+    PgDialect, SessionRow, examine, lock, session_text,
     sql::{HOLDER, SAMPLE},
     upgrade,
 };
-use crate::tally::Lock;
+use crate::tally::{Check, Lock};
 
 #[async_trait]
 impl Backend for PgDialect {
@@ -44,6 +44,10 @@ impl Backend for PgDialect {
         key: LockKey<'_>,
     ) -> Result<Option<Box<dyn Lock>>, StoreError> {
         lock::take(database, key).await
+    }
+
+    async fn examine(database: &Database<Self>) -> Result<Vec<Check>, StoreError> {
+        examine::run(database).await
     }
 
     async fn holder(database: &Database<Self>, key: LockKey<'_>) -> Option<String> {

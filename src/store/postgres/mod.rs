@@ -3,6 +3,7 @@
 mod backend;
 mod connect;
 mod errors;
+mod examine;
 mod faults;
 mod lock;
 mod names;
@@ -225,6 +226,7 @@ fn arguments(values: &[Value<'_>]) -> sqlx::Result<PgArguments> {
             Value::Text(text) => arguments.add(text),
             Value::TextOrNull(text) => arguments.add(text),
             Value::Number(number) => arguments.add(number),
+            Value::NumberOrNull(number) => arguments.add(number),
             Value::Bytes(bytes) => arguments.add(bytes),
             Value::Time(time) => arguments.add(time),
             Value::List(texts) => arguments.add(texts),

@@ -122,6 +122,14 @@ pub(super) const SQL: Statements = Statements {
              where checkpoint = $1
                  and (hash = any($3)
                      or number < $2 and hash like '0x%' and not hash = any($4))",
+    insert_run: "insert into eth_wallet_runs
+                 (command, shard, started_at, ended_at, outcome, exit_status, counts, error)
+             values ($1, $2, now() at time zone 'utc' - interval '1 millisecond' * $3::bigint,
+                 now() at time zone 'utc', $4, $5, $6, $7)
+             returning id",
+    update_run: "update eth_wallet_runs
+             set ended_at = now() at time zone 'utc', outcome = $2, exit_status = $3, counts = $4, error = $5
+             where id = $1",
     rows_read_at: "select wallet, read_block from eth_wallet_balances
              where updated_at >= now() at time zone 'utc' - interval '1 second' * $3::bigint
                  and read_block between $1 and $2
@@ -204,3 +212,27 @@ pub(super) const SAMPLE: &str = "select wallet from eth_wallet_balances tablesam
                          (select sum(pg_relation_size(relid)) from pg_partition_tree('eth_wallet_balances')),
                          pg_relation_size('eth_wallet_balances')))))
              order by random() limit $1";
+
+/// The server as the role sees it: version, role, schema of new tables, right to create them, whether it takes no
+/// writes, whether autovacuum runs.
+pub(super) const SERVER: &str =
+    "select current_setting('server_version'), current_user::text, current_schema()::text,
+         coalesce(has_schema_privilege(current_schema()::text, 'create'), false),
+         pg_is_in_recovery() or current_setting('default_transaction_read_only') = 'on',
+         current_setting('autovacuum') = 'on' and current_setting('track_counts') = 'on'";
+
+/// The rights to read and to write to those of the tables $1 that exist.
+pub(super) const RIGHTS: &str = "select name, has_table_privilege(to_regclass(name), 'select'),
+         has_table_privilege(to_regclass(name), 'insert') and has_table_privilege(to_regclass(name), 'update')
+             and has_table_privilege(to_regclass(name), 'delete')
+     from unnest($1::text[]) as wanted (name)
+     where to_regclass(name) is not null";
+
+/// Of the table of totals: whether autovacuum is off, and its dead and living rows.
+pub(super) const VACUUM_OF_TABLE: &str = "select exists (
+             select from pg_class, unnest(reloptions) as option
+             where oid = stats.relid and option in
+                 ('autovacuum_enabled=false', 'autovacuum_enabled=off', 'autovacuum_enabled=0', 'autovacuum_enabled=no')),
+         n_dead_tup, n_live_tup
+     from pg_stat_user_tables stats
+     where relid = to_regclass('eth_wallet_balances')";

@@ -5,7 +5,12 @@ mod faults;
 mod lock_file;
 mod sql;
 
-use std::{fs::File, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fs::{File, OpenOptions},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -28,7 +33,7 @@ use super::{
     session::Database,
     sql_store::SqlStore,
 };
-use crate::tally::{Lock, RunError, Shutdown};
+use crate::tally::{Check, Lock, RunError, Shutdown};
 
 /// Opens the file; creates it only for [`Access::Write`].
 pub(super) async fn open(
@@ -126,6 +131,22 @@ impl SqliteDialect {
             )));
         }
         Ok(())
+    }
+
+    /// Whether the file and its folder may be written.
+    fn rights(&self, target: &str) -> Check {
+        let remedy = |path: &Path| format!("run: chmod u+w {}", path.display());
+        // Nothing is written.
+        if let Err(error) = OpenOptions::new().append(true).open(&self.path) {
+            let detail = format!("the file cannot be written: {error}");
+            return Check::fail("rights", target, detail, remedy(&self.path));
+        }
+        let folder = folder_of(&self.path);
+        if folder.metadata().is_ok_and(|folder| folder.permissions().readonly()) {
+            let detail = "the folder is read-only, and SQLite keeps files beside the database";
+            return Check::fail("rights", target, detail, remedy(folder));
+        }
+        Check::ok("rights", target, "the file may be read and written")
     }
 
     /// Waits for the lock under which files are created and migrated.
@@ -249,6 +270,17 @@ impl Backend for SqliteDialect {
         Ok(held.map(|file| Box::new(FileLock(file)) as Box<dyn Lock>))
     }
 
+    async fn examine(database: &Database<Self>) -> Result<Vec<Check>, StoreError> {
+        let target = database.dialect.label();
+        let version: Vec<(String,)> =
+            database.fetch(Purpose::Read, "select sqlite_version()", &[]).await?;
+        let version = version.into_iter().next().map(|(version,)| version).unwrap_or_default();
+        Ok(vec![
+            Check::ok("version", &target, format!("SQLite {version}")),
+            database.dialect.rights(&target),
+        ])
+    }
+
     async fn holder(_: &Database<Self>, _: LockKey<'_>) -> Option<String> {
         None
     }
@@ -263,6 +295,7 @@ fn arguments(values: &[Value<'_>]) -> sqlx::Result<SqliteArguments> {
             Value::Text(text) => arguments.add(text),
             Value::TextOrNull(text) => arguments.add(text),
             Value::Number(number) => arguments.add(number),
+            Value::NumberOrNull(number) => arguments.add(number),
             Value::Bytes(bytes) => arguments.add(bytes),
             Value::Time(time) => arguments.add(time),
             Value::List(texts) => arguments.add(json!(texts).to_string()),

@@ -129,6 +129,16 @@ pub(super) const SQL: Statements = Statements {
                  and (hash in (select value from json_each($3))
                      or number < $2 and hash like '0x%'
                          and hash not in (select value from json_each($4)))",
+    insert_run: "insert into eth_wallet_runs
+                 (command, shard, started_at, ended_at, outcome, exit_status, counts, error)
+             values ($1, $2,
+                 strftime('%Y-%m-%d %H:%M:%f', 'now', format('-%.3f seconds', $3 / 1000.0)),
+                 strftime('%Y-%m-%d %H:%M:%f', 'now'), $4, $5, $6, $7)
+             returning id",
+    update_run: "update eth_wallet_runs
+             set ended_at = strftime('%Y-%m-%d %H:%M:%f', 'now'), outcome = $2, exit_status = $3, counts = $4,
+                 error = $5
+             where id = $1",
     rows_read_at: "select wallet, read_block from eth_wallet_balances
              where updated_at >= strftime('%Y-%m-%d %H:%M:%f', 'now', format('-%d seconds', $3))
                  and read_block between $1 and $2",

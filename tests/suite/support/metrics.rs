@@ -26,13 +26,19 @@ impl Metrics {
 
     /// Parses a HELP line, a TYPE line and the values of each metric.
     #[track_caller]
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         assert!(text.ends_with('\n'), "{text}");
         let mut metrics = Self { kinds: BTreeMap::new(), values: BTreeMap::new() };
         let (mut help, mut family) = (None, None);
         for line in text.lines() {
             let words: Vec<_> = line.splitn(4, ' ').collect();
             match words[..] {
+                // A value in a label may have blanks.
+                _ if line.starts_with("ethtally_") && line.contains('{') => {
+                    let (name, value) = line.rsplit_once(' ').expect("a value");
+                    let twice = metrics.values.insert(name.to_owned(), value.parse().unwrap());
+                    assert_eq!(twice, None, "{name}");
+                }
                 ["#", "HELP", name, text] if !text.is_empty() => help = Some(name),
                 ["#", "TYPE", name, kind @ ("counter" | "gauge" | "histogram")] => {
                     assert_eq!(help, Some(name), "HELP comes before TYPE");
@@ -59,6 +65,17 @@ impl Metrics {
     #[track_caller]
     pub(crate) fn value(&self, name: &str) -> f64 {
         *self.values.get(name).unwrap_or_else(|| panic!("no {name}: {self:#?}"))
+    }
+
+    /// The value, if there is one.
+    pub(crate) fn get(&self, name: &str) -> Option<f64> {
+        self.values.get(name).copied()
+    }
+
+    /// The sum over all labels.
+    pub(crate) fn sum(&self, name: &str) -> f64 {
+        let start = format!("{name}{{");
+        self.values.iter().filter(|(key, _)| key.starts_with(&start)).map(|(_, value)| value).sum()
     }
 
     /// Panics if a counter has decreased.

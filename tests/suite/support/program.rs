@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::{database::Database, wallets::address};
 
 /// All commands, in the order of the help.
-pub(crate) const COMMANDS: [&str; 10] = [
+pub(crate) const COMMANDS: [&str; 11] = [
     "migrate",
     "sweep",
     "refresh",
@@ -20,6 +20,7 @@ pub(crate) const COMMANDS: [&str; 10] = [
     "verify",
     "watch",
     "status",
+    "doctor",
     "profile",
     "completions",
     "man",
@@ -228,21 +229,22 @@ impl Output {
         (own, ended)
     }
 
-    /// The error line. Stderr must contain exactly one line that starts with `error:`, and no panic.
+    /// The error line, without its time. Stderr must contain exactly one line that starts with `error:`, and no panic.
     #[track_caller]
-    pub(crate) fn error(&self) -> &str {
-        let errors: Vec<_> =
-            self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    pub(crate) fn error(&self) -> String {
+        let lines = self.stderr.lines().map(unstamped);
+        let errors: Vec<_> = lines.filter(|line| line.starts_with("error: ")).collect();
         assert_eq!(errors.len(), 1, "one error line: {self:?}");
-        assert!(!self.stderr.contains("panicked"), "{self:?}");
-        errors[0]
+        assert!(!self.stderr.contains("internal error"), "{self:?}");
+        errors[0].clone()
     }
+
     /// The error line of a refused run: exit status 2, nothing on stdout, one line on stderr.
     #[track_caller]
     pub(crate) fn refused(self) -> String {
         let output = self.expect(2);
         assert_eq!((output.own().as_str(), output.stderr.lines().count()), ("", 1), "{output:?}");
-        output.error().to_owned()
+        output.error()
     }
 
     /// The line on stdout with its milliseconds, which differ between runs, replaced by `N`.
@@ -256,6 +258,19 @@ impl Output {
         assert!(!time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit()), "{time}");
         format!("{before}{mark}N{end}{}", after.trim_end_matches('\n'))
     }
+}
+
+/// A line of the log as it is without `-v`: `error: …` for one with a time and the level ERROR, and so on.
+pub(crate) fn unstamped(line: &str) -> String {
+    let Some((time, rest)) = line.split_once(' ') else { return line.to_owned() };
+    let kinds =
+        [("ERROR ", "error"), ("WARN  ", "warning"), ("INFO  ", "note"), ("DEBUG ", "debug")];
+    let is_time = time.ends_with('Z') && chrono::DateTime::parse_from_rfc3339(time).is_ok();
+    let kind = kinds.iter().find(|(level, _)| is_time && rest.starts_with(level));
+    kind.map_or_else(
+        || line.to_owned(),
+        |(level, kind)| format!("{kind}: {}", &rest[level.len()..]),
+    )
 }
 
 /// `refresh --json` of the first wallets, in their order.

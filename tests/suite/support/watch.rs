@@ -192,7 +192,11 @@ impl TextWatch {
 
 /// A line of output with ports and times masked, which differ between runs.
 pub(crate) fn masked(line: &str) -> String {
-    let mut masked = line.to_owned();
+    let is_time = |time: &str| time.ends_with('Z') && DateTime::parse_from_rfc3339(time).is_ok();
+    let mut masked = match line.split_once(' ') {
+        Some((time, rest)) if is_time(time) => format!("TIME {rest}"),
+        _ => line.to_owned(),
+    };
     for (before, after, mask) in
         [("127.0.0.1:", "", "PORT"), ("retrying in ", " s", "N"), (" in ", " ms", "N")]
     {

@@ -113,6 +113,11 @@ impl Artifact {
         Self::parse(include_str!("../contracts/artifacts/DelegateManager.json"))
     }
 
+    /// The token whose balances change without an event.
+    pub fn rebasing() -> Result<Self> {
+        Self::parse(include_str!("../contracts/artifacts/Rebasing.json"))
+    }
+
     /// The contract whose answer depends on the wallet's bytes: see [`crate::adversarial`].
     pub fn adversarial() -> Result<Self> {
         Self::parse(include_str!("../contracts/artifacts/Adversarial.json"))
