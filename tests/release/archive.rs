@@ -126,7 +126,7 @@ async fn the_readmes_commands_lead_from_the_archive_to_a_refreshed_wallet() {
         .replace("/usr/bin/", &format!("{}/", bin.display()))
         .replace("/usr/share/", &format!("{}/", bin.display()))
         .replace("https://your-node", &node)
-        .replace("0x18aA…", &wallet(1).to_string());
+        .replace("ADDR", &wallet(1).to_string());
     assert!(script.contains(&node) && script.contains(&wallet(1).to_string()), "{commands}");
     let mut shell = Command::new("bash");
     shell.args(["-euo", "pipefail", "-c", &script]).current_dir(folder.path()).env_clear();
