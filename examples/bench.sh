@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 tests/testbed/install-anvil
 tests/testbed/install-postgres
-cargo build --quiet --release --bin ethtally --example bench
+cargo build --locked --quiet --release --bin ethtally --example bench
 exec target/release/examples/bench "$@"

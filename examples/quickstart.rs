@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
         "\nDone: {DATABASE} has {WALLETS} totals, exact to the wei, in the table eth_wallet_balances.\n\
          With a real node:\n\
          \x20 export ETH_RPC_URL=https://your-node DATABASE_URL=postgres://user:password@host/database\n\
-         \x20 cargo install --path .\n\
+         \x20 cargo install --locked --path .\n\
          \x20 ethtally backfill --from-csv examples/wallets.csv\n\
          \x20 ethtally sweep --all --dry-run --rps 20"
     ))

@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 tests/testbed/install-anvil
 echo 'Building (a few minutes the first time) …' >&2
-cargo build --quiet --bin ethtally --example quickstart
+cargo build --locked --quiet --bin ethtally --example quickstart
 exec target/debug/examples/quickstart

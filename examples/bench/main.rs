@@ -4,7 +4,7 @@
 //! are meaningful, the absolute numbers are specific to this machine.
 //!
 //! `examples/bench.sh --wallets 3150000`, or with Anvil and PostgreSQL installed
-//! `cargo run --release --example bench -- --wallets 300000 --database sqlite --only reading,writing,sweep`
+//! `cargo run --locked --release --example bench -- --wallets 300000 --database sqlite --only reading,writing,sweep`
 //!
 //! - `fixture`: the chain, and an identical table for each measurement; `program`: runs and measures the real program
 //! - `alone`: reading without writing, and the reverse; `original`: the original system

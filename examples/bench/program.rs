@@ -68,7 +68,7 @@ impl Program {
         let mut cargo = Command::new(env!("CARGO"));
         // Together with the example, which is built already: otherwise cargo would rebuild every library for
         // which the tests enable more features.
-        cargo.args(["build", "--quiet", "--bin", "ethtally", "--example", "bench"]);
+        cargo.args(["build", "--locked", "--quiet", "--bin", "ethtally", "--example", "bench"]);
         cargo.arg("--manifest-path");
         cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
         cargo.arg("--target-dir").arg(target);

@@ -14,7 +14,7 @@ use super::{
 /// Every command runs once and exits, so that cron or a Kubernetes CronJob can schedule it. Only `watch`
 /// keeps running: it follows the chain's events.
 #[derive(Debug, Parser)]
-#[command(name = "ethtally", version, propagate_version = true)]
+#[command(name = "ethtally", version = env!("ETHTALLY_VERSION"), propagate_version = true)]
 #[command(subcommand_required = true, subcommand_value_name = "COMMAND", max_term_width = 100)]
 pub struct Cli {
     /// What to do.

@@ -26,7 +26,6 @@ pub fn manual_page(subcommand: Option<&str>) -> io::Result<String> {
         Some(name) => all.find_subcommand(name).ok_or(io::ErrorKind::NotFound)?.clone(),
     };
     let variables = variables(&shown, subcommand.is_none());
-    let version = shown.get_version().unwrap_or_default().to_owned();
     let usage = shown.render_usage().to_string();
     let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
     let page = shown
@@ -35,7 +34,7 @@ pub fn manual_page(subcommand: Option<&str>) -> io::Result<String> {
         .mut_args(|arg| arg.help_heading(None::<&str>).hide_env(true));
     let has_commands = page.has_subcommands();
     // An empty date would let the source take its place.
-    let page = Man::new(page).date(" ").source(format!("ethtally {version}"));
+    let page = Man::new(page).date(" ").source(concat!("ethtally ", env!("CARGO_PKG_VERSION")));
 
     let mut text = Vec::new();
     page.render_title(&mut text)?;

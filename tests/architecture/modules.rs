@@ -222,7 +222,7 @@ fn is_test(item: &Item) -> bool {
     module.attrs.iter().any(|attribute| attribute.path().is_ident("cfg"))
 }
 
-/// Every file below a folder, with its module; files of tests, and those of the binary, are left out.
+/// Every file below a folder, with its module; files of tests, of the binary, and the build script are left out.
 fn collect(folder: &Path, module: &mut Module, files: &mut Vec<(Module, String)>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -232,10 +232,15 @@ fn collect(folder: &Path, module: &mut Module, files: &mut Vec<(Module, String)>
             module.push(name);
             collect(&path, module, files);
             module.pop();
-        } else if is_rust && !["main", "signals", "tests"].contains(&name.as_str()) {
+        } else if is_rust && name != "tests" && !(module.is_empty() && is_outside(&name)) {
             let is_parent = ["mod", "lib"].contains(&name.as_str());
             let own = module.iter().cloned().chain((!is_parent).then_some(name)).collect();
             files.push((own, fs::read_to_string(path).expect("a text")));
         }
     }
+}
+
+/// True for files at the top that are not of the library.
+fn is_outside(name: &str) -> bool {
+    ["build", "main", "signals"].contains(&name)
 }

@@ -140,7 +140,7 @@ fn told(sum: &Sum) -> String {
             text += &format!("  {kind}: {what}\n");
         }
     }
-    text + "\nFIELD_SEED=n cargo test --test field -- --nocapture prints all that happens in one life\n"
+    text + "\nFIELD_SEED=n cargo test --locked --test field -- --nocapture prints all that happens in one life\n"
 }
 
 #[test]

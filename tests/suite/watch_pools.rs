@@ -1,7 +1,7 @@
 //! `watch` and answers that are not what they seem: of nodes behind one URL, some of them a little behind, and with blocks
 //! that no chain has. No event is lost.
 //!
-//! A schedule is some fifty blocks with transfers, live ones and missed ones. `SCHEDULES=100 cargo test --test suite
+//! A schedule is some fifty blocks with transfers, live ones and missed ones. `SCHEDULES=100 cargo test --locked --test suite
 //! watch_pools` runs a hundred of each kind.
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! A soak: sweeps, refreshes and backfills beside `watch`, on a chain whose blocks are replaced all the time. In the end
 //! no row is wrong.
 //!
-//! `RUNS=100 BLOCKS=300 cargo test --release --test suite watch_soak` is the long one.
+//! `RUNS=100 BLOCKS=300 cargo test --locked --release --test suite watch_soak` is the long one.
 
 use std::{
     sync::{

@@ -1,6 +1,6 @@
 //! Text output: help, errors, manual pages, completions, colours and progress bars.
 //!
-//! The expected texts are in `snapshots`; `INSTA_UPDATE=always cargo test --test suite words` updates them.
+//! The expected texts are in `snapshots`; `INSTA_UPDATE=always cargo test --locked --test suite words` updates them.
 
 use std::{
     fs,
@@ -115,11 +115,18 @@ fn every_command_is_in_the_help() {
 }
 
 #[test]
-fn version_is_the_package_version() {
-    let version = concat!("ethtally ", env!("CARGO_PKG_VERSION"), "\n");
+fn version_is_the_package_version_with_its_commit() {
+    let git = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(git.status.success(), "the tests run in a clone");
+    let commit = String::from_utf8(git.stdout).unwrap();
+    let version = format!("ethtally {} ({})\n", env!("CARGO_PKG_VERSION"), commit.trim());
     for arguments in [&["--version"], &["-V"]] {
         let ran = ethtally(arguments.iter().copied()).run().expect(0);
-        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), (version, ""));
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), (version.as_str(), ""));
     }
 }
 

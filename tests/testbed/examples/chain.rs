@@ -1,6 +1,6 @@
 //! Starts the local chain with N wallets, prints its URL, and runs until stdin closes.
 //!
-//! `cargo run -p ethtally-testbed --example chain -- 3000`
+//! `cargo run --locked -p ethtally-testbed --example chain -- 3000`
 
 use std::{
     env,

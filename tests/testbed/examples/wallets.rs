@@ -1,6 +1,6 @@
 //! Prints the first N wallets of the local chain as CSV, as in `examples/wallets.csv`.
 //!
-//! `cargo run -p ethtally-testbed --example wallets -- 3000`
+//! `cargo run --locked -p ethtally-testbed --example wallets -- 3000`
 
 use std::{
     env,
