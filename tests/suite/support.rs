@@ -1,6 +1,7 @@
 //! Helpers that several test files share.
 
 pub(crate) mod chains;
+pub(crate) mod chromium;
 pub(crate) mod database;
 pub(crate) mod metrics;
 pub(crate) mod original;
