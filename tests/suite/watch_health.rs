@@ -496,5 +496,5 @@ async fn an_address_in_use_is_an_error_that_names_it() {
 fn monitor(max_lag: Duration) -> Monitor {
     let max_head_age = Some(Duration::from_secs(600));
     let limits = HealthLimits { max_lag, max_head_age, confirmations: 0 };
-    Monitor::new(limits, RequestCounts::default, Vec::new)
+    Monitor::new("audius", limits, RequestCounts::default, Vec::new)
 }
