@@ -97,7 +97,7 @@ async fn health_of_a_healthy_watch_is_complete(database: Database) {
     }
     let ready = json!({"ready": true, "role": "active", "checkpoint_block": 0, "head_block": 0});
     assert_eq!(get(&address, "/readyz").json(), ready);
-    for path in ["/", "/health", "/healthz/x", "/eth", "/metrics/"] {
+    for path in ["/page", "/health", "/healthz/x", "/eth", "/metrics/"] {
         assert_eq!(get(&address, path).status, 404, "{path}");
     }
 
