@@ -18,7 +18,7 @@
 //! | [`read`] | wallets → totals: Multicall3, the packed reader, halving what is too large |
 //! | [`events`] | blocks → affected wallets: logs, new heads |
 //! | [`store`] | everything that talks to a database: all SQL, in two dialects |
-//! | [`monitor`] | how `watch` is doing: health and metrics, over HTTP |
+//! | [`monitor`] | how `watch` is doing: health, metrics and a page, over HTTP |
 //! | [`intake`] | wallets from a CSV file |
 //! | [`report`] | everything that a person or a script sees |
 //! | [`redact`] | keeps secrets out of every output |

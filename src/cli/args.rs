@@ -127,7 +127,7 @@ pub struct VerifyArgs {
 /// Arguments of `watch`.
 #[derive(Clone, Debug, Args)]
 pub struct WatchArgs {
-    /// Serve health and metrics on this address: HOST:PORT, or a port of 127.0.0.1
+    /// Serve health, metrics and a page on this address: HOST:PORT, or a port of 127.0.0.1
     #[arg(long, value_name = "ADDR", value_parser = listen)]
     pub listen: Option<String>,
     /// First block to follow if there is no checkpoint yet [default: the newest block]

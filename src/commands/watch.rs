@@ -70,7 +70,8 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
         confirmations: args.confirmations,
     };
     let sent = Arc::clone(&client);
-    let monitor = Monitor::new(limits, move || client.counts(), move || sent.series());
+    let monitor =
+        Monitor::new(&app.profile.name, limits, move || client.counts(), move || sent.series());
     let monitor = Arc::new(monitor);
     let prepared = Prepared { app, args: &args, events: Arc::new(events), reader, ws_url };
     let mut server = None;

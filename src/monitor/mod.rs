@@ -1,10 +1,12 @@
 //! How `watch` is doing: kept as it happens, so that a health check costs no query.
 //!
-//! [`Monitor`] observes every [`WatchEvent`]; `health` judges, `metrics` counts, `server` answers over HTTP.
+//! [`Monitor`] observes every [`WatchEvent`]; `health` judges, `metrics` counts, `table` is what is looked
+//! up now and then, `server` answers over HTTP, and `page` is what people see.
 
 mod exposition;
 mod health;
 mod metrics;
+mod page;
 mod server;
 mod table;
 
@@ -25,24 +27,35 @@ use metrics::{Metrics, Requests};
 
 /// Health and metrics of one `watch`.
 pub struct Monitor {
+    profile: String,
     state: Mutex<HealthState>,
     metrics: Metrics,
 }
 
 impl Monitor {
-    /// Judges by these limits; `counts` and `series` return what was sent to the node so far.
+    /// Watches for this profile and judges by these limits; `counts` and `series` return what was sent to the node so far.
     pub fn new(
+        profile: &str,
         limits: HealthLimits,
         counts: impl Fn() -> RequestCounts + Send + Sync + 'static,
         series: impl Fn() -> Vec<RequestSeries> + Send + Sync + 'static,
     ) -> Self {
         let requests = Requests { counts: Box::new(counts), series: Box::new(series) };
-        Self { state: Mutex::new(HealthState::new(limits)), metrics: Metrics::new(requests) }
+        Self {
+            profile: profile.to_owned(),
+            state: Mutex::new(HealthState::new(limits)),
+            metrics: Metrics::new(requests),
+        }
     }
 
     /// The health at this moment.
     pub fn health(&self) -> Health {
         self.state().health()
+    }
+
+    /// The name of the profile.
+    pub fn profile(&self) -> &str {
+        &self.profile
     }
 
     /// What was done so far.

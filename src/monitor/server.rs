@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Monitor;
+use super::{Monitor, page};
 use crate::tally::RunError;
 
 /// How long a request that is being answered may hold up the end.
@@ -63,6 +63,7 @@ impl Server {
             .route("/healthz", get(health))
             .route("/readyz", get(ready_to_serve))
             .route("/metrics", get(metrics))
+            .merge(page::routes())
             .with_state(monitor);
         Ok(Self { listener, router })
     }

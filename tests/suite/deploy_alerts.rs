@@ -72,32 +72,34 @@ fn expressions_of_dashboard() -> String {
     all
 }
 
-/// The metrics of one-shot runs and of the table, which `watch` does not serve in this build.
-const OF_FILES: [&str; 13] = [
-    "ethtally_build_info",
-    "ethtally_head_timestamp_seconds",
-    "ethtally_last_run_duration_seconds",
-    "ethtally_last_run_exit_status",
-    "ethtally_last_run_timestamp_seconds",
-    "ethtally_last_run_wallets",
-    "ethtally_oldest_row_timestamp_seconds",
-    "ethtally_rows",
-    "ethtally_rows_never_read",
-    "ethtally_unreadable_wallets",
-    "ethtally_verify_drifted_wallets",
-    "process_cpu_seconds_total",
-    "process_resident_memory_bytes",
-];
+/// The metrics in the files of a sweep, a verify that checks one row, and a status.
+fn of_files(broken: &Broken) -> Vec<String> {
+    let file = broken.database.folder().join("run.prom");
+    let mut names = Vec::new();
+    for run in ["sweep --all", "verify --sample 1", "status --max-age 1h"] {
+        let run = ethtally(run.split(' ')).env("ETHTALLY_METRICS_FILE", file.to_str().unwrap());
+        run.node(&broken.node).database(&broken.database).run().expect(0);
+        let text = fs::read_to_string(&file).expect("a metrics file");
+        let name = |line: &str| Some(line.strip_prefix("# TYPE ")?.split(' ').next()?.to_owned());
+        names.extend(text.lines().filter_map(name));
+    }
+    names
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_and_dashboard_name_metrics_that_exist() {
     let broken = Broken::not().await;
+    let of_files = of_files(&broken);
     let watching = start(watch("--listen 0", &broken.node, &broken.database));
     let address = served_at(&watching);
     watching.until("connected", 1);
-    let served = Metrics::of(&address).kinds.into_keys();
+    let mut served = Metrics::of(&address).kinds;
+    while !served.contains_key("ethtally_head_timestamp_seconds") {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        served = Metrics::of(&address).kinds;
+    }
     let known: BTreeSet<_> =
-        served.chain(FOREIGN.map(str::to_owned)).chain(OF_FILES.map(str::to_owned)).collect();
+        served.into_keys().chain(FOREIGN.map(str::to_owned)).chain(of_files).collect();
     for text in [expressions_of_rules(), expressions_of_dashboard()] {
         let used = names(&text);
         assert!(used.len() > 10, "{used:?}");

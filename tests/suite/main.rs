@@ -58,6 +58,7 @@ mod watch_health;
 mod watch_kills;
 mod watch_metrics;
 mod watch_mistakes;
+mod watch_page;
 mod watch_pools;
 mod watch_reorgs;
 mod watch_secrets;

@@ -2,6 +2,7 @@
 
 pub(crate) mod broken;
 pub(crate) mod chains;
+pub(crate) mod chromium;
 pub(crate) mod cron;
 pub(crate) mod database;
 pub(crate) mod kubernetes;

@@ -97,7 +97,7 @@ async fn health_of_a_healthy_watch_is_complete(database: Database) {
     }
     let ready = json!({"ready": true, "role": "active", "checkpoint_block": 0, "head_block": 0});
     assert_eq!(get(&address, "/readyz").json(), ready);
-    for path in ["/", "/health", "/healthz/x", "/eth", "/metrics/"] {
+    for path in ["/page", "/health", "/healthz/x", "/eth", "/metrics/"] {
         assert_eq!(get(&address, path).status, 404, "{path}");
     }
 
@@ -496,5 +496,5 @@ async fn an_address_in_use_is_an_error_that_names_it() {
 fn monitor(max_lag: Duration) -> Monitor {
     let max_head_age = Some(Duration::from_secs(600));
     let limits = HealthLimits { max_lag, max_head_age, confirmations: 0 };
-    Monitor::new(limits, RequestCounts::default, Vec::new)
+    Monitor::new("audius", limits, RequestCounts::default, Vec::new)
 }

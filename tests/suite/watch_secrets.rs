@@ -64,7 +64,8 @@ fn prepared(node: &str, socket: &str, database: &Database) -> Ethtally {
 /// Panics if a page that it serves contains a secret; returns the pages.
 #[track_caller]
 fn served(address: &str) -> String {
-    let pages = ["/healthz", "/readyz", "/metrics", "/nothing"].map(|path| get(address, path).body);
+    let pages = ["/", "/state", "/healthz", "/readyz", "/metrics", "/nothing"]
+        .map(|path| get(address, path).body);
     let served = pages.concat();
     assert_hidden(&served);
     served
