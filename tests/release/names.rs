@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::UdpSocket,
+    net::{Ipv4Addr, UdpSocket},
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{Command, Output},
@@ -31,7 +31,7 @@ fn root_with_a_module(folder: &Path) {
     fs::create_dir_all(folder.join("etc")).unwrap();
     fs::write(folder.join("etc/nsswitch.conf"), "hosts: trap files dns\n").unwrap();
     fs::write(folder.join("etc/hosts"), "127.0.0.1 localhost\n127.0.0.9 node.internal\n").unwrap();
-    fs::write(folder.join("etc/resolv.conf"), "nameserver 127.0.0.153\n").unwrap();
+    fs::write(folder.join("etc/resolv.conf"), format!("nameserver {}\n", name_server())).unwrap();
     let source = folder.join("trap.c");
     fs::write(&source, MODULE).unwrap();
     let library = folder.join("libnss_trap.so.2");
@@ -62,9 +62,15 @@ fn look_up(folder: &Path, names: &[&str]) -> Output {
     Command::new("chroot").arg(folder).arg("/names").args(names).output().expect("chroot starts")
 }
 
+/// An address of this machine that only this process uses: the port is always 53.
+fn name_server() -> Ipv4Addr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 53, high, low)
+}
+
 /// Answers two questions, for the IPv4 and the IPv6 address of one name: only the first has an answer.
 fn answer_dns() {
-    let socket = UdpSocket::bind("127.0.0.153:53").expect("the tests run as root");
+    let socket = UdpSocket::bind((name_server(), 53)).expect("the tests run as root");
     std::thread::spawn(move || {
         let mut buffer = [0; 512];
         while let Ok((length, client)) = socket.recv_from(&mut buffer) {
