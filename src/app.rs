@@ -7,7 +7,6 @@ mod url_files;
 
 use std::{
     num::{NonZeroU64, NonZeroUsize},
-    path::Path,
     sync::{Arc, OnceLock, atomic::AtomicI64},
     time::{Duration, Instant},
 };
@@ -261,14 +260,14 @@ impl App {
         let schema = database.schema.as_deref();
         let opened = store::open(&database.database_url, schema, access, &self.shutdown).await;
         let store: Arc<dyn Store> = match opened {
-            Err(error @ RunError::Settings(_)) if database.is_default => {
-                return Err(error.context(
-                    "neither --database-url nor DATABASE_URL is set, so the default applies",
-                ));
-            }
-            Err(error @ RunError::Settings(_)) if database.database_url_file.is_some() => {
-                let path = database.database_url_file.as_deref().unwrap_or(Path::new(""));
-                return Err(error.context(format!("--database-url-file {}", path.display())));
+            Err(error @ RunError::Settings(_)) => {
+                return Err(match &database.database_url_file {
+                    _ if database.is_default => error.context(
+                        "neither --database-url nor DATABASE_URL is set, so the default applies",
+                    ),
+                    Some(path) => error.context(format!("--database-url-file {}", path.display())),
+                    None => error,
+                });
             }
             opened => opened?.into(),
         };

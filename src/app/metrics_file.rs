@@ -17,13 +17,11 @@ use chrono::Utc;
 use serde_json::{Map, Value};
 
 use crate::{
-    monitor::{Exposition, LastRun, TableState},
+    monitor::{Exposition, LastRun, RUN_ENDS, TableState},
     report::{Conclusion, Report},
     store::Run,
 };
 
-/// The metric with the ends of runs.
-const LAST_RUN: &str = "last_run_timestamp_seconds";
 /// What becomes of wallets, by the names that results have for it.
 const RESULTS: [&str; 8] = [
     "requested",
@@ -81,12 +79,7 @@ impl MetricsFile {
         let known = self.known();
         let command = || [self.command.to_owned()];
         let to = Exposition::default();
-        to.gauges(
-            LAST_RUN,
-            "When the newest run of this command with this outcome ended",
-            ["command", "outcome"],
-            self.ends(&known.runs, report.outcome(conclusion).name()),
-        );
+        to.run_ends(self.ends(&known.runs, report.outcome(conclusion).name()));
         to.gauges(
             "last_run_exit_status",
             "The exit status of the last run of this command",
@@ -110,7 +103,7 @@ impl MetricsFile {
     /// The numbers of the result.
     fn expose_counts(&self, counts: &Map<String, Value>, to: &Exposition) {
         let count = |name: &str| counts.get(name).and_then(Value::as_f64);
-        // What `status` says of all wallets is no result of a run.
+        // `status` counts the wallets of the table, not those of a run.
         if self.command != "status" {
             let results = RESULTS.iter().filter_map(|name| Some((*name, count(name)?)));
             to.gauges(
@@ -146,7 +139,7 @@ impl MetricsFile {
     /// What the file says so far, as the database may not be reached, and does not know of commands that only read.
     fn ends_before(&self) -> BTreeMap<String, f64> {
         let text = fs::read_to_string(&self.path).unwrap_or_default();
-        let start = format!("ethtally_{LAST_RUN}{{command=\"{}\",outcome=\"", self.command);
+        let start = format!("ethtally_{RUN_ENDS}{{command=\"{}\",outcome=\"", self.command);
         let end = |line: &str| {
             let (outcome, value) = line.strip_prefix(&start)?.split_once("\"} ")?;
             Some((outcome.to_owned(), value.trim().parse().ok()?))

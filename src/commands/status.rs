@@ -12,7 +12,7 @@ use serde::Serialize;
 use self::{
     picture::{ago, bar, share, sparkline},
     reasons::Reason,
-    runs::LastRun,
+    runs::RunStatus,
 };
 use super::verify::rfc3339;
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     cli::StatusArgs,
     monitor::{AgeBand, TableState},
     report::{BAD, CommandOutput, GOOD, Styler, Verdict},
-    store::{Access, Checkpoint, Run, Store},
+    store::{Access, Checkpoint, Run, Store, TableCounts},
     tally::RunError,
 };
 
@@ -53,7 +53,7 @@ struct Status {
     /// Rows past `--max-age`; `null` without it.
     stale: Option<u64>,
     checkpoint: Option<CheckpointStatus>,
-    last_runs: Vec<LastRun>,
+    last_runs: Vec<RunStatus>,
     #[serde(skip)]
     max_age: Option<Duration>,
     /// The newest first.
@@ -193,8 +193,9 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
         let age = age(updated_at);
         CheckpointStatus { name, last_block, updated_at: rfc3339(updated_at), age }
     });
+    let bands = age_bands(store, now, counts).await?;
     if let Some(file) = &app.metrics_file {
-        file.table(TableState { stale, ..table_state(store).await? });
+        file.table(TableState { stale, ..state_of(store, counts, &bands).await? });
     }
     app.report.result(&Status {
         command: "status",
@@ -204,10 +205,7 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
         unreadable_reasons: reasons::most_frequent(store).await?,
         oldest_updated_at: oldest.map(rfc3339),
         age_seconds: ages,
-        age_bands: match oldest {
-            Some(_) => age_bands(store, now, counts.never_read).await?,
-            None => Vec::new(),
-        },
+        age_bands: bands,
         stale,
         checkpoint,
         last_runs: runs::newest(store.last_runs().await?, age),
@@ -226,21 +224,25 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
 /// What the table looks like, for metrics and the page of watch.
 pub(super) async fn table_state(store: &dyn Store) -> Result<TableState, RunError> {
     let counts = store.counts().await?;
-    let bands = match counts.wallets {
-        0 => Vec::new(),
-        _ => age_bands(store, store.now().await?, counts.never_read).await?,
-    };
+    let bands = age_bands(store, store.now().await?, counts).await?;
+    state_of(store, counts, &bands).await
+}
+
+async fn state_of(
+    store: &dyn Store,
+    counts: TableCounts,
+    bands: &[Band],
+) -> Result<TableState, RunError> {
+    let TableCounts { wallets: rows, never_read, unreadable } = counts;
+    let band = |Band { name, wallets: rows, .. }: &Band| AgeBand { name, rows: *rows };
     Ok(TableState {
-        rows: counts.wallets,
-        never_read: counts.never_read,
-        unreadable: counts.unreadable,
+        rows,
+        never_read,
+        unreadable,
         // Placeholders are dated before all others.
-        oldest_read: store.nth_oldest(counts.never_read).await?,
+        oldest_read: store.nth_oldest(never_read).await?,
         stale: None,
-        age_bands: bands
-            .into_iter()
-            .map(|Band { name, wallets, .. }| AgeBand { name, rows: wallets })
-            .collect(),
+        age_bands: bands.iter().map(band).collect(),
     })
 }
 
@@ -253,12 +255,15 @@ async fn stale(store: &dyn Store, now: DateTime<Utc>, limit: Duration) -> Result
     }
 }
 
-/// The rows by age, the youngest first.
+/// The rows by age, the youngest first; nothing for an empty table.
 async fn age_bands(
     store: &dyn Store,
     now: DateTime<Utc>,
-    never_read: u64,
+    counts: TableCounts,
 ) -> Result<Vec<Band>, RunError> {
+    if counts.wallets == 0 {
+        return Ok(Vec::new());
+    }
     let mut bands = Vec::with_capacity(BANDS.len() + 1);
     let mut before = None;
     for (under, name) in BANDS {
@@ -268,7 +273,7 @@ async fn age_bands(
         before = Some(from);
     }
     let older = store.count_between(None, before).await?;
-    let wallets = older.saturating_sub(never_read);
+    let wallets = older.saturating_sub(counts.never_read);
     bands.push(Band { under_seconds: None, wallets, name: "older" });
     Ok(bands)
 }

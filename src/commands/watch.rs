@@ -27,9 +27,9 @@ use crate::{
 };
 use lines::{EventBody, EventLine, EventPrinter, print_event};
 
-/// How often counts are printed and the oldest row is looked up.
+/// How often counts are printed and the last runs are looked up.
 const A_MINUTE: Duration = Duration::from_secs(60);
-/// How often the table is looked up: at three million rows that takes a second.
+/// Minutes between two looks at the table: at three million rows one takes a second.
 const TABLE_MINUTES: u32 = 5;
 /// How often a standby tries to take over.
 const STANDBY: Duration = Duration::from_secs(1);
@@ -77,8 +77,8 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
     let mut server = None;
     tokio::select! {
         ended = prepared.watch(&monitor, &mut server) => ended?,
-        // Nothing is lost: what is not stored comes after the checkpoint.
         never = say_that_it_runs(app, &monitor) => match never {},
+        // Nothing is lost: what is not stored comes after the checkpoint.
         () = overdue(&app.shutdown) => warn!("node or database take too long; stopping without waiting for them"),
     }
     if let Some(server) = server {

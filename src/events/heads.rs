@@ -125,7 +125,7 @@ async fn subscribe(
 /// Subscribes as `watch` does for `profile`, and ends the connection.
 ///
 /// # Errors
-/// When there is no connection, or the node is of another chain or takes no subscriptions.
+/// If it cannot connect, the node is on another chain, or it refuses subscriptions.
 pub async fn try_subscription(
     url: &Url,
     profile: &Profile,

@@ -4,6 +4,9 @@ use prometheus::{
     Encoder, Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder, proto::MetricFamily,
 };
 
+/// The metric with the ends of runs, without the prefix of all names.
+pub const RUN_ENDS: &str = "last_run_timestamp_seconds";
+
 /// Values at one moment, as text.
 #[derive(Default)]
 pub struct Exposition {
@@ -49,6 +52,12 @@ impl Exposition {
             counter.with_label_values(&values).inc_by(value);
         }
         self.registry.register(Box::new(counter)).expect("each name once");
+    }
+
+    /// Adds when the newest run of each command and outcome ended, in seconds since 1970.
+    pub fn run_ends(&self, ends: impl IntoIterator<Item = ([String; 2], f64)>) {
+        let help = "When the newest run of this command with this outcome ended";
+        self.gauges(RUN_ENDS, help, ["command", "outcome"], ends);
     }
 
     /// All of it as text, with these others.

@@ -193,7 +193,7 @@ impl Metrics {
     pub(super) fn text(&self, health: &Health) -> String {
         let exposition = Exposition::default();
         exposition.build_info();
-        self.expose_chain(health, &exposition);
+        expose_chain(health, &exposition);
         // One at a time, so that nothing is counted twice.
         let table = lock(&self.table);
         let requests = (self.requests.counts)();
@@ -219,38 +219,29 @@ impl Metrics {
                 ([sent.method.to_owned(), sent.endpoint, sent.outcome.to_owned()], sent.count)
             }),
         );
-        expose_runs(&exposition, &lock(&self.runs));
+        // One that is running has not ended.
+        let runs = lock(&self.runs).clone();
+        let ended = runs.into_iter().filter(|run| run.exit_status.is_some());
+        let ends = ended.map(|run| ([run.command, run.outcome], run.ended_at.timestamp() as f64));
+        exposition.run_ends(ends);
         exposition.text(self.registry.gather())
-    }
-
-    /// What is known of the chain: a standby does not follow it.
-    fn expose_chain(&self, health: &Health, to: &Exposition) {
-        let is_active = health.role == "active";
-        let known = |value: Option<u64>| value.filter(|_| is_active).map(|value| value as f64);
-        let help = "1 while following the chain, 0 on standby";
-        to.gauge("active", help, Some(f64::from(u8::from(is_active))));
-        let help = "1 while new blocks are being received, else 0";
-        to.gauge("connected", help, Some(f64::from(u8::from(health.connected))));
-        let help = "The last block whose wallets are stored";
-        to.gauge("checkpoint_block", help, known(health.checkpoint_block));
-        let help = "The newest block that the node announced";
-        to.gauge("head_block", help, known(health.head_block));
-        let help = "The time of the newest block that the node announced";
-        to.gauge("head_timestamp_seconds", help, known(health.head_timestamp));
     }
 }
 
-/// Adds when the newest run of each command and outcome ended; one that is running has not.
-pub fn expose_runs(to: &Exposition, runs: &[LastRun]) {
-    let ended = runs.iter().filter(|run| run.exit_status.is_some());
-    let series = ended
-        .map(|run| ([run.command.clone(), run.outcome.clone()], run.ended_at.timestamp() as f64));
-    to.gauges(
-        "last_run_timestamp_seconds",
-        "When the newest run of this command with this outcome ended",
-        ["command", "outcome"],
-        series,
-    );
+/// Adds what is known of the chain: a standby does not follow it.
+fn expose_chain(health: &Health, to: &Exposition) {
+    let is_active = health.role == "active";
+    let known = |value: Option<u64>| value.filter(|_| is_active).map(|value| value as f64);
+    let help = "1 while following the chain, 0 on standby";
+    to.gauge("active", help, Some(f64::from(u8::from(is_active))));
+    let help = "1 while new blocks are being received, else 0";
+    to.gauge("connected", help, Some(f64::from(u8::from(health.connected))));
+    let help = "The last block whose wallets are stored";
+    to.gauge("checkpoint_block", help, known(health.checkpoint_block));
+    let help = "The newest block that the node announced";
+    to.gauge("head_block", help, known(health.head_block));
+    let help = "The time of the newest block that the node announced";
+    to.gauge("head_timestamp_seconds", help, known(health.head_timestamp));
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

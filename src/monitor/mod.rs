@@ -12,9 +12,9 @@ mod table;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use exposition::Exposition;
+pub use exposition::{Exposition, RUN_ENDS};
 pub use health::{Health, HealthLimits};
-pub use metrics::{WatchCounts, expose_runs};
+pub use metrics::WatchCounts;
 pub use server::{RunningServer, Server};
 pub use table::{AgeBand, LastRun, TableState};
 

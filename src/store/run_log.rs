@@ -10,6 +10,7 @@ use crate::tally::RunError;
 
 /// The outcome of a run that has not ended.
 pub const RUNNING: &str = "running";
+
 /// A run, as it is put on record.
 #[derive(Clone, Copy, Debug)]
 pub struct RunRecord<'a> {

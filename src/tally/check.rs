@@ -45,8 +45,7 @@ impl Check {
         detail: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        let remedy = Some(remedy.into());
-        Self { status: CheckStatus::Warn, remedy, ..Self::ok(name, target, detail) }
+        Self::ok(name, target, detail).with(CheckStatus::Warn, remedy)
     }
 
     /// A command would fail.
@@ -56,8 +55,11 @@ impl Check {
         detail: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        let remedy = Some(remedy.into());
-        Self { status: CheckStatus::Fail, remedy, ..Self::ok(name, target, detail) }
+        Self::ok(name, target, detail).with(CheckStatus::Fail, remedy)
+    }
+
+    fn with(self, status: CheckStatus, remedy: impl Into<String>) -> Self {
+        Self { status, remedy: Some(remedy.into()), ..self }
     }
 
     /// A command would fail with this error, which names the remedy behind a semicolon; `remedy` if it names none.

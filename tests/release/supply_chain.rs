@@ -71,8 +71,8 @@ fn numbers(version: &str) -> Vec<u32> {
     numbers.take(2).collect()
 }
 
-/// One toolchain cannot tell more: that of the tests is no older, no dependency asks for a newer one, and clippy
-/// refuses what the standard library got later.
+/// Without that toolchain this is what can be checked: the tests run on it or a newer one, no dependency asks for a newer
+/// one, and clippy refuses what the standard library got later.
 #[test]
 fn the_minimum_version_of_rust_is_stated_and_no_dependency_asks_for_more() {
     let stated = numbers(env!("CARGO_PKG_RUST_VERSION"));

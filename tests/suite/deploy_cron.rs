@@ -126,7 +126,7 @@ fn results_are_rotated() {
             .args(["--force", "--state"])
             .args([at("state"), at("config")])
             .output()
-            .expect("there is no logrotate: run tests/testbed/install-cron");
+            .expect("logrotate is missing; run tests/testbed/install-cron");
         assert!(rotated.status.success(), "{rotated:?}");
         assert!(!at("ethtally.json").exists(), "the next run creates it");
     }

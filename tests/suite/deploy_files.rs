@@ -36,7 +36,7 @@ fn systemd_accepts_every_unit() {
         .collect();
     assert_eq!(units.len(), SERVICES.len() + 3);
     let output = Command::new("systemd-analyze").arg("verify").args(&units).output();
-    let output = output.expect("there is no systemd-analyze: run tests/testbed/install-cron");
+    let output = output.expect("systemd-analyze is missing; run tests/testbed/install-cron");
     let said = String::from_utf8(output.stderr).unwrap();
     let complaints: Vec<_> = said.lines().filter(|line| !is_not_installed(line)).collect();
     assert_eq!(complaints, [""; 0]);

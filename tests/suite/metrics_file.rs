@@ -80,7 +80,7 @@ async fn a_run_leaves_its_result(database: Database) {
     fs::remove_file(&path).unwrap();
     sweep(&["--batch", "2"]).node(&node).run().expect(0);
     assert_is_now(ended(&parsed(&path), "sweep", "failed"));
-    // A plan is no sweep.
+    // A dry run is not a sweep.
     fs::remove_file(&path).unwrap();
     sweep(&["--dry-run"]).node(&node).run().expect(0);
     assert!(!path.exists());

@@ -10,7 +10,7 @@ use crate::{
     store::{RUNNING, Run},
 };
 
-/// A run that says each minute that it is running, and has not for so many seconds, was killed.
+/// Seconds without a sign of life after which a running command counts as killed; it gives one each minute.
 const SILENT: u64 = 180;
 /// The numbers of a result that are shown, where it has them.
 const SHOWN: [&str; 10] = [
@@ -28,7 +28,7 @@ const SHOWN: [&str; 10] = [
 
 /// The newest run of a command.
 #[derive(Serialize)]
-pub(super) struct LastRun {
+pub(super) struct RunStatus {
     command: String,
     shard: Option<String>,
     outcome: String,
@@ -44,10 +44,10 @@ pub(super) struct LastRun {
 }
 
 /// The newest of these runs for each command; `runs` are sorted by command, the newest first.
-pub(super) fn newest(runs: Vec<Run>, age: impl Fn(DateTime<Utc>) -> u64) -> Vec<LastRun> {
+pub(super) fn newest(runs: Vec<Run>, age: impl Fn(DateTime<Utc>) -> u64) -> Vec<RunStatus> {
     let mut newest = runs;
     newest.dedup_by(|later, first| later.command == first.command);
-    let last = |run: Run| LastRun {
+    let last = |run: Run| RunStatus {
         command: run.command,
         shard: run.shard,
         outcome: run.outcome,
@@ -61,7 +61,7 @@ pub(super) fn newest(runs: Vec<Run>, age: impl Fn(DateTime<Utc>) -> u64) -> Vec<
     newest.into_iter().map(last).collect()
 }
 
-impl LastRun {
+impl RunStatus {
     /// The run as a line.
     pub(super) fn text(&self, styler: &Styler) -> String {
         let shard = self.shard.as_ref().map(|shard| format!(" {shard}")).unwrap_or_default();

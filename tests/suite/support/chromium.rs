@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// The document of a page, as its script has left it after so many milliseconds of the page's own time.
+/// The DOM of a page after its script has run for this many milliseconds of virtual time.
 #[track_caller]
 pub(crate) fn dom_of(url: &str, milliseconds: u32) -> String {
     let profile = tempfile::tempdir().expect("a folder");

@@ -38,7 +38,7 @@ impl Machine {
         self
     }
 
-    /// Dates the last success of a command so many minutes back.
+    /// Makes the last success of a command this many minutes old.
     pub(crate) fn succeeded(self, command: &str, minutes_ago: u32) -> Self {
         let mark = self.home.path().join(format!(".ethtally-{command}.ok"));
         let date = format!("{minutes_ago} minutes ago");
@@ -90,7 +90,7 @@ impl Cron {
         }
         let cron = ["/usr/sbin/cron", "/sbin/cron"].map(PathBuf::from);
         let cron = cron.iter().find(|path| path.is_file());
-        let cron = cron.expect("there is no cron on this machine: run tests/testbed/install-cron");
+        let cron = cron.expect("cron is missing; run tests/testbed/install-cron");
         fs::copy(cron, at("sbin/cron")).expect("a copy");
         let sendmail =
             format!("#!/bin/sh\nexec cat >\"$(mktemp {}/XXXXXXXX)\"\n", at("mail").display());

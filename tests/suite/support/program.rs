@@ -235,7 +235,9 @@ impl Output {
         let lines = self.stderr.lines().map(unstamped);
         let errors: Vec<_> = lines.filter(|line| line.starts_with("error: ")).collect();
         assert_eq!(errors.len(), 1, "one error line: {self:?}");
-        assert!(!self.stderr.contains("internal error"), "{self:?}");
+        // What a panic prints, once it is caught and before.
+        let is_panic = |text: &str| text.contains("internal error") || text.contains("panicked");
+        assert!(!is_panic(&self.stderr), "{self:?}");
         errors[0].clone()
     }
 
