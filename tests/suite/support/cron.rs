@@ -68,6 +68,19 @@ impl Machine {
         format!("HOME={home}\nMAILTO=root\nLOGNAME=root\n{lines}")
     }
 
+    /// Runs each line of the crontab once, as cron would.
+    pub(crate) fn run_each_line(&self) {
+        let crontab = self.crontab();
+        let settings = crontab.lines().filter(|line| !line.starts_with(['#', '*']));
+        let settings: Vec<_> = settings.filter_map(|line| line.split_once('=')).collect();
+        for line in crontab.lines().filter_map(|line| line.strip_prefix("* * * * * ")) {
+            let mut shell = Command::new("bash");
+            shell.args(["-c", line]).env_clear().envs(settings.iter().copied());
+            let ran = shell.stdin(Stdio::null()).current_dir(self.home.path()).output();
+            assert!(ran.expect("bash runs").stderr.is_empty(), "{line}");
+        }
+    }
+
     /// The JSON results collected so far.
     pub(crate) fn results(&self) -> String {
         fs::read_to_string(self.home.path().join("ethtally.json")).unwrap_or_default()
