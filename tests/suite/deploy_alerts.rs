@@ -1,14 +1,14 @@
 //! `cron/prometheus` and `cron/grafana`: the alerts fire when they should, and name metrics that exist.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{collections::BTreeSet, fs, process::Command};
 
 use serde_json::Value;
 
 use crate::support::{
     broken::Broken,
-    kubernetes::{job, pod, resources, root, succeeds},
+    kubernetes::{Secrets, container, job, resources, root, succeeds},
     metrics::Metrics,
-    program::{Output, ethtally},
+    program::ethtally,
     watch::{served_at, start, watch},
 };
 
@@ -109,37 +109,18 @@ async fn rules_and_dashboard_name_metrics_that_exist() {
     drop(watching);
 }
 
-/// Runs the container of a CronJob as Kubernetes would, with the secrets as files.
-fn run(resource: &Value, node: Option<&str>, broken: &Broken, folder: &Path) -> Output {
-    let container = &pod(resource).expect("a pod")["containers"][0];
-    let arguments: Vec<String> = serde_json::from_value(container["args"].clone()).unwrap();
-    let arguments = arguments.iter().map(|word| if word == "50s" { "1s" } else { word.as_str() });
-    let mut run = ethtally(arguments).env("ETHTALLY_CHUNK", "1").env("ETHTALLY_CONCURRENCY", "1");
-    let secrets = [("rpc-url", node), ("database-url", Some(broken.database.url.as_str()))];
-    for (name, secret) in secrets {
-        let _ = fs::remove_file(folder.join(name));
-        if let Some(secret) = secret {
-            fs::write(folder.join(name), secret).unwrap();
-        }
-    }
-    for variable in container["env"].as_array().unwrap() {
-        let [name, value] = ["name", "value"].map(|key| variable[key].as_str().unwrap());
-        let value = value.replace("/run/secrets/ethtally", &folder.display().to_string());
-        run = run.env(name, &value);
-    }
-    run.run()
-}
-
 /// What Kubernetes reports of the CronJobs of a system that stays so, as series of kube-state-metrics for a day.
 fn series(node: Option<&str>, broken: &Broken) -> String {
-    let folder = tempfile::tempdir().unwrap();
+    let secrets = Secrets::of(node, &broken.database);
     let mut lines = String::new();
     let mut add = |series: &str, values: &str| {
         lines.push_str(&format!("      - {{ series: '{series}', values: '{values}' }}\n"));
     };
     for resource in resources("sweeps").iter().filter(|resource| job(resource).is_some()) {
         let name = resource["metadata"]["name"].as_str().unwrap();
-        let failed = run(resource, node, broken, folder.path()).status != 0;
+        let run = container(resource, &secrets, |word| word.replace("50s", "1s"));
+        let run = run.env("ETHTALLY_CHUNK", "1").env("ETHTALLY_CONCURRENCY", "1").run();
+        let failed = run.status != 0;
         let labels = format!("{{namespace=\"ethtally\",cronjob=\"{name}\"}}");
         add(&format!("kube_cronjob_created{labels}"), "0x1440");
         if !failed {

@@ -9,6 +9,7 @@ mod database_urls;
 mod deploy_alerts;
 mod deploy_cron;
 mod deploy_files;
+mod deploy_kubernetes;
 mod deploy_metrics;
 mod doctor;
 mod evidence;

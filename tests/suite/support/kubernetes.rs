@@ -1,11 +1,18 @@
 //! The manifests in `cron/kubernetes`, as kustomize builds them, and the tools that check them.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{
+    database::Database,
+    program::{Ethtally, ethtally},
+};
 
 /// The overlays, each of which is applied on its own.
 pub(crate) const OVERLAYS: [&str; 4] = ["full-round", "migrate", "production", "sweeps"];
@@ -40,6 +47,11 @@ pub(crate) fn build(name: &str) -> String {
 
 /// The resources of an overlay.
 pub(crate) fn resources(name: &str) -> Vec<Value> {
+    documents(&build(name))
+}
+
+/// The documents of a YAML text.
+pub(crate) fn documents(text: &str) -> Vec<Value> {
     let script = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))";
     let mut python = tool("python")
         .args(["-c", script])
@@ -48,7 +60,7 @@ pub(crate) fn resources(name: &str) -> Vec<Value> {
         .spawn()
         .expect("Python runs");
     let mut input = python.stdin.take().expect("stdin is piped");
-    let text = build(name);
+    let text = text.to_owned();
     std::thread::spawn(move || std::io::Write::write_all(&mut input, text.as_bytes()));
     let output = python.wait_with_output().expect("an output");
     serde_json::from_slice(&output.stdout).expect("JSON")
@@ -71,4 +83,40 @@ pub(crate) fn job(resource: &Value) -> Option<&Value> {
         "Job" => Some(&resource["spec"]),
         _ => None,
     }
+}
+
+/// The Secret's files, as they are mounted.
+pub(crate) struct Secrets {
+    folder: TempDir,
+}
+
+impl Secrets {
+    pub(crate) fn of(node: Option<&str>, database: &Database) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = [("rpc-url", node), ("database-url", Some(&*database.url))];
+        for (name, secret) in files {
+            let write = |secret| fs::write(folder.path().join(name), secret).expect("a file");
+            secret.map(write);
+        }
+        Self { folder }
+    }
+}
+
+/// Prepares the container of a resource as Kubernetes would run it; `edit` changes its arguments.
+pub(crate) fn container(
+    resource: &Value,
+    secrets: &Secrets,
+    edit: impl Fn(&str) -> String,
+) -> Ethtally {
+    let container = &pod(resource).expect("a pod")["containers"][0];
+    let arguments: Vec<String> =
+        serde_json::from_value(container["args"].clone()).expect("arguments");
+    let arguments: Vec<_> = arguments.iter().map(|word| edit(word)).collect();
+    let mut run = ethtally(arguments.iter().map(String::as_str));
+    for variable in container["env"].as_array().expect("variables") {
+        let [name, value] = ["name", "value"].map(|key| variable[key].as_str().expect("a text"));
+        let folder = secrets.folder.path().display().to_string();
+        run = run.env(name, &value.replace("/run/secrets/ethtally", &folder));
+    }
+    run
 }
