@@ -14,6 +14,7 @@ const EXIT_STATUS: &str = r"
        does not help.
   3    The node failed, or none of the wallets could be read.
   4    The database failed, or refuses every row.
+  5    Another sweep is running, with --fail-if-locked.
   130  Stopped by SIGINT, or 143 by SIGTERM, after storing what was read.
 ";
 

@@ -77,10 +77,14 @@ pub fn read(
 fn explain(found: &Found) -> String {
     let rows = found.rows;
     match &found.header {
-        _ if rows > 0 => format!(
-            "none of the {rows} rows holds a wallet address; name the column with --column, \
-             and separate columns by commas, semicolons, tabs or pipes"
-        ),
+        header if rows > 0 => {
+            let columns = header.as_ref().map(|header| format!("; the columns are {header}"));
+            format!(
+                "none of the {rows} rows holds a wallet address; name the column with --column, \
+                 and separate columns by commas, semicolons, tabs or pipes{}",
+                columns.unwrap_or_default()
+            )
+        }
         Some(header) => {
             format!("holds only a header, {header:?}, and no wallet; add a row for each wallet")
         }

@@ -31,8 +31,8 @@ pub(super) fn line(error: &Error) -> String {
         ErrorKind::UnknownArgument => {
             // As it was typed: its marks are not those of a usage line.
             let arg = text(error, ContextKind::InvalidArg);
-            let remedy = did_you_mean(error).unwrap_or(help);
-            format!("unexpected argument '{arg}'; {remedy}")
+            let remedy = did_you_mean(error).or_else(|| meant_by(&command_of(error), &arg));
+            format!("unexpected argument '{arg}'; {}", remedy.unwrap_or(help))
         }
         ErrorKind::InvalidSubcommand => {
             let name = text(error, ContextKind::InvalidSubcommand);
@@ -81,8 +81,28 @@ fn did_you_mean(error: &Error) -> Option<String> {
         .map(|similar| format!("did you mean '{similar}'?"))
 }
 
+/// What was meant by a value for which a command has no place.
+fn meant_by(command: &str, value: &str) -> Option<String> {
+    let meant = match command {
+        "ethtally backfill" => "--from-csv",
+        "ethtally profile" => "--profile",
+        "ethtally status" if value.starts_with("0x") => "ethtally verify",
+        "ethtally sweep" | "ethtally watch" if value.starts_with("0x") => "ethtally refresh",
+        _ => return None,
+    };
+    (!value.starts_with('-')).then(|| format!("did you mean '{meant} {value}'?"))
+}
+
 /// Where the help for this command line is.
 fn help_of(error: &Error) -> String {
+    match command_of(error).as_str() {
+        "" => "see --help".to_owned(),
+        command => format!("see `{command} --help`"),
+    }
+}
+
+/// The command of this command line, such as `ethtally sweep`.
+fn command_of(error: &Error) -> String {
     let usage = match error.get(ContextKind::Usage) {
         Some(ContextValue::StyledStr(usage)) => usage.to_string(),
         _ => String::new(),
@@ -90,10 +110,7 @@ fn help_of(error: &Error) -> String {
     // Its first words are the command, such as in `Usage: ethtally sweep [OPTIONS]`.
     let is_name = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
     let command: Vec<_> = usage.split_whitespace().skip(1).take_while(is_name).collect();
-    match command.is_empty() {
-        true => "see --help".to_owned(),
-        false => format!("see `{} --help`", command.join(" ")),
-    }
+    command.join(" ")
 }
 
 /// An argument without the marks of a usage line: `ADDR` for `<ADDR>...`.

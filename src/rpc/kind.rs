@@ -92,7 +92,7 @@ impl ErrorKind {
             }
             Self::Refused => "; check the URL and its key",
             Self::BlockUnavailable => {
-                "; the node lacks that block or its state: give --block, or another --rpc-url"
+                "; the node lacks that block or its state: give another --block or --rpc-url"
             }
             Self::NotUnderstood => {
                 "; the node does not understand this form of request: give another --rpc-url"

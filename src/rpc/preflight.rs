@@ -232,7 +232,8 @@ impl Preflight<'_> {
                 "address": self.needs.event_contracts});
             match self.ask("eth_getLogs", json!([filter])).await {
                 Ok(logs) if logs.is_array() => {
-                    let detail = format!("eth_getLogs takes {blocks} blocks at once");
+                    let plural = if blocks == 1 { "" } else { "s" };
+                    let detail = format!("eth_getLogs takes {blocks} block{plural} at once");
                     let Some(refused) = refused.filter(|_| blocks < WIDE_ENOUGH) else {
                         return self.ok("logs_by_range", detail);
                     };

@@ -261,13 +261,15 @@ async fn data_that_is_cut_off_is_an_error_and_nothing_is_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_hold_no_wallet_are_an_error_in_every_form() {
-    for content in [" \n\t\n", "wallet\nx\n", "id;wallet\n1;\n2;0x12\n", "\u{a0}\n", "0x12"] {
-        for content in [content.as_bytes().to_vec(), gzip(content.as_bytes())] {
+    for text in [" \n\t\n", "wallet\nx\n", "id;wallet\n1;\n2;0x12\n", "\u{a0}\n", "0x12"] {
+        for content in [text.as_bytes().to_vec(), gzip(text.as_bytes())] {
             let ran = backfill(&Database::sqlite(), content.clone(), &[]).expect(2);
             assert!(
                 ran.error().contains("rows holds a wallet address; name the column"),
                 "{ran:?}"
             );
+            let names_columns = ran.error().ends_with("; the columns are id, wallet");
+            assert_eq!(names_columns, text.starts_with("id;"), "{ran:?}");
         }
     }
     let ran = backfill(&Database::sqlite(), gzip(b""), &[]).expect(2);

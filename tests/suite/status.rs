@@ -218,6 +218,7 @@ async fn the_newest_run_of_each_command_is_shown_and_the_last_sweeps(database: D
     sweep(&chain.url(), "2", 0);
     let text = status(&database, &[]).expect(0).stdout;
     assert!(text.contains("\nsweeps      #x="), "{text}");
+    assert!(text.contains(" wallets updated at the highest; x failed"), "{text}");
     assert!(text.contains("\nlast runs   backfill  complete "), "{text}");
     assert!(text.contains("\n            sweep     complete "), "{text}");
 }

@@ -136,7 +136,7 @@ fn each_command_line_error_is_one_line() {
     const WALLET: &str = "0xe6d97b2099f142513be7a2a068be040656ae4591";
     let folder = tempfile::tempdir().unwrap();
     let mut errors = String::new();
-    let lines: [&[&str]; 66] = [
+    let lines: [&[&str]; 70] = [
         &["migrate", "--database-url", "sqlite:"],
         &["migrate", "--database-url", "sqlite::memory:"],
         &["sweep", "--rpc-url", "http:/host/v3/abcdef0123456789"],
@@ -146,6 +146,10 @@ fn each_command_line_error_is_one_line() {
         &["sweep", "--bach", "1"],
         &["--batch", "1", "sweep"],
         &["status", "extra"],
+        &["backfill", "wallets.csv"],
+        &["profile", "mine.toml"],
+        &["sweep", "0xe6D97B2099F142513be7A2a068bE040656Ae4591"],
+        &["status", "0xe6D97B2099F142513be7A2a068bE040656Ae4591"],
         &["sweep", "--batch", "x"],
         &["sweep", "--batch", "0"],
         &["sweep", "--batch", "-1"],

@@ -49,10 +49,11 @@ pub(super) fn sparkline(runs: &[Run], styler: &Styler) -> String {
         _ => heights[scaled(updated(run), most, 7) as usize].to_string(),
     };
     let marks = runs.iter().rev().map(mark).join("");
-    format!(
-        "{marks}  the last {}, by wallets updated, {most} at most; x failed, s skipped",
-        runs.len()
-    )
+    let scale = match most {
+        0 => "no wallet updated".to_owned(),
+        most => format!("{most} wallets updated at the highest"),
+    };
+    format!("{marks}  the last {}, oldest first; {scale}; x failed, s skipped", runs.len())
 }
 
 /// An age for people, in its two largest units.

@@ -69,6 +69,9 @@ impl CommandOutput for VerifiedWallet {
             (Some(true), _) => styler.style(GOOD, "in sync"),
             (Some(false), Some(true)) => styler.style(BAD, "drifted; fixed"),
             (Some(false), Some(false)) => styler.style(BAD, "drifted; not fixed"),
+            (Some(false), None) if self.stored_total.is_none() => {
+                styler.style(BAD, "not in the table; refresh adds it")
+            }
             (Some(false), None) => styler.style(BAD, "drifted"),
             (None, Some(_)) => styler.style(BAD, "not compared; not fixed"),
             (None, None) => styler.style(BAD, "not compared"),
