@@ -54,6 +54,25 @@ fn the_archive_has_the_program_its_manual_completions_licences_and_deployment() 
     }
 }
 
+/// The paths that a Markdown text links to, without those on the web.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    targets.filter(|target| !target.is_empty() && !target.contains("://")).collect()
+}
+
+#[test]
+fn the_readme_of_the_archive_leads_nowhere_outside_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let unpacked = Release::files().unpack(folder.path());
+    let readme = fs::read_to_string(unpacked.join("README.md")).unwrap();
+    let links = links(&readme);
+    assert!(links.len() > 20, "{links:?}");
+    // The tests are in the sources only.
+    for link in links.into_iter().filter(|link| !link.starts_with("tests/")) {
+        assert!(unpacked.join(link).is_file(), "{link}");
+    }
+}
+
 #[test]
 fn binstall_finds_the_program_in_the_archive() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
