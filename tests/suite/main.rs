@@ -11,6 +11,7 @@ mod deploy_cron;
 mod deploy_files;
 mod deploy_kubernetes;
 mod deploy_metrics;
+mod deploy_setup;
 mod doctor;
 mod evidence;
 mod failover;

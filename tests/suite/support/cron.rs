@@ -120,12 +120,7 @@ impl Cron {
             mount --bind spool /var/spool/cron; mount --bind sbin /usr/sbin
             mount --bind run /run; mount --bind empty /etc/cron.d; mount --bind /dev/null /etc/crontab
             exec /usr/sbin/cron -f";
-        let root = is_root();
-        let mut command = Command::new(if root { "unshare" } else { "sudo" });
-        if !root {
-            command.arg("unshare");
-        }
-        let process = command
+        let process = as_root("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "bash", "-c", script, "cron"])
             .arg(folder.path())
             .stdin(Stdio::null())
@@ -167,7 +162,13 @@ impl Drop for Cron {
     }
 }
 
-fn is_root() -> bool {
+/// Prepares a program that needs root.
+pub(crate) fn as_root(program: &str) -> Command {
     use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+    if fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.arg(program);
+    command
 }
