@@ -97,7 +97,9 @@ impl ErrorKind {
             Self::NotUnderstood => {
                 "; the node does not understand this form of request: give another --rpc-url"
             }
-            Self::Unreachable => "; check that the node is up, or give a second --rpc-url",
+            Self::Unreachable => {
+                "; check the URL and that the node is up, or give a second --rpc-url"
+            }
             Self::TimedOut => "; lower --chunk, raise --timeout, or give a second --rpc-url",
             Self::TooLarge => "; the node refuses even the smallest request: use another --rpc-url",
             Self::BlockReplaced => "; the block was replaced in a reorganisation",

@@ -118,7 +118,7 @@ fn series(node: Option<&str>, broken: &Broken) -> String {
     };
     for resource in resources("sweeps").iter().filter(|resource| job(resource).is_some()) {
         let name = resource["metadata"]["name"].as_str().unwrap();
-        let run = container(resource, &secrets, |word| word.replace("50s", "1s"));
+        let run = container(resource, &secrets, |word| word.replace("50s", "3s"));
         let run = run.env("ETHTALLY_CHUNK", "1").env("ETHTALLY_CONCURRENCY", "1").run();
         let failed = run.status != 0;
         let labels = format!("{{namespace=\"ethtally\",cronjob=\"{name}\"}}");

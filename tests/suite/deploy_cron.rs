@@ -55,7 +55,7 @@ async fn cron_mails_what_is_wrong_once() {
         case(
             "cut short",
             Machine::with(&(settings(&cut_short) + "ETHTALLY_CHUNK=1\nETHTALLY_CONCURRENCY=1\n"))
-                .edit("--max-duration 50s", "--max-duration 1s"),
+                .edit("--max-duration 50s", "--max-duration 3s"),
             &["status 1"],
         ),
         case("partly failing", Machine::with(&settings(&partly)), &["status 1"]),

@@ -73,7 +73,7 @@ async fn broken_sweeps_are_alerted_by_their_metrics() {
         // Neither reaches the record of runs, so no earlier success is known.
         case("no node", Machine::with(&database(&healthy)), &[CHECK, FAILING, SKIPPED]),
         case("no database", Machine::with(&node(&healthy)), &[CHECK, FAILING, SKIPPED]),
-        case("cut short", slowly.edit("--max-duration 50s", "--max-duration 1s"), &[CHECK, STALE]),
+        case("cut short", slowly.edit("--max-duration 50s", "--max-duration 3s"), &[CHECK, STALE]),
         case("partly failing", both(&partly), &[CHECK, STALE]),
         case("not started", Machine::with(""), &[SKIPPED]),
     ];
