@@ -24,12 +24,15 @@ pub struct SweepArgs {
     #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "all")]
     #[arg(value_parser = whole_number(1u64..))]
     pub batch: u64,
-    /// Read every row last updated before this run began
+    /// Read every row that was not read since this run began
     #[arg(long)]
     pub all: bool,
     /// Read only rows older than this, such as 90m, 6h or 2d
     #[arg(long, value_name = "AGE", value_parser = duration)]
     pub older_than: Option<Duration>,
+    /// Which of the rows that were read to write
+    #[arg(long, value_name = "ROWS", value_enum, env = "ETHTALLY_WRITE", default_value_t)]
+    pub write: WriteChoice,
     /// Stop cleanly after this time, such as 50s
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub max_duration: Option<Duration>,
@@ -48,6 +51,16 @@ pub struct SweepArgs {
     /// What counts as success.
     #[command(flatten)]
     pub strict: StrictArgs,
+}
+
+/// Which of the rows that were read a sweep writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum WriteChoice {
+    /// Every row
+    #[default]
+    All,
+    /// Rows whose total changed; the others are recorded as read, range by range
+    Changed,
 }
 
 /// How many `eth_call`s may be sent.

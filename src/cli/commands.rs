@@ -38,10 +38,15 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Re-read the stalest wallets
     ///
-    /// Reads the wallets with the oldest updated_at and stores their totals. A wallet that cannot be read
+    /// Reads the wallets whose totals were not read for longest and stores them. A wallet that cannot be read
     /// or stored is skipped for 1 minute, and for twice as long after each further failure, up to 1 day.
     /// Its retries count in `failed` and do not decide the exit status. Only one sweep runs per database
     /// and shard: a second one says so and exits 0.
+    ///
+    /// With --write changed, rows are read in ranges of addresses, and only those whose total differs are
+    /// written; the table eth_wallet_confirmations records when the rest of a range was read, and at which
+    /// block. updated_at is then the time of the last change: ask the view eth_wallet_freshness how fresh a
+    /// row is. --batch reads whole ranges until it has N wallets.
     Sweep(SweepArgs),
     /// Re-read the given wallets now
     ///

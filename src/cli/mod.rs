@@ -13,7 +13,7 @@ mod values;
 
 pub use args::{
     BackfillArgs, BudgetArgs, MigrateArgs, RefreshArgs, StatusArgs, StrictArgs, SweepArgs,
-    TrackChoice, VerifyArgs, WatchArgs,
+    TrackChoice, VerifyArgs, WatchArgs, WriteChoice,
 };
 pub use build::{command, command_for_completions, uses_flag};
 pub use commands::{Cli, Command};

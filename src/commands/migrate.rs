@@ -53,7 +53,7 @@ async fn adopt_profile(app: &App, store: &dyn Store) -> Result<String, RunError>
     store.adopt(&ours, is_other_chain).await?;
     if let Some((name, of)) = before
         && of != Some(identity)
-        && store.nth_oldest(0).await?.is_some()
+        && !store.is_empty().await?
     {
         app.report.note(&format!(
             "rows have totals of profile {name:?} until they are read again; run `ethtally sweep --all`"

@@ -20,7 +20,7 @@ use crate::{
     cli::StatusArgs,
     monitor::{AgeBand, TableState},
     report::{BAD, CommandOutput, GOOD, Styler, Verdict},
-    store::{Access, Checkpoint, Run, Store, TableCounts},
+    store::{Access, Checkpoint, Run, Store, TableCounts, TableFreshness},
     tally::RunError,
 };
 
@@ -173,29 +173,15 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
     let counts = store.counts().await?;
     let now = store.now().await?;
     let age = |time: DateTime<Utc>| (now - time).num_seconds().max(0).unsigned_abs();
-    // Nearest rank: the age that at least so many rows are within.
-    let within = |tenths: u64| counts.wallets - (counts.wallets * tenths).div_ceil(10);
-    let oldest = store.nth_oldest(0).await?;
-    let ages = match oldest {
-        None => None,
-        Some(oldest) => Some(Ages {
-            p50: store.nth_oldest(within(5)).await?.map_or(0, age),
-            p90: store.nth_oldest(within(9)).await?.map_or(0, age),
-            max: age(oldest),
-        }),
-    };
-    let stale = match args.max_age {
-        Some(limit) => Some(stale(store, now, limit).await?),
-        None => None,
-    };
+    let seen = Ageing::look(store, counts, now, args.max_age).await?;
     let checkpoint = store.checkpoint(&app.profile.checkpoint).await?;
     let checkpoint = checkpoint.map(|Checkpoint { name, last_block, updated_at }| {
         let age = age(updated_at);
         CheckpointStatus { name, last_block, updated_at: rfc3339(updated_at), age }
     });
-    let bands = age_bands(store, now, counts).await?;
+    let Ageing { stale, oldest, ages, .. } = seen;
     if let Some(file) = &app.metrics_file {
-        file.table(TableState { stale, ..state_of(store, counts, &bands).await? });
+        file.table(TableState { stale, ..state_of(counts, &seen) });
     }
     app.report.result(&Status {
         command: "status",
@@ -205,7 +191,7 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
         unreadable_reasons: reasons::most_frequent(store).await?,
         oldest_updated_at: oldest.map(rfc3339),
         age_seconds: ages,
-        age_bands: bands,
+        age_bands: seen.bands,
         stale,
         checkpoint,
         last_runs: runs::newest(store.last_runs().await?, age),
@@ -224,56 +210,85 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
 /// What the table looks like, for metrics and the page of watch.
 pub(super) async fn table_state(store: &dyn Store) -> Result<TableState, RunError> {
     let counts = store.counts().await?;
-    let bands = age_bands(store, store.now().await?, counts).await?;
-    state_of(store, counts, &bands).await
+    let seen = Ageing::look(store, counts, store.now().await?, None).await?;
+    Ok(state_of(counts, &seen))
 }
 
-async fn state_of(
-    store: &dyn Store,
-    counts: TableCounts,
-    bands: &[Band],
-) -> Result<TableState, RunError> {
+fn state_of(counts: TableCounts, seen: &Ageing) -> TableState {
     let TableCounts { wallets: rows, never_read, unreadable } = counts;
     let band = |Band { name, wallets: rows, .. }: &Band| AgeBand { name, rows: *rows };
-    Ok(TableState {
+    let age_bands = seen.bands.iter().map(band).collect();
+    TableState {
         rows,
         never_read,
         unreadable,
-        // Placeholders are dated before all others.
-        oldest_read: store.nth_oldest(never_read).await?,
+        oldest_read: seen.oldest_read,
         stale: None,
-        age_bands: bands.iter().map(band).collect(),
-    })
+        age_bands,
+    }
 }
 
-/// How many rows are older than this.
-async fn stale(store: &dyn Store, now: DateTime<Utc>, limit: Duration) -> Result<u64, RunError> {
+/// How old the rows are, by the newer of each row's write and its bucket's confirmation.
+struct Ageing {
+    oldest: Option<DateTime<Utc>>,
+    /// The same without those that were never read.
+    oldest_read: Option<DateTime<Utc>>,
+    ages: Option<Ages>,
+    /// The youngest first; nothing for an empty table.
+    bands: Vec<Band>,
+    /// Rows past a limit, if there is one.
+    stale: Option<u64>,
+}
+
+impl Ageing {
+    async fn look(
+        store: &dyn Store,
+        TableCounts { wallets, never_read, .. }: TableCounts,
+        now: DateTime<Utc>,
+        limit: Option<Duration>,
+    ) -> Result<Self, RunError> {
+        // Nearest rank: the age that at least so many rows are within. Placeholders are dated before all others.
+        let within = |tenths: u64| wallets - (wallets * tenths).div_ceil(10);
+        let ranks = [0, never_read, within(5), within(9)];
+        let mut bounds: Vec<_> =
+            BANDS.iter().map(|(under, _)| now - TimeDelta::seconds(under.cast_signed())).collect();
+        let before = limit.and_then(|limit| reaching_back(now, limit));
+        bounds.extend(before);
+        let TableFreshness { older, at } = store.freshness(wallets, &bounds, &ranks).await?;
+        let (older, past) = older.split_at(BANDS.len());
+
+        let age = |time: DateTime<Utc>| (now - time).num_seconds().max(0).unsigned_abs();
+        let ages = |oldest| Ages {
+            p50: at[2].map_or(0, age),
+            p90: at[3].map_or(0, age),
+            max: age(oldest),
+        };
+        Ok(Self {
+            oldest: at[0],
+            oldest_read: at[1],
+            ages: at[0].map(ages),
+            bands: if wallets == 0 { Vec::new() } else { bands(older, wallets, never_read) },
+            stale: limit.map(|_| past.first().copied().unwrap_or(0)),
+        })
+    }
+}
+
+/// The time that is so long ago; `None` beyond the calendar, where no row is older.
+fn reaching_back(now: DateTime<Utc>, limit: Duration) -> Option<DateTime<Utc>> {
     let before = TimeDelta::from_std(limit).ok().and_then(|limit| now.checked_sub_signed(limit));
-    match before.filter(|before| before.year() > 0) {
-        Some(before) => store.count_between(None, Some(before)).await,
-        None => Ok(0),
-    }
+    before.filter(|before| before.year() > 0)
 }
 
-/// The rows by age, the youngest first; nothing for an empty table.
-async fn age_bands(
-    store: &dyn Store,
-    now: DateTime<Utc>,
-    counts: TableCounts,
-) -> Result<Vec<Band>, RunError> {
-    if counts.wallets == 0 {
-        return Ok(Vec::new());
-    }
+/// The age bands, by how many rows are older than each of [`BANDS`].
+fn bands(older: &[u64], wallets: u64, never_read: u64) -> Vec<Band> {
+    let mut left = wallets;
     let mut bands = Vec::with_capacity(BANDS.len() + 1);
-    let mut before = None;
-    for (under, name) in BANDS {
-        let from = now - TimeDelta::seconds(under.cast_signed());
-        let wallets = store.count_between(Some(from), before).await?;
+    for ((under, name), older) in BANDS.into_iter().zip(older) {
+        let wallets = left.saturating_sub(*older);
         bands.push(Band { under_seconds: Some(under), wallets, name });
-        before = Some(from);
+        left = *older;
     }
-    let older = store.count_between(None, before).await?;
-    let wallets = older.saturating_sub(counts.never_read);
+    let wallets = left.saturating_sub(never_read);
     bands.push(Band { under_seconds: None, wallets, name: "older" });
-    Ok(bands)
+    bands
 }

@@ -12,7 +12,7 @@ use crate::{
     read::NodeReader,
     report::{CommandOutput, RunOutcome, Styler, Verdict},
     store::{Access, Store},
-    tally::{Ledger, Outcome, Pipeline, Retries, RunError, RunSummary, Unreadable, Wallet},
+    tally::{Counts, Ledger, Outcome, Pipeline, Retries, RunError, RunSummary, Unreadable, Wallet},
 };
 
 /// A command that reads wallets and stores their totals.
@@ -68,6 +68,7 @@ impl<'a> Story<'a> {
             updated: run.counts.updated,
             failed: run.counts.failed,
             superseded: run.counts.superseded,
+            unchanged: run.counts.unchanged,
             calls: self.reader.as_ref().map_or(0, NodeReader::calls),
             block: run.counts.block,
             elapsed_ms: self.started.elapsed().as_millis(),
@@ -105,6 +106,8 @@ pub(super) struct RunCounts {
     updated: u64,
     failed: u64,
     superseded: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    unchanged: u64,
     calls: u64,
     block: Option<u64>,
     elapsed_ms: u128,
@@ -133,11 +136,20 @@ impl RunCounts {
     /// The counts as words, from `updated:` on.
     pub(super) fn text(&self) -> String {
         let block = self.block.map_or_else(|| "none".to_owned(), |block| block.to_string());
+        let unchanged = match self.unchanged {
+            0 => String::new(),
+            unchanged => format!(" unchanged:{unchanged}"),
+        };
         format!(
-            "updated:{} failed:{} superseded:{} calls:{} block:{block} in {} ms",
+            "updated:{} failed:{} superseded:{}{unchanged} calls:{} block:{block} in {} ms",
             self.updated, self.failed, self.superseded, self.calls, self.elapsed_ms
         )
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The result of `sweep`, and of `refresh` with its wallets beside it.
@@ -163,7 +175,8 @@ impl CommandOutput for RunOutput {
 /// What a run that was reported means for the exit status.
 pub(super) fn verdict(run: RunSummary, strict: bool) -> Result<Verdict, RunError> {
     let has_only_failures = run.has_only_failures();
-    let stored_nothing = run.counts.updated + run.counts.superseded + run.counts.failed == 0;
+    let Counts { updated, superseded, unchanged, failed, .. } = run.counts;
+    let stored_nothing = updated + superseded + unchanged + failed == 0;
     if let Some(error) = run.error {
         return Err(error);
     }

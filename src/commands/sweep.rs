@@ -1,5 +1,7 @@
-//! `sweep`: re-read the stalest wallets. `queue` says which, and in which order.
+//! `sweep`: re-read the stalest wallets. `queue` says which, and in which order; `buckets` does where rows are
+//! confirmed instead of written.
 
+mod buckets;
 mod queue;
 
 use std::{
@@ -15,10 +17,10 @@ use tokio::task::JoinHandle;
 use super::story::{RunOutput, Story, verdict};
 use crate::{
     app::App,
-    cli::SweepArgs,
+    cli::{SweepArgs, WriteChoice},
     report::{CommandOutput, Styler, Verdict},
     store::{Access, LockKey, Stale, Store},
-    tally::{Lock, Locked, Retries, RunError, RunSummary, Shard, Shutdown},
+    tally::{Confirming, Lock, Locked, Retries, RunError, RunSummary, Shard, Shutdown},
 };
 
 /// What comes after a run that ended early.
@@ -63,18 +65,12 @@ async fn sweep_locked(
 ) -> Result<Verdict, RunError> {
     let store = story.store.as_ref();
     let stale = stale(store, args).await?;
-    let limit = limit(args);
-    let expected = match app.report.shows_bars() {
-        true => queue::count(store, &stale, limit).await?,
-        false => 0,
+    let mut run = match digits(store, args.write).await? {
+        None => sweep_rows(app, args, story, stale, lock).await?,
+        Some(digits) => sweep_buckets(app, args, story, stale, lock, digits).await?,
     };
-    let retries = Retries::default();
-    let pages = queue::pages(store, stale, limit, &retries);
-    let ledger = Locked { ledger: store, lock };
-    let work = story.run(&ledger, expected, pages, &retries, |_, _, _| {});
-    let mut run = while_held(lock, &app.shutdown, work).await;
     story.note_rest(&mut run, CONTINUES);
-    if run.counts.superseded > 0 && run.counts.updated == 0 {
+    if run.counts.superseded > 0 && run.counts.updated + run.counts.unchanged == 0 {
         app.report.note(
             "the table holds newer reads than this run made; is the node behind, or --block old?",
         );
@@ -85,6 +81,62 @@ async fn sweep_locked(
     let counts = story.counts(&run);
     app.report.result(&RunOutput { command: "sweep", requested: run.counts.requested, counts })?;
     verdict(run, args.strict.strict)
+}
+
+/// How many digits the table's buckets have; `None` if it has none and needs none.
+async fn digits(store: &dyn Store, write: WriteChoice) -> Result<Option<u8>, RunError> {
+    match write {
+        WriteChoice::All => store.bucket_digits().await,
+        WriteChoice::Changed => store.create_buckets().await.map(Some),
+    }
+}
+
+/// Sweeps row by row.
+async fn sweep_rows(
+    app: &App,
+    args: &SweepArgs,
+    story: &Story<'_>,
+    stale: Stale,
+    lock: &dyn Lock,
+) -> Result<RunSummary, RunError> {
+    let (store, limit, retries) = (story.store.as_ref(), limit(args), Retries::default());
+    let expected = match app.report.shows_bars() {
+        true => queue::count(store, &stale, limit).await?,
+        false => 0,
+    };
+    let pages = queue::pages(store, stale, limit, &retries);
+    let ledger = Locked { ledger: store, lock };
+    let work = story.run(&ledger, expected, pages, &retries, |_, _, _| {});
+    Ok(while_held(lock, &app.shutdown, work).await)
+}
+
+/// Sweeps bucket by bucket.
+async fn sweep_buckets(
+    app: &App,
+    args: &SweepArgs,
+    story: &Story<'_>,
+    stale: Stale,
+    lock: &dyn Lock,
+    digits: u8,
+) -> Result<RunSummary, RunError> {
+    let (store, limit, retries) = (story.store.as_ref(), limit(args), Retries::default());
+    let expected = match app.report.shows_bars() {
+        true => buckets::count(store, &stale, limit).await?,
+        false => 0,
+    };
+    let (confirmer, locked) = (store, Locked { ledger: store, lock });
+    let confirming = Confirming::new(confirmer, locked, digits, args.write == WriteChoice::All);
+    let pages = buckets::pages(store, &confirming, stale, limit, &retries);
+    let work = story.run(&confirming, expected, pages, &retries, |_, _, _| {});
+    let mut run = while_held(lock, &app.shutdown, work).await;
+    if !matches!(run.error, Some(RunError::Database(_))) {
+        // What was read of buckets that are not complete.
+        match confirming.finish().await {
+            Ok(recorded) => run.count_later(recorded),
+            Err(error) => run.error = run.error.or(Some(error)),
+        }
+    }
+    Ok(run)
 }
 
 /// Another sweep is at work.
@@ -128,7 +180,7 @@ async fn while_held(
 
 /// Says so if there is nothing to sweep, now and later.
 async fn note_if_empty(app: &App, store: &dyn Store) -> Result<(), RunError> {
-    if store.nth_oldest(0).await?.is_none() {
+    if store.is_empty().await? {
         app.report.note("the table is empty; fill it with `ethtally backfill`");
     }
     Ok(())
@@ -210,7 +262,10 @@ impl CommandOutput for Plan {
 async fn dry_run(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let store = app.store(Access::Read).await?;
     let stale = stale(store.as_ref(), args).await?;
-    let wallets = queue::count(store.as_ref(), &stale, limit(args)).await?;
+    let wallets = match store.bucket_digits().await? {
+        Some(_) => buckets::count(store.as_ref(), &stale, limit(args)).await?,
+        None => queue::count(store.as_ref(), &stale, limit(args)).await?,
+    };
     if wallets == 0 {
         note_if_empty(app, store.as_ref()).await?;
     }

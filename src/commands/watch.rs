@@ -200,7 +200,7 @@ impl Watch<'_> {
                 "--from-block {first} does not exist yet; the newest block is {newest}"
             )));
         }
-        if self.store.nth_oldest(0).await?.is_none() {
+        if self.store.is_empty().await? {
             self.app.report.note(match self.args.track {
                 TrackChoice::Known => {
                     "the table is empty, and only wallets in it are refreshed; fill it with \

@@ -220,6 +220,7 @@ impl<'a> Follower<'a> {
     async fn search(&mut self, moment: &Moment) -> Result<(), RunError> {
         let mut found = Vec::new();
         for rows in self.rereads.to_search(moment) {
+            self.context.journal.unconfirm(rows.from, rows.to).await?;
             let read = self.context.journal.rows_read_at(rows.from, rows.to, rows.within).await?;
             found.extend(read);
         }

@@ -168,6 +168,10 @@ pub trait Journal: Send + Sync {
         within: Duration,
     ) -> Result<Vec<(Wallet, u64)>, RunError>;
 
+    /// Takes back what confirms rows at one of the blocks from `from` to `to`, which were replaced: each row is as old again
+    /// as its own read.
+    async fn unconfirm(&self, from: u64, to: u64) -> Result<(), RunError>;
+
     /// Those of `wallets` that have a row.
     async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError>;
 }

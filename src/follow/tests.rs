@@ -412,6 +412,10 @@ impl Journal for Shared {
         Ok(rows.map(|(wallet, row)| (*wallet, row.read_block)).collect())
     }
 
+    async fn unconfirm(&self, _: u64, _: u64) -> Result<(), RunError> {
+        Ok(())
+    }
+
     async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
         let world = self.call()?;
         Ok(wallets.iter().filter(|wallet| world.rows.contains_key(wallet)).copied().collect())

@@ -14,7 +14,7 @@ pub struct TableState {
     pub never_read: u64,
     /// Wallets on the record of failures.
     pub unreadable: u64,
-    /// When the row that was read longest ago was updated; placeholders do not count.
+    /// When the row that was read longest ago was read, changed or not; placeholders do not count.
     pub oldest_read: Option<DateTime<Utc>>,
     /// Rows past the limit, if one is given.
     #[serde(skip)]
@@ -58,7 +58,7 @@ impl TableState {
         to.gauge("unreadable_wallets", help, Some(self.unreadable as f64));
         to.gauge(
             "oldest_row_timestamp_seconds",
-            "When the row that was read longest ago was updated; rows that were never read do not count",
+            "When the row that was read longest ago was read or confirmed; rows that were never read do not count",
             self.oldest_read.map(|time| time.timestamp() as f64),
         );
         let help = "Rows older than --max-age";

@@ -27,12 +27,12 @@ pub(super) trait Dialect: Send + Sync + Sized + 'static {
     /// Opens a connection.
     async fn connect(&self) -> Result<ConnectionOf<Self>, StoreError>;
 
-    /// Begins a transaction; returns what [`Dialect::look`] finds its session by.
+    /// Begins a transaction.
     async fn begin(
         &self,
         connection: &mut ConnectionOf<Self>,
         purpose: Purpose,
-    ) -> sqlx::Result<Option<SessionId>>;
+    ) -> sqlx::Result<Begun>;
 
     /// Looks from a second connection at what a session is waiting for.
     async fn look(&self, id: Option<SessionId>) -> Look;
@@ -92,10 +92,23 @@ impl Explained {
 pub(super) enum Purpose {
     /// Writing.
     Write,
+    /// Writing totals: no bucket is confirmed meanwhile.
+    Totals,
+    /// Comparing rows, read in the order of an index, and confirming their buckets.
+    Confirm,
     /// Reading rows in the order of an index.
     ByIndex,
     /// Any other reading.
     Read,
+}
+
+/// A transaction that has begun.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Begun {
+    /// What [`Dialect::look`] finds its session by.
+    pub(super) session: Option<SessionId>,
+    /// A statement that is to be executed first, as it may take long: it waits for others.
+    pub(super) first: Option<&'static str>,
 }
 
 /// What the server calls a session.
@@ -188,15 +201,27 @@ pub(super) struct Statements {
     pub(super) known: &'static str,
     /// A list of wallets.
     pub(super) rows: &'static str,
-    /// Offset.
-    pub(super) nth_oldest: &'static str,
+    /// From this time, before this one, offset.
+    pub(super) nth_written: &'static str,
+    /// Of rows that are as fresh as their own write: from this time, before this one, offset.
+    pub(super) nth_own: &'static str,
+    /// Rows of from this time, before this one, without gaps; returns the row's number, the confirmation of the bucket, and
+    /// how many rows are as fresh as their own write.
+    pub(super) count_own: &'static str,
+    /// For each time at which buckets were confirmed, how many rows they have; nothing if none was.
+    pub(super) rows_by_confirmation: &'static str,
+    /// The rows on the record of failures that were written before their bucket was confirmed: when it was, and they were.
+    pub(super) failing_rows: &'static str,
+    /// The same of rows that were created since, and are not on the record.
+    pub(super) late_rows: &'static str,
     /// Name.
     pub(super) checkpoint: &'static str,
     /// Rows of wallet, total, block of the read, block of the event.
     pub(super) record_totals: &'static str,
     /// Rows of wallet, block of the event.
     pub(super) raise_event_blocks: &'static str,
-    /// A list of wallets.
+    /// Rows of wallet, block of the read. Not for reads that were superseded: such a row would count as confirmed by a
+    /// round that could not read it.
     pub(super) forget_failures: &'static str,
     /// A list of wallets.
     pub(super) on_record: &'static str,
@@ -216,4 +241,23 @@ pub(super) struct Statements {
     pub(super) update_run: &'static str,
     /// From this block, up to this one, seconds since the oldest was written.
     pub(super) rows_read_at: &'static str,
+    /// Numbers from 0 to 15: the first digits of buckets in which no other total may be written. `None` where all
+    /// transactions that write exclude each other.
+    pub(super) lock_buckets: Option<&'static str>,
+    /// A list of buckets.
+    pub(super) create_buckets: &'static str,
+    /// Last selected before this time, behind this age and bucket, from this bucket, up to this one, limit.
+    pub(super) stale_buckets: &'static str,
+    /// A list of buckets, before this time.
+    pub(super) count_in_buckets: &'static str,
+    /// A list of buckets.
+    pub(super) count_keys: &'static str,
+    /// A list of buckets.
+    pub(super) bucket_keys: &'static str,
+    /// A list of buckets, before this time.
+    pub(super) bucket_wallets: &'static str,
+    /// Rows of bucket, time of the selection.
+    pub(super) bucket_rows: &'static str,
+    /// Rows of bucket, block, time of the selection, number of rows.
+    pub(super) confirm_buckets: &'static str,
 }

@@ -6,6 +6,7 @@ use std::{error::Error, io, path::PathBuf};
 
 use thiserror::Error;
 
+use super::rows::TooLarge;
 use crate::tally::Shutdown;
 
 /// A failure, before it is put in words.
@@ -64,6 +65,8 @@ pub(super) enum StoreError {
     LockFile { path: PathBuf, source: io::Error },
     #[error("stopped while waiting for {0}")]
     Stopped(String),
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
 }
 
 impl StoreError {

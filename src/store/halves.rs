@@ -113,7 +113,7 @@ impl<D: Backend> SqlStore<D> {
         failures: &FailureColumns,
     ) -> Result<u64, StoreError> {
         let record = || async {
-            let mut session = self.database.begin(Purpose::Write).await?;
+            let mut session = self.database.begin(Purpose::Totals).await?;
             let recorded = async {
                 let updated = write_totals(totals, &mut session).await?;
                 // Without any row it only shows whether the statements work.
@@ -132,7 +132,7 @@ impl<D: Backend> SqlStore<D> {
     /// Writes some of these rows in one transaction; returns how many were changed.
     async fn store_part(&self, rows: &Rows<'_>, part: Range<usize>) -> Result<u64, StoreError> {
         let store = || async {
-            let mut session = self.database.begin(Purpose::Write).await?;
+            let mut session = self.database.begin(Purpose::Totals).await?;
             let stored = rows.write(part.clone(), &mut session).await;
             session.end(stored).await
         };
@@ -162,7 +162,7 @@ impl<D: Backend> SqlStore<D> {
             return Err(self.refuses(rows, &format!("{} of {tried} rows", refused.len())));
         }
         let left = halves.left.into_iter().flatten().filter_map(wallet).collect();
-        Ok(Recorded { updated: halves.changed, superseded: 0, refused, left })
+        Ok(Recorded { updated: halves.changed, refused, left, ..Recorded::default() })
     }
 
     async fn halves(&self, rows: &Rows<'_>) -> Result<Halves, RunError> {

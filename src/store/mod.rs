@@ -2,13 +2,16 @@
 //!
 //! [`Store`] in `table` is what commands see, and [`open`] returns one. `sql_store` is the one flow of every
 //! method: which statements it executes and what their rows mean. `postgres` and `sqlite` hold the
-//! statements in their dialect of SQL, and how to connect, lock and name an error. `record` writes totals, and
-//! `halves` finds the rows that the database refuses.
+//! statements in their dialect of SQL, and how to connect, lock and name an error. `record` writes totals,
+//! `halves` finds the rows that the database refuses, `confirmations` confirms rows that need no write, and `freshness` says
+//! how old all rows are.
 
 mod backend;
+mod confirmations;
 mod connections;
 mod dialect;
 mod error;
+mod freshness;
 mod halves;
 mod postgres;
 mod record;
@@ -25,7 +28,8 @@ use std::path::Path;
 
 pub use run_log::{RUNNING, Run, RunLog, RunRecord};
 pub use table::{
-    Access, Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts, TableProfile,
+    Access, BucketCursor, BucketPage, Checkpoint, Confirmed, Cursor, LockKey, Page, Row, Stale,
+    Store, TableCounts, TableFreshness, TableProfile,
 };
 
 use crate::tally::{RunError, Shutdown};

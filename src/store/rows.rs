@@ -11,17 +11,20 @@ use alloy::primitives::B256;
 use anyhow::Context;
 use chrono::NaiveDateTime;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tracing::warn;
 
-use super::{Checkpoint, Cursor, Page, Row, TableCounts};
+use super::{Checkpoint, Confirmed, Cursor, Page, Row, TableCounts};
 use crate::{
     follow::{BlockReads, OrphanedBlock, RecentReads, RowsAbove},
     redact,
     tally::{RunError, TotalRead, Unreadable, Wallet},
 };
 
-/// A row of `eth_wallet_balances`: wallet, total, block of the read, block of the event, time.
-pub(super) type RawRow = (String, String, Option<i64>, Option<i64>, NaiveDateTime);
+/// A row of `eth_wallet_balances`: wallet, total, block of the read, block of the event, time; block and time of the
+/// confirmation that counts for it.
+pub(super) type RawRow =
+    (String, String, Option<i64>, Option<i64>, NaiveDateTime, Option<i64>, Option<NaiveDateTime>);
 
 /// A row of `eth_watch_blocks`: number, hash, wallets as JSON, gone, redo_from.
 pub(super) type RawBlock = (i64, String, String, bool, Option<i64>);
@@ -40,9 +43,17 @@ impl Page {
 
 impl Row {
     /// The row, unless its key is not a wallet.
-    pub(super) fn of((wallet, total, read_block, blocknumber, updated_at): RawRow) -> Option<Self> {
-        let updated_at = updated_at.and_utc();
-        Some(Self { wallet: wallet_of(&wallet)?, total, read_block, blocknumber, updated_at })
+    pub(super) fn of(row: RawRow) -> Option<Self> {
+        let (wallet, total, read_block, blocknumber, updated_at, block, selected_at) = row;
+        let confirmed = block.zip(selected_at);
+        Some(Self {
+            wallet: wallet_of(&wallet)?,
+            total,
+            read_block,
+            blocknumber,
+            updated_at: updated_at.and_utc(),
+            confirmed: confirmed.map(|(block, at)| Confirmed { block, at: at.and_utc() }),
+        })
     }
 }
 
@@ -62,14 +73,24 @@ impl Checkpoint {
     }
 }
 
+/// A number that no column can hold.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("the number {0} exceeds a bigint")]
+pub(super) struct TooLarge(u64);
+
+impl From<TooLarge> for RunError {
+    fn from(error: TooLarge) -> Self {
+        Self::Database(error.into())
+    }
+}
+
 /// A number as a bigint. Blocks and row counts never exceed it in practice.
-pub(super) fn bigint(number: u64) -> Result<i64, RunError> {
-    i64::try_from(number)
-        .map_err(|_| RunError::Database(anyhow::anyhow!("the number {number} exceeds a bigint")))
+pub(super) fn bigint(number: u64) -> Result<i64, TooLarge> {
+    i64::try_from(number).map_err(|_| TooLarge(number))
 }
 
 /// The wallet of a key; `None` unless it is in lower case, as ethtally writes it.
-fn wallet_of(text: &str) -> Option<Wallet> {
+pub(super) fn wallet_of(text: &str) -> Option<Wallet> {
     let wallet = text.parse().ok().filter(|_| !text.bytes().any(|byte| byte.is_ascii_uppercase()));
     if wallet.is_none() {
         warn!("skipping the row {text:?}: its key is not a wallet address in lower case");
@@ -172,7 +193,7 @@ pub(super) struct BlockColumns {
 }
 
 impl BlockColumns {
-    pub(super) fn of(blocks: &[BlockReads]) -> Result<Self, RunError> {
+    pub(super) fn of(blocks: &[BlockReads]) -> Result<Self, TooLarge> {
         let mut by_hash: BTreeMap<B256, BlockReads> = BTreeMap::new();
         for block in blocks {
             match by_hash.get_mut(&block.hash) {
@@ -203,7 +224,7 @@ pub(super) struct TotalColumns {
 }
 
 impl TotalColumns {
-    pub(super) fn of(totals: &[TotalRead]) -> Result<Self, RunError> {
+    pub(super) fn of(totals: &[TotalRead]) -> Result<Self, TooLarge> {
         let mut reads: Vec<&TotalRead> = totals.iter().collect();
         reads.sort_by_key(|read| (read.wallet, read.read_block));
         let mut columns = Self::default();
@@ -293,6 +314,6 @@ mod tests {
 
     #[test]
     fn a_number_beyond_a_bigint_is_an_error_of_the_database() {
-        assert!(matches!(bigint(u64::MAX), Err(RunError::Database(_))));
+        assert!(matches!(bigint(u64::MAX).map_err(RunError::from), Err(RunError::Database(_))));
     }
 }

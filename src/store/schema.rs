@@ -15,13 +15,14 @@ use super::{
 pub(super) const MIGRATIONS: &str = "_ethtally_migrations";
 
 /// The tables that ethtally uses.
-pub(super) const TABLES: [&str; 7] = [
+pub(super) const TABLES: [&str; 8] = [
     "eth_wallet_balances",
     "eth_wallet_read_failures",
     "eth_indexer_checkpoints",
     "eth_watch_blocks",
     "eth_wallet_profile",
     "eth_wallet_runs",
+    "eth_wallet_confirmations",
     MIGRATIONS,
 ];
 
@@ -44,6 +45,7 @@ macro_rules! migrations {
             4 "vacuum" "0004_vacuum.sql",
             5 "profile" "0005_profile.sql",
             6 "runs" "0006_runs.sql",
+            7 "confirmations" "0007_confirmations.sql",
         )
     };
     ($dialect:literal: $($version:literal $name:literal $file:literal,)*) => {

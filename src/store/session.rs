@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::{
     connections::{Connections, Leased},
-    dialect::{AnyRow, Dialect, Look, Purpose, SessionId, Value},
+    dialect::{AnyRow, Begun, Dialect, Look, Purpose, SessionId, Value},
     error::StoreError,
 };
 use crate::tally::Shutdown;
@@ -92,14 +92,23 @@ impl<'a, D: Dialect> Session<'a, D> {
             for _ in 0..ATTEMPTS {
                 let mut connection = connections.acquire(dialect).await?;
                 match timeout(D::BEGIN_LIMIT, dialect.begin(connection.get()?, purpose)).await {
-                    Ok(Ok(id)) => return Ok(Self { dialect, shutdown, connection, id }),
+                    Ok(Ok(Begun { session: id, first })) => {
+                        return Ok((Self { dialect, shutdown, connection, id }, first));
+                    }
                     Ok(Err(error)) => return Err(StoreError::Sql(error)),
                     Err(_) => {}
                 }
             }
             Err(StoreError::NoSession(D::BEGIN_LIMIT.as_secs()))
         };
-        watched(dialect, shutdown, None, begun).await
+        let (mut session, first) = watched(dialect, shutdown, None, begun).await?;
+        if let Some(first) = first {
+            let ran = session.run(first).await;
+            if let Err(error) = ran {
+                return session.end(Err(error)).await;
+            }
+        }
+        Ok(session)
     }
 
     /// Executes a statement and returns the number of rows it affected.

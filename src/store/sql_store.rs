@@ -7,12 +7,13 @@ use std::{collections::HashSet, time::Duration};
 use anyhow::anyhow;
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 
 use tracing::debug;
 
 use super::{
-    Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts, TableProfile,
+    BucketCursor, BucketPage, Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts,
+    TableFreshness, TableProfile,
     backend::Backend,
     dialect::{AnyRow, Column, Purpose, Value},
     error::{StoreError, unless_stopped},
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     follow::{BlockReads, CheckpointUpdate, Journal, RecentReads, RowsAbove},
-    tally::{Check, Lock, Recorded, RunError, Shard, Wallet},
+    tally::{Bucket, Check, Lock, Recorded, RunError, Selection, Shard, Wallet},
 };
 
 /// When a transaction is done again after a conflict with another one, or on a new connection after one that was lost:
@@ -93,7 +94,7 @@ impl<D: Backend> SqlStore<D> {
     }
 
     /// Executes a query that reads rows in the order of an index.
-    async fn fetch_by_index<T: AnyRow>(
+    pub(super) async fn fetch_by_index<T: AnyRow>(
         &self,
         sql: &'static str,
         values: &[Value<'_>],
@@ -230,6 +231,39 @@ impl<D: Backend> Store for SqlStore<D> {
         Ok(only(rows)?.unsigned_abs())
     }
 
+    async fn bucket_digits(&self) -> Result<Option<u8>, RunError> {
+        self.digits().await
+    }
+
+    async fn create_buckets(&self) -> Result<u8, RunError> {
+        self.create().await
+    }
+
+    async fn stale_buckets(
+        &self,
+        stale: &Stale,
+        after: Option<&BucketCursor>,
+        limit: u32,
+    ) -> Result<BucketPage, RunError> {
+        self.buckets_before(stale, after, limit).await
+    }
+
+    async fn count_in_buckets(
+        &self,
+        buckets: &[Bucket],
+        before: Option<DateTime<Utc>>,
+    ) -> Result<Vec<u64>, RunError> {
+        self.count_wallets(buckets, before).await
+    }
+
+    async fn select_buckets(
+        &self,
+        buckets: &[Bucket],
+        before: Option<DateTime<Utc>>,
+    ) -> Result<Vec<Selection>, RunError> {
+        self.select_wallets(buckets, before).await
+    }
+
     async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<Recorded, RunError> {
         self.insert(&keys_of(wallets)).await
     }
@@ -258,26 +292,19 @@ impl<D: Backend> Store for SqlStore<D> {
         Ok(TableCounts::of(rows.into_iter().next().unwrap_or_default()))
     }
 
-    async fn nth_oldest(&self, n: u64) -> Result<Option<DateTime<Utc>>, RunError> {
-        let rows: Vec<(NaiveDateTime,)> =
-            self.fetch_by_index(D::SQL.nth_oldest, &[Value::Number(bigint(n)?)]).await?;
-        Ok(rows.first().map(|(time,)| time.and_utc()))
+    async fn is_empty(&self) -> Result<bool, RunError> {
+        let any = "select wallet from eth_wallet_balances limit 1";
+        let rows: Vec<(String,)> = self.fetch_by_index(any, &[]).await?;
+        Ok(rows.is_empty())
     }
 
-    async fn count_between(
+    async fn freshness(
         &self,
-        from: Option<DateTime<Utc>>,
-        before: Option<DateTime<Utc>>,
-    ) -> Result<u64, RunError> {
-        let count = "select count(*) from eth_wallet_balances
-             where updated_at >= $1 and updated_at < $2";
-        let time = |time: Option<DateTime<Utc>>, default_year| match time {
-            Some(time) => time.naive_utc(),
-            None => NaiveDate::from_ymd_opt(default_year, 1, 1).unwrap_or_default().into(),
-        };
-        let values = [Value::Time(time(from, 1)), Value::Time(time(before, 9999))];
-        let rows: Vec<(i64,)> = self.fetch_by_index(count, &values).await?;
-        Ok(only(rows)?.unsigned_abs())
+        rows: u64,
+        bounds: &[DateTime<Utc>],
+        ranks: &[u64],
+    ) -> Result<TableFreshness, RunError> {
+        self.freshness_of(rows, bounds, ranks).await
     }
 
     async fn failures_page(
@@ -292,10 +319,14 @@ impl<D: Backend> Store for SqlStore<D> {
 
     async fn newest_read_block(&self) -> Result<Option<u64>, RunError> {
         // No index has the blocks. Rows are written soon after they are read, so that one of the last is the newest.
-        let sql = "select max(read_block) from (
-                 select read_block from eth_wallet_balances
-                 order by updated_at desc, wallet desc limit 1000
-             ) newest";
+        let sql = "select max(block) from (
+                 select max(read_block) as block from (
+                     select read_block from eth_wallet_balances
+                     order by updated_at desc, wallet desc limit 1000
+                 ) newest
+                 union all
+                 select max(block) from eth_wallet_confirmations
+             ) blocks";
         let rows: Vec<(Option<i64>,)> = self.fetch_by_index(sql, &[]).await?;
         Ok(rows.first().and_then(|(block,)| u64::try_from((*block)?).ok()))
     }
@@ -324,6 +355,9 @@ impl<D: Backend> Store for SqlStore<D> {
             let mut session = self.database.begin(Purpose::Write).await?;
             let values = [Value::Text(&profile.name), Value::Text(&profile.identity)];
             let mut adopted = session.execute(D::SQL.adopt_profile, &values).await;
+            if adopted.is_ok() {
+                adopted = session.execute(UNCONFIRM_ALL, &[]).await;
+            }
             if is_other_chain && adopted.is_ok() {
                 adopted = session.execute(forget_blocks, &[]).await;
             }
@@ -498,10 +532,21 @@ impl<D: Backend> Journal for SqlStore<D> {
         Ok(wallets_and_blocks(self.fetch_by_index(D::SQL.rows_read_at, &values).await?))
     }
 
+    async fn unconfirm(&self, from: u64, to: u64) -> Result<(), RunError> {
+        let unconfirm = "update eth_wallet_confirmations set block = null, selected_at = null
+             where block between $1 and $2";
+        let to = i64::try_from(to).unwrap_or(i64::MAX);
+        let values = [Value::Number(bigint(from)?), Value::Number(to)];
+        self.execute(unconfirm, &values).await.map(drop)
+    }
+
     async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
         self.fetch_wallets(D::SQL.known, &[Value::List(&keys_of(wallets))]).await
     }
 }
+
+/// Takes back every confirmation.
+const UNCONFIRM_ALL: &str = "update eth_wallet_confirmations set block = null, selected_at = null";
 
 /// The one value of a query that always gives one row.
 fn only<T>(rows: Vec<(T,)>) -> Result<T, RunError> {

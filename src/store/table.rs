@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::run_log::RunLog;
 use crate::{
     follow::Journal,
-    tally::{Check, Ledger, Lock, Recorded, RunError, Shard, Wallet},
+    tally::{Bucket, Check, Confirmer, Ledger, Lock, Recorded, RunError, Selection, Shard, Wallet},
 };
 
 /// What a command may do with the database.
@@ -24,7 +24,7 @@ pub enum Access {
 
 /// The table of totals and the tables beside it.
 #[async_trait]
-pub trait Store: Ledger + Journal + RunLog {
+pub trait Store: Ledger + Confirmer + Journal + RunLog {
     /// Creates or upgrades the tables; returns the names of the migrations that it applied.
     ///
     /// Processes that migrate at once wait for each other.
@@ -68,6 +68,36 @@ pub trait Store: Ledger + Journal + RunLog {
     /// How many wallets all pages of [`Store::due_page`] hold.
     async fn count_due(&self, stale: &Stale) -> Result<u64, RunError>;
 
+    /// How many digits the buckets of the table have, by which its rows are confirmed; `None` if they never were.
+    async fn bucket_digits(&self) -> Result<Option<u8>, RunError>;
+
+    /// Creates the buckets of the table, or more of them once they hold too many rows; returns how many digits they have.
+    async fn create_buckets(&self) -> Result<u8, RunError>;
+
+    /// The next buckets after `after` that begin in the shard, the one that was not confirmed for longest first.
+    async fn stale_buckets(
+        &self,
+        stale: &Stale,
+        after: Option<&BucketCursor>,
+        limit: u32,
+    ) -> Result<BucketPage, RunError>;
+
+    /// How many wallets [`Store::select_buckets`] finds in each of these buckets.
+    async fn count_in_buckets(
+        &self,
+        buckets: &[Bucket],
+        before: Option<DateTime<Utc>>,
+    ) -> Result<Vec<u64>, RunError>;
+
+    /// The wallets of these buckets that are not on the record of failures. With `before`, wallets that were never read
+    /// are left out, and so are buckets that have rows, none of which was last written before that time: a look at each
+    /// row, while without it the keys are enough.
+    async fn select_buckets(
+        &self,
+        buckets: &[Bucket],
+        before: Option<DateTime<Utc>>,
+    ) -> Result<Vec<Selection>, RunError>;
+
     /// Stores unread wallets as the oldest rows; rows that exist stay as they are.
     /// `updated` is the number of new rows.
     async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<Recorded, RunError>;
@@ -89,15 +119,18 @@ pub trait Store: Ledger + Journal + RunLog {
     /// The numbers of rows.
     async fn counts(&self) -> Result<TableCounts, RunError>;
 
-    /// When the row with `n` older rows was last written; `None` past the last row.
-    async fn nth_oldest(&self, n: u64) -> Result<Option<DateTime<Utc>>, RunError>;
+    /// True if the table has no row.
+    async fn is_empty(&self) -> Result<bool, RunError>;
 
-    /// How many rows were last written from this time on, and before this one; `None` for no limit.
-    async fn count_between(
+    /// How fresh the `rows` rows of the table are: how many are older than each of `bounds`, and how fresh those are that
+    /// have so many older ones as `ranks` says. A row is as fresh as the newer of its own write and the confirmation of its
+    /// bucket.
+    async fn freshness(
         &self,
-        from: Option<DateTime<Utc>>,
-        before: Option<DateTime<Utc>>,
-    ) -> Result<u64, RunError>;
+        rows: u64,
+        bounds: &[DateTime<Utc>],
+        ranks: &[u64],
+    ) -> Result<TableFreshness, RunError>;
 
     /// The next keys after `after` on the record of failures, in order, each with its last error.
     async fn failures_page(
@@ -106,7 +139,7 @@ pub trait Store: Ledger + Journal + RunLog {
         limit: u32,
     ) -> Result<Vec<(String, String)>, RunError>;
 
-    /// The newest block of a read among the rows that were written last; `None` if none of them was read.
+    /// The newest block of a read: among the rows that were written last, and the confirmations; `None` if there is none.
     async fn newest_read_block(&self) -> Result<Option<u64>, RunError>;
 
     /// The checkpoint of this name.
@@ -170,6 +203,34 @@ pub struct Page {
     pub next: Option<Cursor>,
 }
 
+/// The last bucket of a page; the next page begins after it.
+#[derive(Clone, Debug)]
+pub struct BucketCursor {
+    /// When it was confirmed, as the database writes it.
+    pub(super) time: String,
+    pub(super) bucket: String,
+}
+
+/// A page of buckets, the one that was not confirmed for longest first.
+#[derive(Clone, Debug)]
+pub struct BucketPage {
+    /// Those that were never confirmed.
+    pub new: Vec<Bucket>,
+    /// The others, which come after them.
+    pub confirmed: Vec<Bucket>,
+    /// Where the next page begins; `None` for the last page.
+    pub next: Option<BucketCursor>,
+}
+
+/// How fresh the rows of a table are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableFreshness {
+    /// For each time that was asked for, how many rows are older.
+    pub older: Vec<u64>,
+    /// For each rank that was asked for, how fresh the row is that has so many older ones; `None` past the last row.
+    pub at: Vec<Option<DateTime<Utc>>>,
+}
+
 /// A wallet's row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -183,12 +244,33 @@ pub struct Row {
     pub blocknumber: Option<i64>,
     /// When the row was last written.
     pub updated_at: DateTime<Utc>,
+    /// When it was last read without a change; `None` if not since it was written.
+    pub confirmed: Option<Confirmed>,
+}
+
+/// The confirmation of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The block at which it was read.
+    pub block: i64,
+    /// When it was selected, before it was read.
+    pub at: DateTime<Utc>,
 }
 
 impl Row {
-    /// The block of the read, as a number of a block.
+    /// When the row was last read, changed or not.
+    pub fn fresh_at(&self) -> DateTime<Utc> {
+        self.confirmed.map_or(self.updated_at, |confirmed| self.updated_at.max(confirmed.at))
+    }
+
+    /// The newest block at which the row was read; `None` for placeholders and for rows of the original.
+    pub fn fresh_block(&self) -> Option<i64> {
+        self.read_block.max(self.confirmed.map(|confirmed| confirmed.block))
+    }
+
+    /// The newest block at which the row was read, as a number of a block.
     pub fn read_at(&self) -> Option<u64> {
-        self.read_block.and_then(|block| block.try_into().ok())
+        self.fresh_block().and_then(|block| block.try_into().ok())
     }
 
     /// The block at which it was read; of a row of the original, which was read then or later, that of the newest event.

@@ -25,6 +25,19 @@ pub struct Locked<'a> {
     pub lock: &'a dyn Lock,
 }
 
+impl Locked<'_> {
+    /// Proves that the lock is held.
+    ///
+    /// # Errors
+    /// If it was lost.
+    pub async fn check(&self) -> Result<(), RunError> {
+        match self.lock.is_held().await {
+            true => Ok(()),
+            false => Err(RunError::lock_lost(&self.lock.lost().await)),
+        }
+    }
+}
+
 #[async_trait]
 impl Ledger for Locked<'_> {
     async fn record(
@@ -32,9 +45,7 @@ impl Ledger for Locked<'_> {
         totals: &[TotalRead],
         failures: &[Unreadable],
     ) -> Result<Recorded, RunError> {
-        if !self.lock.is_held().await {
-            return Err(RunError::lock_lost(&self.lock.lost().await));
-        }
+        self.check().await?;
         self.ledger.record(totals, failures).await
     }
 }

@@ -4,7 +4,9 @@
 //! [`crate::read`] and [`crate::store`] implement.
 
 mod amount;
+mod bucket;
 mod check;
+mod confirming;
 mod error;
 mod lock;
 mod pipeline;
@@ -15,7 +17,9 @@ mod shutdown;
 mod wallet;
 
 pub use amount::Amount;
+pub use bucket::Bucket;
 pub use check::{Check, CheckStatus};
+pub use confirming::{BucketReads, Confirmer, Confirming, Selection};
 pub use error::RunError;
 pub use lock::{Lock, Locked};
 pub use pipeline::{Counts, Pipeline, Progress, RunSummary, pages_of};

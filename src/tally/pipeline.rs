@@ -42,6 +42,8 @@ pub struct Counts {
     pub failed: u64,
     /// Totals that were not written because the table holds a newer read.
     pub superseded: u64,
+    /// Totals that the table held already, and that were confirmed without a write.
+    pub unchanged: u64,
     /// The newest block at which a batch was read.
     pub block: Option<u64>,
 }
@@ -67,7 +69,7 @@ impl RunSummary {
     /// True if wallets failed and all others, too. Retries that fail again do not count as failures.
     pub const fn has_only_failures(&self) -> bool {
         (self.first_failure.is_some() || self.first_refused.is_some())
-            && self.counts.updated + self.counts.superseded + self.kept == 0
+            && self.counts.updated + self.counts.superseded + self.counts.unchanged + self.kept == 0
     }
 }
 
@@ -273,10 +275,9 @@ impl RunSummary {
     ) {
         self.error = self.error.take().or(batch.error);
         self.cut_short_by = self.cut_short_by.take().or(batch.cut_short_by);
+        self.count_rows(&recorded);
         let counts = &mut self.counts;
         counts.requested += batch.requested;
-        counts.updated += recorded.updated;
-        counts.superseded += recorded.superseded;
         if !batch.readings.is_empty() {
             counts.block = counts.block.max(Some(batch.block));
         }
@@ -303,6 +304,28 @@ impl RunSummary {
             if !is_retry {
                 first.get_or_insert(Unreadable { wallet, reason });
             }
+        }
+        self.count_refused(refused.into_iter());
+    }
+
+    /// Counts rows that were stored after their batch had been counted.
+    pub fn count_later(&mut self, recorded: Recorded) {
+        self.count_rows(&recorded);
+        let refused = recorded.refused.into_iter();
+        self.count_refused(refused.map(|refused| (refused.wallet, refused.reason)));
+    }
+
+    fn count_rows(&mut self, recorded: &Recorded) {
+        self.counts.updated += recorded.updated;
+        self.counts.superseded += recorded.superseded;
+        self.counts.unchanged += recorded.unchanged;
+    }
+
+    /// Counts wallets that were read in an earlier batch, and whose row the database refuses.
+    fn count_refused(&mut self, refused: impl Iterator<Item = (Wallet, String)>) {
+        for (wallet, reason) in refused {
+            self.counts.failed += 1;
+            self.first_refused.get_or_insert(Unreadable { wallet, reason });
         }
     }
 }

@@ -49,10 +49,23 @@ pub struct Recorded {
     pub updated: u64,
     /// Rows that hold a newer read already and were left alone.
     pub superseded: u64,
+    /// Rows that hold the total that was read, and were confirmed without a write.
+    pub unchanged: u64,
     /// Wallets whose row the database refuses. They are on the record of failures.
     pub refused: Vec<Unreadable>,
     /// Wallets that were not tried, since a shutdown came first.
     pub left: Vec<Wallet>,
+}
+
+impl Recorded {
+    /// Adds what became of others.
+    pub fn add(&mut self, others: Self) {
+        self.updated += others.updated;
+        self.superseded += others.superseded;
+        self.unchanged += others.unchanged;
+        self.refused.extend(others.refused);
+        self.left.extend(others.left);
+    }
 }
 
 /// Requests sent to the node so far.

@@ -233,6 +233,10 @@ impl Journal for Database {
         .await
     }
 
+    async fn unconfirm(&self, _: u64, _: u64) -> Result<(), RunError> {
+        Ok(())
+    }
+
     async fn known(&self, wallets: &[Wallet]) -> Result<HashSet<Wallet>, RunError> {
         self.execute(|tables| {
             wallets.iter().filter(|wallet| tables.rows.contains_key(wallet)).copied().collect()

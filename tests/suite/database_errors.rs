@@ -74,7 +74,7 @@ fn postgres_connection_errors_name_the_mistake_and_the_remedy() {
 #[test]
 fn missing_rights_name_the_role_the_table_and_the_grant() {
     const TABLES: &str = "eth_wallet_balances, eth_wallet_read_failures, eth_indexer_checkpoints, \
-        eth_watch_blocks, eth_wallet_profile, eth_wallet_runs, _ethtally_migrations";
+        eth_watch_blocks, eth_wallet_profile, eth_wallet_runs, eth_wallet_confirmations, _ethtally_migrations";
     let database = Database::postgres();
     ethtally(["migrate"]).database(&database).run().expect(0);
     let name = database.url.rsplit('/').next().unwrap();

@@ -2,6 +2,7 @@
 
 mod backfill;
 mod bounds;
+mod changed;
 mod chunks;
 mod csv;
 mod database_errors;
@@ -16,8 +17,10 @@ mod doctor;
 mod evidence;
 mod failover;
 mod faults;
+mod fresh_rows;
 mod freshness;
 mod halves;
+mod interleavings;
 mod logs;
 mod metrics_file;
 mod no_database;

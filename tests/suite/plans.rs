@@ -53,6 +53,14 @@ const FAILURES: &str = "
     SELECT '0xffff' || md5(n::text) || '0000', 1, 'reverted', now(), now() at time zone 'utc' + (n % 2 * 2 - 1) * interval '1 day'
     FROM generate_series(1, 500) AS n;";
 
+/// Buckets that were confirmed one after another, but for two of them.
+const CONFIRMATIONS: &str = "
+    INSERT INTO eth_wallet_confirmations
+    SELECT '0x' || lpad(to_hex(n), 3, '0'), CASE WHEN n % 2048 > 0 THEN 0 END,
+        CASE WHEN n % 2048 > 0 THEN (now() at time zone 'utc') - n * interval '10 s' END, 769
+    FROM generate_series(0, 4095) AS n
+    ON CONFLICT (bucket) DO UPDATE SET block = excluded.block, selected_at = excluded.selected_at;";
+
 /// A server that logs every plan and does not gather statistics on its own.
 fn server() -> Cluster {
     Cluster::start_with(&[
@@ -157,6 +165,8 @@ async fn every_command(chain: &Chain, database: &Database, round: u64) {
         "sweep --all --shard 7/5000",
         "sweep --older-than 1d --batch 500",
         "sweep --dry-run --all",
+        "sweep --write changed --batch 2000",
+        "sweep --all --write changed --shard 7/5000",
         "sweep --dry-run --shard 1/4 --older-than 3d",
         "verify --sample 50 --fix",
         "verify --fix",
@@ -214,6 +224,9 @@ async fn no_statement_scans_the_whole_table_for_a_few_rows() {
         let settings =
             format!("{statistics};\nALTER DATABASE {name} SET plan_cache_mode = {plans}");
         postgres::psql(&database.url, &settings).unwrap();
+        if round > 0 {
+            postgres::psql(&database.url, CONFIRMATIONS).unwrap();
+        }
         let logged = server.log().len();
         every_command(&chain, &database, round as u64).await;
         for plan in plans_of_the_program(&server.log()[logged..]) {
@@ -237,12 +250,17 @@ async fn no_statement_scans_the_whole_table_for_a_few_rows() {
         "select count(*) from eth_wallet_balances stored",
         "on conflict (wallet) do nothing",
         "read_block is not null or updated_at",
-        "blocknumber, updated_at::timestamp\n             from eth_wallet_balances where wallet = any($1)",
+        "confirmed.block, confirmed.selected_at\n             from eth_wallet_balances stored",
         "tablesample",
         "(select count(*) from eth_wallet_balances)",
-        "order by stored.updated_at limit 1 offset",
+        "order by stored.updated_at limit 1 offset $3",
         "where updated_at >= $1 and updated_at < $2",
         "select wallet from eth_wallet_balances where wallet = any($1)",
+        "sum(stored.rows)",
+        "select width_bucket",
+        "from eth_wallet_read_failures failed\n             cross join lateral",
+        "from unnest($2::text[]) as given (bucket)",
+        "from unnest($1::text[], $2::text[]) as given (bucket, at)",
     ] {
         assert!(seen.contains(statement), "never seen: {statement}");
     }

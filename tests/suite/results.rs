@@ -115,7 +115,7 @@ async fn a_run_that_failed_has_a_result_too() {
         }
     }
     // Half-way.
-    postgres::psql(&database.url, "drop table eth_wallet_read_failures").unwrap();
+    postgres::psql(&database.url, "drop table eth_wallet_read_failures cascade").unwrap();
     let ran = refresh_first(2, &[]).database(&database).node(chain.url()).run();
     assert_eq!(failed(ran, 2), (json!("refresh"), json!("audius")));
 }

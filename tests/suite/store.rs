@@ -9,7 +9,7 @@ use alloy::primitives::{B256, U256};
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
     follow::{BlockReads, CheckpointUpdate, OrphanedBlock, RecentReads, RowsAbove},
-    store::{Access, Cursor, LockKey, Row, Stale, Store, open},
+    store::{Access, Cursor, LockKey, Row, Stale, Store, TableFreshness, open},
     tally::{Lock, Recorded, Shard, Shutdown, TotalRead, Unreadable, Wallet},
 };
 use ethtally_testbed::wallet;
@@ -115,7 +115,8 @@ async fn every_method_of_the_store_works(database: Database) {
     // An empty table.
     let counts = store.counts().await.unwrap();
     assert_eq!((counts.wallets, counts.never_read, counts.unreadable), (0, 0, 0));
-    assert_eq!(store.nth_oldest(0).await.unwrap(), None);
+    assert!(store.is_empty().await.unwrap());
+    assert_eq!(store.freshness(0, &[], &[0]).await.unwrap().at, [None]);
     assert_eq!(store.row(numbered(0)).await.unwrap(), None);
     assert_eq!(store.sample(5).await.unwrap(), []);
     assert_eq!(store.checkpoint("audio_transfers").await.unwrap(), None);
@@ -196,14 +197,17 @@ async fn every_method_of_the_store_works(database: Database) {
         HashSet::from([numbered(7), numbered(9_000), original])
     );
 
-    // counts, nth_oldest
+    // counts, freshness
     let counts = store.counts().await.unwrap();
     assert_eq!((counts.wallets, counts.never_read, counts.unreadable), (2_504, 2_500, 1));
-    assert_eq!(store.nth_oldest(0).await.unwrap(), Some(epoch()));
-    assert_eq!(store.nth_oldest(2_499).await.unwrap(), Some(epoch()));
-    assert_eq!(store.nth_oldest(2_500).await.unwrap(), Some(row.updated_at));
-    assert!(store.nth_oldest(2_503).await.unwrap().is_some());
-    assert_eq!(store.nth_oldest(2_504).await.unwrap(), None);
+    assert!(!store.is_empty().await.unwrap());
+    let bounds = [row.updated_at, epoch()];
+    let ranks = [0, 2_499, 2_500, 2_503, 2_504];
+    let TableFreshness { older, at } = store.freshness(2_504, &bounds, &ranks).await.unwrap();
+    assert_eq!(older, [2_500, 0]);
+    assert_eq!(at[..3], [Some(epoch()), Some(epoch()), Some(row.updated_at)]);
+    assert!(at[3].is_some());
+    assert_eq!(at[4], None);
 
     // due_page, count_due: failures that are due, with a stale row or without one, by shard.
     let due = async |before: DateTime<Utc>, shard: Shard| {

@@ -86,6 +86,16 @@ async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing
         [
             "eth_wallet_balances|eth_wallet_balances_sweep_idx|CREATE INDEX eth_wallet_balances_sweep_idx ON public.eth_wallet_balances USING btree (updated_at, wallet)",
             "eth_wallet_balances|read_block|bigint",
+            "eth_wallet_confirmations|block|bigint",
+            "eth_wallet_confirmations|bucket|text",
+            "eth_wallet_confirmations|eth_wallet_confirmations_block_idx|CREATE INDEX eth_wallet_confirmations_block_idx ON public.eth_wallet_confirmations USING btree (block)",
+            "eth_wallet_confirmations|eth_wallet_confirmations_pkey|CREATE UNIQUE INDEX eth_wallet_confirmations_pkey ON public.eth_wallet_confirmations USING btree (bucket)",
+            "eth_wallet_confirmations|selected_at|timestamp without time zone",
+            "eth_wallet_confirmations|wallets|bigint",
+            "eth_wallet_freshness|balance|numeric",
+            "eth_wallet_freshness|fresh_at|timestamp without time zone",
+            "eth_wallet_freshness|read_block|bigint",
+            "eth_wallet_freshness|wallet|text",
             "eth_wallet_profile|eth_wallet_profile_pkey|CREATE UNIQUE INDEX eth_wallet_profile_pkey ON public.eth_wallet_profile USING btree (id)",
             "eth_wallet_profile|id|smallint",
             "eth_wallet_profile|identity|text",
@@ -311,7 +321,7 @@ async fn concurrent_migrations_are_applied_once(first: Database) {
         }
         assert_eq!(migrate(&database).expect(0).json()["applied"], json!([]));
         let versions = "select version from _ethtally_migrations order by version";
-        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4", "5", "6"]);
+        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4", "5", "6", "7"]);
     }
 }
 

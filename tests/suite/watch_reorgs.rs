@@ -14,7 +14,7 @@ use ethtally_testbed::{
 use crate::support::{
     chains::stub_of,
     database::{Database, on_both_databases},
-    program::sweep_all,
+    program::{Ethtally, sweep_all},
     table::store_unread,
     wallets::{one_audio, spenders},
     watch::{
@@ -35,6 +35,8 @@ on_both_databases! {
     a_reorganisation_within_the_confirmations_is_ignored
     a_reorganisation_deeper_than_what_is_remembered_is_reported_and_repaired
     rows_that_a_sweep_read_at_replaced_blocks_are_read_again
+    a_confirmation_at_a_replaced_block_is_taken_back
+    every_row_is_right_where_it_was_confirmed_whatever_is_replaced
 }
 
 /// Mines a block with a transfer and another event; returns the wallets whose totals may change.
@@ -347,5 +349,66 @@ async fn rows_that_a_sweep_read_at_replaced_blocks_are_read_again(database: Data
     watching.signal("CONT");
     until_matches_chain(&chain, &database, touched.iter().copied()).await;
     assert!(watching.events("error").is_empty(), "{:?}", watching.lines());
+    watching.stop();
+}
+
+/// Prepares a sweep that writes only rows that changed.
+fn sweep_changed(database: &Database, chain: &Chain) -> Ethtally {
+    sweep_all(database, &chain.url(), &["--write", "changed"])
+}
+
+/// In SQLite, a confirmation does not count for rows that were written in the same second.
+async fn next_second() {
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+}
+
+async fn a_confirmation_at_a_replaced_block_is_taken_back(database: Database) {
+    let (chain, watching) = followed("", &database).await;
+    sweep_changed(&database, &chain).run().expect(0);
+    next_second().await;
+    sweep_changed(&database, &chain).run().expect(0);
+    let touched = busy_blocks(&chain, 2).await;
+    let head = caught_up(&chain, &database).await;
+    next_second().await;
+    sweep_changed(&database, &chain).run().expect(0);
+    let at_head = format!("select count(*) from eth_wallet_confirmations where block = {head}");
+    assert_eq!(database.value(&at_head).await, "16");
+    let fresh = format!("select count(*) from eth_wallet_freshness where read_block = {head}");
+    assert_eq!(database.value(&fresh).await, "1000");
+
+    // The block before the replaced ones is not touched.
+    database.sql("update eth_wallet_confirmations set block = 10 where bucket = '0x5'").await;
+    watching.signal("STOP");
+    chain.reorg(2).await.unwrap();
+    watching.signal("CONT");
+    until_matches_chain(&chain, &database, touched.iter().copied()).await;
+    let confirmed = "select bucket from eth_wallet_confirmations where block is not null or selected_at is not null";
+    assert_eq!(database.sql(confirmed).await, ["0x5"]);
+    let never_read = "select count(*) from eth_wallet_freshness where fresh_at < '1970-01-02'";
+    assert_eq!(database.value(never_read).await, "0");
+    watching.stop();
+}
+
+async fn every_row_is_right_where_it_was_confirmed_whatever_is_replaced(database: Database) {
+    let (chain, watching) = followed("", &database).await;
+    sweep_changed(&database, &chain).run().expect(0);
+    for round in 0..5 {
+        next_second().await;
+        let sweep = sweep_changed(&database, &chain).start();
+        busy_blocks(&chain, 1 + round % 3).await;
+        chain.reorg(1 + round % 2).await.unwrap();
+        sweep.wait().expect(0);
+        busy_block(&chain, round).await;
+    }
+    // As long as what was read before a reorganisation may be stored.
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    chain.mine(8).await.unwrap();
+    let head = caught_up(&chain, &database).await;
+    assert_eq!(mismatches(&chain, &database, 0..1_000).await, []);
+    next_second().await;
+    sweep_changed(&database, &chain).run().expect(0);
+    assert_eq!(mismatches(&chain, &database, 0..1_000).await, []);
+    let behind = format!("select count(*) from eth_wallet_freshness where read_block < {head}");
+    assert_eq!(database.value(&behind).await, "0");
     watching.stop();
 }

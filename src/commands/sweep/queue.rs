@@ -17,14 +17,55 @@ use crate::{
 const SHARE: u64 = 4;
 
 /// How far the rows of one kind were taken.
-enum Place {
+pub(super) enum Place {
     After(Option<Cursor>),
     End,
 }
 
 impl Place {
-    fn of(next: Option<Cursor>) -> Self {
+    pub(super) fn of(next: Option<Cursor>) -> Self {
         next.map_or(Self::End, |cursor| Self::After(Some(cursor)))
+    }
+}
+
+/// The wallets on the record of failures that a sweep tries again.
+pub(super) struct Due<'a> {
+    store: &'a dyn Store,
+    stale: Stale,
+    retries: &'a Retries,
+    place: Place,
+    /// How many more to take.
+    pub(super) left: u64,
+}
+
+impl<'a> Due<'a> {
+    /// The retries of a sweep of at most `limit` wallets; those that are taken are added to `retries`.
+    pub(super) fn new(
+        store: &'a dyn Store,
+        stale: Stale,
+        limit: u64,
+        retries: &'a Retries,
+    ) -> Self {
+        Self { store, stale, retries, place: Place::After(None), left: share(limit) }
+    }
+
+    /// The next ones, at most `limit`.
+    pub(super) async fn next(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
+        let Place::After(after) = &self.place else { return Ok(Vec::new()) };
+        let limit = limit.min(self.left);
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let page = self.store.due_page(&self.stale, after.as_ref(), page_size(limit)).await?;
+        self.place = Place::of(page.next);
+        self.left -= page.wallets.len() as u64;
+        self.retries.add(&page.wallets);
+        Ok(page.wallets)
+    }
+
+    /// True if all were taken.
+    pub(super) const fn is_over(&self) -> bool {
+        self.left == 0 || matches!(self.place, Place::End)
     }
 }
 
@@ -32,18 +73,16 @@ impl Place {
 struct Queue<'a> {
     store: &'a dyn Store,
     stale: Stale,
-    retries: &'a Retries,
     rows: Place,
-    due: Place,
+    due: Due<'a>,
     /// True once a row was taken.
     has_rows: bool,
-    /// How many more wallets to take, and how many of them as retries.
+    /// How many more wallets to take.
     left: u64,
-    retries_left: u64,
 }
 
 /// How many retries a batch of `limit` wallets may hold beside other rows.
-fn share(limit: u64) -> u64 {
+pub(super) fn share(limit: u64) -> u64 {
     if limit == u64::MAX { limit } else { (limit / SHARE).max(1) }
 }
 
@@ -54,10 +93,8 @@ pub(super) fn pages<'a>(
     limit: u64,
     retries: &'a Retries,
 ) -> impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send + 'a {
-    let (rows, due) = (Place::After(None), Place::After(None));
-    let retries_left = share(limit);
-    let has_rows = false;
-    let queue = Queue { store, stale, retries, rows, due, has_rows, left: limit, retries_left };
+    let due = Due::new(store, stale, limit, retries);
+    let queue = Queue { store, stale, rows: Place::After(None), due, has_rows: false, left: limit };
     stream::try_unfold(queue, |mut queue| async move {
         Ok(queue.next().await?.map(|page| (page, queue)))
     })
@@ -78,33 +115,19 @@ impl Queue<'_> {
                 Place::After(_) => share(size),
                 Place::End => size,
             };
-            let due = self.due(of_page.min(self.retries_left)).await?;
+            let due = self.due.next(of_page).await?;
             let rows = self.rows(size - due.len() as u64).await?;
-            let is_over = matches!((&self.rows, &self.due), (Place::End, Place::End));
             if rows.is_empty() && due.is_empty() {
-                if is_over || matches!(self.rows, Place::End) && self.retries_left == 0 {
+                if matches!(self.rows, Place::End) && self.due.is_over() {
                     break;
                 }
                 continue;
             }
-            self.retries.add(&due);
             self.left -= (rows.len() + due.len()) as u64;
             // Another process may have taken a wallet off the record between the two.
             return Ok(Some(rows.into_iter().chain(due).unique().collect()));
         }
         Ok(None)
-    }
-
-    /// The next retries.
-    async fn due(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
-        let Place::After(after) = &self.due else { return Ok(Vec::new()) };
-        if limit == 0 {
-            return Ok(Vec::new());
-        }
-        let page = self.store.due_page(&self.stale, after.as_ref(), page_size(limit)).await?;
-        self.due = Place::of(page.next);
-        self.retries_left -= page.wallets.len() as u64;
-        Ok(page.wallets)
     }
 
     /// The next rows of wallets that are not on the record of failures. Rows that hold no wallet do not count: else
@@ -119,12 +142,12 @@ impl Queue<'_> {
         self.has_rows |= !page.wallets.is_empty();
         if matches!(self.rows, Place::End) && !self.has_rows {
             // Nothing else is stale.
-            self.retries_left = self.left;
+            self.due.left = self.left;
         }
         Ok(page.wallets)
     }
 }
 
-fn page_size(limit: u64) -> u32 {
+pub(super) fn page_size(limit: u64) -> u32 {
     u32::try_from(limit).unwrap_or(u32::MAX).min(PAGE)
 }

@@ -59,8 +59,8 @@ impl Drifted {
 
     /// Whether it holds what the chain said when it was read.
     pub(super) fn against(&self, total: U256, block: u64) -> Option<Judged> {
-        let Row { total: stored, read_block, .. } = &self.row;
-        match (*stored == total.to_string(), read_block) {
+        let stored = &self.row.total;
+        match (*stored == total.to_string(), self.row.read_at()) {
             (true, _) => Some(self.is(
                 Drift::Moved,
                 format!(

@@ -38,6 +38,9 @@ struct VerifiedWallet {
     stored_read_block: Option<i64>,
     stored_blocknumber: Option<i64>,
     updated_at: Option<String>,
+    /// When the row was last read, changed or not; only where rows are confirmed.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    freshness: Option<RowFreshness>,
     /// `null` if the row could not be compared.
     in_sync: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,6 +56,15 @@ struct VerifiedWallet {
     /// For people: what is behind the answer.
     #[serde(skip)]
     reason: Option<String>,
+}
+
+/// How fresh a row is, by its own write and the confirmation of its bucket.
+#[derive(Serialize)]
+struct RowFreshness {
+    /// When it was last read.
+    fresh_at: String,
+    /// The newest block at which it was read.
+    fresh_block: Option<i64>,
 }
 
 impl CommandOutput for VerifiedWallet {
@@ -99,6 +111,7 @@ impl VerifiedWallet {
             stored_read_block: row.and_then(|row| row.read_block),
             stored_blocknumber: row.and_then(|row| row.blocknumber),
             updated_at: row.map(|row| rfc3339(row.updated_at)),
+            freshness: None,
             in_sync: None,
             drift: None,
             stale_node: None,
@@ -106,6 +119,19 @@ impl VerifiedWallet {
             lines: vec![("stored total".to_owned(), stored)],
             reason: None,
         }
+    }
+
+    /// Adds how fresh the row is.
+    fn with_freshness(mut self, row: &Row) -> Self {
+        let (fresh_at, fresh_block) = (rfc3339(row.fresh_at()), row.fresh_block());
+        let fresh = match fresh_block {
+            Some(block) => format!("at block {block}, {fresh_at}"),
+            None if row.is_placeholder() => "never".to_owned(),
+            None => fresh_at.clone(),
+        };
+        self.lines.push(("last read".to_owned(), fresh));
+        self.freshness = Some(RowFreshness { fresh_at, fresh_block });
+        self
     }
 
     /// Adds what was read.
@@ -131,6 +157,14 @@ pub(super) async fn run(
     args: &VerifyArgs,
 ) -> Result<Verdict, RunError> {
     let row = store.row(wallet).await?;
+    let is_confirmed = store.bucket_digits().await?.is_some();
+    let verified = |block| {
+        let verified = VerifiedWallet::of(app, wallet, block, row.as_ref());
+        match &row {
+            Some(row) if is_confirmed => verified.with_freshness(row),
+            _ => verified,
+        }
+    };
     let mut page = pages.read(vec![Target { wallet, row: row.clone() }], None).await;
     let on_chain = match page.checks.pop() {
         Some((_, Check::Read(on_chain))) => on_chain,
@@ -144,7 +178,7 @@ pub(super) async fn run(
                     stale_node: Some(true),
                     fixed: args.fix.then_some(false),
                     reason: Some(stale.to_string()),
-                    ..VerifiedWallet::of(app, wallet, stale.newest, row.as_ref())
+                    ..verified(stale.newest)
                 })?;
             }
             return Err(stale.error(app.settings.node.block, &format!("the row of {wallet}")));
@@ -152,7 +186,7 @@ pub(super) async fn run(
         None => return Err(page.error.unwrap_or_else(RunError::stopped)),
     };
     let in_sync = on_chain.fits(row.as_ref());
-    let mut verified = VerifiedWallet::of(app, wallet, on_chain.block, row.as_ref());
+    let mut verified = verified(on_chain.block);
     verified.read(app, &on_chain);
     verified.in_sync = Some(in_sync);
     let fixed = match args.fix && !in_sync {

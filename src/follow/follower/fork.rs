@@ -107,6 +107,7 @@ impl Follower<'_> {
     ) -> Result<(), RunError> {
         let pass = RowsAbove::block(fork, self.rows_above.as_ref());
         self.context.journal.keep_rows_above(&self.settings.checkpoint, Some(&pass)).await?;
+        self.context.journal.unconfirm(fork + 1, u64::MAX).await?;
         self.rows_above = Some(pass);
         let deeper_than = tip.saturating_sub(below).max(1);
         self.orphan(fork + 1, tip, logs, LONG_AGO).await?;

@@ -28,12 +28,16 @@ use self::{
     errors::Names,
     faults::server_error,
     names::quoted,
-    sql::{BY_INDEX, LIMIT_WAITS, LOOK, SQL, UTC},
+    sql::{
+        BY_INDEX, HOLD_CONFIRMATIONS, LIMIT_WAITS, LOOK, NO_JIT, SQL, TRY_HOLD_CONFIRMATIONS, UTC,
+    },
     url::Target,
 };
 use super::{
     Access,
-    dialect::{AnyRow, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value},
+    dialect::{
+        AnyRow, Begun, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value,
+    },
     error::{RowFault, StoreError, driver_text, unless_stopped},
     session::Database,
     sql_store::SqlStore,
@@ -134,21 +138,26 @@ impl Dialect for PgDialect {
         connect::connect(&self.target, self.access).await
     }
 
-    async fn begin(
-        &self,
-        connection: &mut PgConnection,
-        purpose: Purpose,
-    ) -> sqlx::Result<Option<SessionId>> {
-        let by_index = if purpose == Purpose::ByIndex { BY_INDEX } else { "" };
+    async fn begin(&self, connection: &mut PgConnection, purpose: Purpose) -> sqlx::Result<Begun> {
+        let by_index = match purpose {
+            Purpose::ByIndex | Purpose::Confirm => BY_INDEX,
+            Purpose::Write | Purpose::Totals | Purpose::Read => "",
+        };
+        let is_free = if purpose == Purpose::Totals { TRY_HOLD_CONFIRMATIONS } else { "true" };
         let schema = self.target.schema.as_deref().map_or_else(String::new, |schema| {
             format!("set local search_path = {}", quoted(schema))
         });
         let begin = format!(
-            "begin; {schema}; {UTC}; {by_index}; {LIMIT_WAITS}; select pg_backend_pid()::text as session"
+            "begin; {schema}; {UTC}; {NO_JIT}; {by_index}; {LIMIT_WAITS};
+             select pg_backend_pid()::text as session, ({is_free})::text as is_free"
         );
         let rows = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(connection).await?;
-        let session: Option<String> = rows.last().and_then(|row| row.try_get("session").ok());
-        Ok(session.and_then(|session| session.parse().ok()))
+        let text = |column| rows.last().and_then(|row| row.try_get::<String, _>(column).ok());
+        let is_free = text("is_free").is_some_and(|is_free| is_free == "true");
+        Ok(Begun {
+            session: text("session").and_then(|session| session.parse().ok()),
+            first: (!is_free).then_some(HOLD_CONFIRMATIONS),
+        })
     }
 
     async fn look(&self, id: Option<SessionId>) -> Look {

@@ -5,6 +5,14 @@
 
 use super::super::dialect::Statements;
 
+/// The confirmed bucket `confirmed` of the row `stored`.
+macro_rules! its_bucket {
+    () => {
+        "confirmed.block is not null and confirmed.bucket = left(stored.wallet,
+                 (select length(bucket) from eth_wallet_confirmations limit 1))"
+    };
+}
+
 /// The statements of the store.
 pub(super) const SQL: Statements = Statements {
     create_migrations: "create table if not exists _ethtally_migrations (
@@ -59,7 +67,7 @@ pub(super) const SQL: Statements = Statements {
              on conflict (id) do update set
                  name = excluded.name, identity = excluded.identity, recorded_at = excluded.recorded_at",
     insert_placeholders: "insert into eth_wallet_balances (wallet, balance, updated_at, created_at)
-             select wallet, 0, timestamp '1970-01-01', now() at time zone 'utc'
+             select wallet, 0, timestamp '1970-01-01', statement_timestamp() at time zone 'utc'
              from unnest($1::text[]) as new (wallet)
              order by wallet
              on conflict (wallet) do nothing",
@@ -67,16 +75,88 @@ pub(super) const SQL: Statements = Statements {
              where wallet = any($1)
                  and (read_block is not null or updated_at >= timestamp '1970-01-02')",
     known: "select wallet from eth_wallet_balances where wallet = any($1)",
-    rows: "select wallet, trim_scale(balance)::text, read_block, blocknumber, updated_at::timestamp
-             from eth_wallet_balances where wallet = any($1)",
-    nth_oldest: "select updated_at::timestamp from eth_wallet_balances stored
-             order by stored.updated_at limit 1 offset $1",
+    rows: concat!(
+        "select stored.wallet, trim_scale(balance)::text, read_block, blocknumber,
+                 updated_at::timestamp, confirmed.block, confirmed.selected_at
+             from eth_wallet_balances stored
+             left join eth_wallet_confirmations confirmed on ",
+        its_bucket!(),
+        "
+                 and stored.updated_at >= timestamp '1970-01-02'
+                 and stored.updated_at < confirmed.selected_at
+                 and stored.created_at < confirmed.selected_at
+                 and not exists (
+                     select from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet)
+             where stored.wallet = any($1)"
+    ),
+    nth_written: "select updated_at::timestamp from eth_wallet_balances stored
+             where stored.updated_at >= $1 and stored.updated_at < $2
+             order by stored.updated_at limit 1 offset $3",
+    nth_own: concat!(
+        "select stored.updated_at::timestamp from eth_wallet_balances stored
+             left join eth_wallet_confirmations confirmed on ",
+        its_bucket!(),
+        "
+             where stored.updated_at >= $1 and stored.updated_at < $2
+                 and (confirmed.bucket is null or stored.updated_at >= confirmed.selected_at
+                     or stored.updated_at < timestamp '1970-01-02')
+             order by stored.updated_at limit 1 offset $3"
+    ),
+    // In subqueries the times are parsed once, not for each row.
+    count_own: concat!(
+        "select width_bucket(stored.updated_at::timestamp, (select $1::text[]::timestamp[]))::bigint - 1,
+                 confirmed.selected_at, count(*)
+             from eth_wallet_balances stored
+             left join eth_wallet_confirmations confirmed on ",
+        its_bucket!(),
+        "
+             where stored.updated_at >= (select ($1::text[])[1]::timestamp)
+                 and stored.updated_at < (select ($2::text[])[cardinality($2)]::timestamp)
+                 and (confirmed.bucket is null or stored.updated_at >= confirmed.selected_at
+                     or stored.updated_at < timestamp '1970-01-02')
+             group by 1, 2"
+    ),
+    rows_by_confirmation: "select case when confirmed.block is not null then confirmed.selected_at end,
+                 sum(stored.rows)::bigint
+             from eth_wallet_confirmations confirmed
+             cross join lateral (
+                 select count(*) as rows from eth_wallet_balances
+                 where wallet >= confirmed.bucket and wallet < confirmed.bucket || 'g'
+                     and left(wallet, length(confirmed.bucket)) = confirmed.bucket) stored
+             where exists (select from eth_wallet_confirmations where block is not null)
+             group by 1",
+    failing_rows: concat!(
+        "select confirmed.selected_at, stored.updated_at::timestamp
+             from eth_wallet_read_failures failed
+             cross join lateral (
+                 select wallet, updated_at from eth_wallet_balances
+                 where wallet = failed.wallet offset 0) stored
+             join eth_wallet_confirmations confirmed on ",
+        its_bucket!(),
+        "
+             where stored.updated_at >= timestamp '1970-01-02'
+                 and stored.updated_at < confirmed.selected_at"
+    ),
+    late_rows: concat!(
+        "select confirmed.selected_at, stored.updated_at::timestamp
+             from eth_wallet_balances stored
+             join eth_wallet_confirmations confirmed on ",
+        its_bucket!(),
+        "
+             where stored.updated_at >= timestamp '1970-01-02'
+                 and stored.updated_at < confirmed.selected_at
+                 and stored.created_at >= confirmed.selected_at
+                 and not exists (
+                     select from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet)"
+    ),
     checkpoint: "select name, last_block, updated_at::timestamp
              from eth_indexer_checkpoints where name = $1",
     record_totals: "insert into eth_wallet_balances as stored
                  (wallet, balance, read_block, blocknumber, updated_at, created_at)
              select wallet, total::numeric, read_block, event_block,
-                 now() at time zone 'utc', now() at time zone 'utc'
+                 statement_timestamp() at time zone 'utc', statement_timestamp() at time zone 'utc'
              from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
                  as read (wallet, total, read_block, event_block)
              order by wallet
@@ -85,12 +165,32 @@ pub(super) const SQL: Statements = Statements {
                  read_block = excluded.read_block,
                  blocknumber = greatest(stored.blocknumber, excluded.blocknumber),
                  updated_at = excluded.updated_at
-             where stored.read_block is null or stored.read_block <= excluded.read_block",
+             where (stored.read_block is null or stored.read_block <= excluded.read_block)
+                 and ((select coalesce(max(block), 0) from eth_wallet_confirmations) <= excluded.read_block
+                     or not exists (
+                         select from eth_wallet_confirmations confirmed
+                         where confirmed.bucket = left(excluded.wallet,
+                                 (select length(bucket) from eth_wallet_confirmations limit 1))
+                             and confirmed.block > excluded.read_block
+                             and stored.updated_at < confirmed.selected_at
+                             and stored.created_at < confirmed.selected_at
+                             and stored.updated_at >= timestamp '1970-01-02'))",
     raise_event_blocks: "update eth_wallet_balances stored set blocknumber = event.block
              from unnest($1::text[], $2::bigint[]) as event (wallet, block)
              where stored.wallet = event.wallet
                  and (stored.blocknumber is null or stored.blocknumber < event.block)",
-    forget_failures: "delete from eth_wallet_read_failures where wallet = any($1)",
+    forget_failures: "delete from eth_wallet_read_failures failed
+             using unnest($1::text[], $2::bigint[]) as read (wallet, block), eth_wallet_balances stored
+             where failed.wallet = read.wallet and stored.wallet = read.wallet
+                 and stored.read_block = read.block
+                 and not exists (
+                     select from eth_wallet_confirmations confirmed
+                     where confirmed.bucket = left(read.wallet,
+                             (select length(bucket) from eth_wallet_confirmations limit 1))
+                         and confirmed.block > read.block
+                         and stored.updated_at < confirmed.selected_at
+                         and stored.created_at < confirmed.selected_at
+                         and stored.updated_at >= timestamp '1970-01-02')",
     on_record: "select wallet from eth_wallet_read_failures where wallet = any($1)",
     record_failures: "insert into eth_wallet_read_failures as stored
                  (wallet, failures, last_error, last_failed_at, next_try_at)
@@ -134,7 +234,81 @@ pub(super) const SQL: Statements = Statements {
              where updated_at >= now() at time zone 'utc' - interval '1 second' * $3::bigint
                  and read_block between $1 and $2
              order by updated_at",
+    // Sorted, so that two that wait for each other's locks do not wait for ever.
+    lock_buckets: Some(
+        "select pg_advisory_xact_lock(to_regclass('eth_wallet_confirmations')::oid::int, digit::int)
+             from (select unnest($1::bigint[]) as digit order by 1) digits",
+    ),
+    create_buckets: "insert into eth_wallet_confirmations (bucket) select unnest($1::text[])
+             on conflict (bucket) do nothing",
+    stale_buckets: "select bucket, coalesce(selected_at, '-infinity')::text
+             from eth_wallet_confirmations
+             where (selected_at is null or selected_at < $1)
+                 and (coalesce(selected_at, '-infinity'), bucket) > ($2::text::timestamp, $3)
+                 and bucket >= $4 and ($5::text is null or bucket < $5)
+             order by coalesce(selected_at, '-infinity'), bucket
+             limit $6",
+    count_in_buckets: "select given.bucket, count(*)
+             from unnest($1::text[]) as given (bucket)
+             cross join lateral (
+                 select wallet, updated_at from eth_wallet_balances
+                 where wallet >= given.bucket and wallet < given.bucket || 'g'
+                 order by wallet offset 0) stored
+             where stored.updated_at >= timestamp '1970-01-02' and not exists (
+                 select from eth_wallet_read_failures failed where failed.wallet = stored.wallet)
+             group by 1
+             having bool_or(stored.updated_at < $2)",
+    // An index holds all that is asked, here and in `bucket_keys`.
+    count_keys: "select given.bucket, count(*)
+             from unnest($1::text[]) as given (bucket)
+             cross join lateral (
+                 select wallet from eth_wallet_balances
+                 where wallet >= given.bucket and wallet < given.bucket || 'g'
+                 order by wallet offset 0) stored
+             where not exists (
+                 select from eth_wallet_read_failures failed where failed.wallet = stored.wallet)
+             group by 1",
+    bucket_keys: "select stored.wallet, true
+             from unnest($1::text[]) as given (bucket)
+             cross join lateral (
+                 select wallet from eth_wallet_balances
+                 where wallet >= given.bucket and wallet < given.bucket || 'g'
+                 order by wallet offset 0) stored
+             where not exists (
+                 select from eth_wallet_read_failures failed where failed.wallet = stored.wallet)",
+    bucket_wallets: "select stored.wallet, stored.updated_at < $2
+             from unnest($1::text[]) as given (bucket)
+             cross join lateral (
+                 select wallet, updated_at from eth_wallet_balances
+                 where wallet >= given.bucket and wallet < given.bucket || 'g'
+                 order by wallet offset 0) stored
+             where stored.updated_at >= timestamp '1970-01-02' and not exists (
+                 select from eth_wallet_read_failures failed where failed.wallet = stored.wallet)",
+    bucket_rows: "select stored.wallet, stored.balance::text, stored.read_block,
+                 stored.updated_at < given.at::timestamp and stored.created_at < given.at::timestamp
+                     and stored.updated_at >= timestamp '1970-01-02'
+             from unnest($1::text[], $2::text[]) as given (bucket, at)
+             cross join lateral (
+                 select * from eth_wallet_balances
+                 where wallet >= given.bucket and wallet < given.bucket || 'g'
+                 order by wallet offset 0) stored",
+    confirm_buckets: "update eth_wallet_confirmations stored
+             set block = read.block, selected_at = read.at::timestamp, wallets = read.wallets
+             from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[])
+                 as read (bucket, block, at, wallets)
+             where stored.bucket = read.bucket
+                 and (stored.block is null or read.block is null or stored.block <= read.block)",
 };
+
+/// Holds every confirmation off until the end of the transaction: `lock_buckets` excludes it.
+pub(super) const HOLD_CONFIRMATIONS: &str =
+    "select pg_advisory_xact_lock_shared(to_regclass('eth_wallet_confirmations')::oid::int, digit)
+     from generate_series(0, 15) digit";
+
+/// The same without waiting: whether it succeeded. Before the table exists there is nothing to lock.
+pub(super) const TRY_HOLD_CONFIRMATIONS: &str = "select coalesce(bool_and(
+         pg_try_advisory_xact_lock_shared(to_regclass('eth_wallet_confirmations')::oid::int, digit)), true)
+     from generate_series(0, 15) digit";
 
 /// Makes times without a zone mean UTC where they are compared with a `timestamptz` or stored in one.
 pub(super) const UTC: &str = "set local timezone = 'UTC'";
@@ -144,14 +318,16 @@ pub(super) const LIMIT_WAITS: &str = "select set_config(name, value, true)
      from (values ('lock_timeout', '30s'), ('statement_timeout', '300s')) as ours (name, value)
      where current_setting(name) = '0'";
 
+/// Compiles no statement: those of one page look expensive, as the planner cannot know how few rows a range of keys has,
+/// and compiling one takes longer than running it.
+pub(super) const NO_JIT: &str = "set local jit = off";
+
 /// Makes statements read rows in the order of an index. Without statistics the planner would rather sort all rows of
-/// one age, for every page again, or read the whole table where an index holds all that is asked. Disabled plans count
-/// as very expensive where there is no other; compiling one for that (jit) would take longer than running it.
+/// one age, for every page again, or read the whole table where an index holds all that is asked.
 pub(super) const BY_INDEX: &str = "set local enable_seqscan = off;
      set local enable_bitmapscan = off;
      set local enable_sort = off;
-     set local enable_incremental_sort = off;
-     set local jit = off";
+     set local enable_incremental_sort = off";
 
 /// Session $1: its state, and those that hold a lock it waits for.
 pub(super) const LOOK: &str =

@@ -27,7 +27,9 @@ use self::{
 use super::{
     Access, LockKey,
     backend::Backend,
-    dialect::{AnyRow, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value},
+    dialect::{
+        AnyRow, Begun, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value,
+    },
     error::{RowFault, StoreError, driver_text},
     schema::{self, Migration},
     session::Database,
@@ -171,13 +173,13 @@ impl Dialect for SqliteDialect {
         &self,
         connection: &mut SqliteConnection,
         purpose: Purpose,
-    ) -> sqlx::Result<Option<SessionId>> {
+    ) -> sqlx::Result<Begun> {
         let begin = match purpose {
             // Takes the write lock at once: a transaction that reads first could fail when it writes.
-            Purpose::Write => "begin immediate",
+            Purpose::Write | Purpose::Totals | Purpose::Confirm => "begin immediate",
             Purpose::Read | Purpose::ByIndex => "begin",
         };
-        Self::run(connection, begin).await.map(|()| None)
+        Self::run(connection, begin).await.map(|()| Begun::default())
     }
 
     async fn look(&self, _: Option<SessionId>) -> Look {

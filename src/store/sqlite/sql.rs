@@ -4,6 +4,14 @@
 
 use super::super::dialect::Statements;
 
+/// The confirmed bucket `confirmed` of the row `stored`.
+macro_rules! its_bucket {
+    () => {
+        "confirmed.block is not null and confirmed.bucket = substr(stored.wallet, 1,
+                 (select length(bucket) from eth_wallet_confirmations limit 1))"
+    };
+}
+
 /// The statements of the store.
 pub(super) const SQL: Statements = Statements {
     create_migrations: "create table if not exists _ethtally_migrations (
@@ -67,12 +75,81 @@ pub(super) const SQL: Statements = Statements {
                  and (read_block is not null or updated_at >= '1970-01-02')",
     known: "select wallet from eth_wallet_balances
              where wallet in (select value from json_each($1))",
-    rows: "select wallet, balance, read_block, blocknumber,
-                 strftime('%Y-%m-%d %H:%M:%f', updated_at)
+    rows: concat!(
+        "select stored.wallet, stored.balance, stored.read_block, stored.blocknumber,
+                 strftime('%Y-%m-%d %H:%M:%f', stored.updated_at), confirmed.block,
+                 strftime('%Y-%m-%d %H:%M:%f', confirmed.selected_at)
+             from eth_wallet_balances stored
+             left join eth_wallet_confirmations confirmed on ",
+        its_bucket!(),
+        "
+                 and stored.updated_at >= '1970-01-02'
+                 and stored.updated_at < confirmed.selected_at
+                 and stored.created_at < confirmed.selected_at
+                 and not exists (
+                     select 1 from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet)
+             where stored.wallet in (select value from json_each($1))"
+    ),
+    nth_written: "select strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_wallet_balances
-             where wallet in (select value from json_each($1))",
-    nth_oldest: "select strftime('%Y-%m-%d %H:%M:%f', updated_at)
-             from eth_wallet_balances order by updated_at limit 1 offset $1",
+             where updated_at >= $1 and updated_at < $2
+             order by updated_at limit 1 offset $3",
+    nth_own: concat!(
+        "select strftime('%Y-%m-%d %H:%M:%f', stored.updated_at)
+             from eth_wallet_balances stored indexed by eth_wallet_balances_sweep_idx
+             left join eth_wallet_confirmations confirmed on ",
+        its_bucket!(),
+        "
+             where stored.updated_at >= $1 and stored.updated_at < $2
+                 and (confirmed.bucket is null or stored.updated_at >= confirmed.selected_at
+                     or stored.updated_at < '1970-01-02')
+             order by stored.updated_at limit 1 offset $3"
+    ),
+    count_own: concat!(
+        "select given.key, strftime('%Y-%m-%d %H:%M:%f', confirmed.selected_at), count(*)
+             from json_each($1) as given
+             cross join eth_wallet_balances stored indexed by eth_wallet_balances_sweep_idx
+                 on stored.updated_at >= given.value ->> 0 and stored.updated_at < given.value ->> 1
+             left join eth_wallet_confirmations confirmed on ",
+        its_bucket!(),
+        "
+             where confirmed.bucket is null or stored.updated_at >= confirmed.selected_at
+                 or stored.updated_at < '1970-01-02'
+             group by 1, 2"
+    ),
+    rows_by_confirmation: "select
+                 case when confirmed.block is not null
+                     then strftime('%Y-%m-%d %H:%M:%f', confirmed.selected_at) end,
+                 sum((
+                     select count(*) from eth_wallet_balances
+                     where wallet >= confirmed.bucket and wallet < confirmed.bucket || 'g'))
+             from eth_wallet_confirmations confirmed
+             where exists (select 1 from eth_wallet_confirmations where block is not null)
+             group by 1",
+    failing_rows: concat!(
+        "select strftime('%Y-%m-%d %H:%M:%f', confirmed.selected_at),
+                 strftime('%Y-%m-%d %H:%M:%f', stored.updated_at)
+             from eth_wallet_read_failures failed
+             cross join eth_wallet_balances stored on stored.wallet = failed.wallet
+             cross join eth_wallet_confirmations confirmed on ",
+        its_bucket!(),
+        "
+             where stored.updated_at >= '1970-01-02' and stored.updated_at < confirmed.selected_at"
+    ),
+    late_rows: concat!(
+        "select strftime('%Y-%m-%d %H:%M:%f', confirmed.selected_at),
+                 strftime('%Y-%m-%d %H:%M:%f', stored.updated_at)
+             from eth_wallet_balances stored
+             cross join eth_wallet_confirmations confirmed on ",
+        its_bucket!(),
+        "
+             where stored.updated_at >= '1970-01-02' and stored.updated_at < confirmed.selected_at
+                 and stored.created_at >= confirmed.selected_at
+                 and not exists (
+                     select 1 from eth_wallet_read_failures failed
+                     where failed.wallet = stored.wallet)"
+    ),
     checkpoint: "select name, last_block, strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_indexer_checkpoints where name = $1",
     record_totals: "insert into eth_wallet_balances as stored
@@ -87,14 +164,34 @@ pub(super) const SQL: Statements = Statements {
                  blocknumber = coalesce(max(stored.blocknumber, excluded.blocknumber),
                      excluded.blocknumber, stored.blocknumber),
                  updated_at = excluded.updated_at
-             where stored.read_block is null or stored.read_block <= excluded.read_block",
+             where (stored.read_block is null or stored.read_block <= excluded.read_block)
+                 and ((select coalesce(max(block), 0) from eth_wallet_confirmations) <= excluded.read_block
+                     or not exists (
+                         select 1 from eth_wallet_confirmations confirmed
+                         where confirmed.bucket = substr(excluded.wallet, 1,
+                                 (select length(bucket) from eth_wallet_confirmations limit 1))
+                             and confirmed.block > excluded.read_block
+                             and stored.updated_at < confirmed.selected_at
+                             and stored.created_at < confirmed.selected_at
+                             and stored.updated_at >= '1970-01-02'))",
     raise_event_blocks: "update eth_wallet_balances as stored set blocknumber = event.value ->> 1
              from json_each($1) as event
              where stored.wallet = event.value ->> 0
                  and event.value ->> 1 is not null
                  and (stored.blocknumber is null or stored.blocknumber < event.value ->> 1)",
     forget_failures: "delete from eth_wallet_read_failures
-             where wallet in (select value from json_each($1))",
+             where wallet in (
+                 select stored.wallet from json_each($1) read
+                 join eth_wallet_balances stored on stored.wallet = read.value ->> 0
+                 where stored.read_block = read.value ->> 1
+                     and not exists (
+                         select 1 from eth_wallet_confirmations confirmed
+                         where confirmed.bucket = substr(stored.wallet, 1,
+                                 (select length(bucket) from eth_wallet_confirmations limit 1))
+                             and confirmed.block > stored.read_block
+                             and stored.updated_at < confirmed.selected_at
+                             and stored.created_at < confirmed.selected_at
+                             and stored.updated_at >= '1970-01-02'))",
     on_record: "select wallet from eth_wallet_read_failures
              where wallet in (select value from json_each($1))",
     record_failures: "insert into eth_wallet_read_failures as stored
@@ -142,6 +239,60 @@ pub(super) const SQL: Statements = Statements {
     rows_read_at: "select wallet, read_block from eth_wallet_balances
              where updated_at >= strftime('%Y-%m-%d %H:%M:%f', 'now', format('-%d seconds', $3))
                  and read_block between $1 and $2",
+    lock_buckets: None,
+    create_buckets: "insert into eth_wallet_confirmations (bucket) select value from json_each($1)
+             where true
+             on conflict (bucket) do nothing",
+    stale_buckets: "select bucket, coalesce(selected_at, '') from eth_wallet_confirmations
+             where (selected_at is null or selected_at < $1)
+                 and (coalesce(selected_at, ''), bucket) > ($2, $3)
+                 and bucket >= $4 and ($5 is null or bucket < $5)
+             order by coalesce(selected_at, ''), bucket
+             limit $6",
+    count_in_buckets: "select given.value, count(*)
+             from json_each($1) as given
+             cross join eth_wallet_balances stored
+                 on stored.wallet >= given.value and stored.wallet < given.value || 'g'
+             where stored.updated_at >= '1970-01-02' and not exists (
+                 select 1 from eth_wallet_read_failures failed where failed.wallet = stored.wallet)
+             group by 1
+             having max(stored.updated_at < $2)",
+    // An index holds all that is asked, here and in `bucket_keys`.
+    count_keys: "select given.value, count(*)
+             from json_each($1) as given
+             cross join eth_wallet_balances stored
+                 on stored.wallet >= given.value and stored.wallet < given.value || 'g'
+             where not exists (
+                 select 1 from eth_wallet_read_failures failed where failed.wallet = stored.wallet)
+             group by 1",
+    bucket_keys: "select stored.wallet, true
+             from json_each($1) as given
+             cross join eth_wallet_balances stored
+                 on stored.wallet >= given.value and stored.wallet < given.value || 'g'
+             where not exists (
+                 select 1 from eth_wallet_read_failures failed where failed.wallet = stored.wallet)",
+    bucket_wallets: "select stored.wallet, stored.updated_at < $2
+             from json_each($1) as given
+             cross join eth_wallet_balances stored
+                 on stored.wallet >= given.value and stored.wallet < given.value || 'g'
+             where stored.updated_at >= '1970-01-02' and not exists (
+                 select 1 from eth_wallet_read_failures failed where failed.wallet = stored.wallet)",
+    bucket_rows: "select stored.wallet, cast(stored.balance as text), stored.read_block,
+                 stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', given.value ->> 1)
+                     and stored.created_at < strftime('%Y-%m-%d %H:%M:%S', given.value ->> 1)
+                     and stored.updated_at >= '1970-01-02'
+             from json_each($1) as given
+             cross join eth_wallet_balances stored
+                 on stored.wallet >= given.value ->> 0 and stored.wallet < (given.value ->> 0) || 'g'",
+    // In whole seconds, as other programs write times: a row of the same second may be a later one.
+    confirm_buckets: "update eth_wallet_confirmations as stored
+             set block = read.value ->> 1,
+                 selected_at = strftime('%Y-%m-%d %H:%M:%S', read.value ->> 2),
+                 wallets = read.value ->> 3
+             from json_each($1) as read
+             where stored.bucket = read.value ->> 0
+                 and (stored.block is null or read.value ->> 1 is null
+                     or stored.block <= read.value ->> 1)",
 };
 
 /// The keys of some of the rows with these numbers.

@@ -25,7 +25,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use crate::contracts::{AUDIO, DELEGATE_MANAGER, STAKING, audio, delegate_manager, staking};
+use crate::contracts::{
+    AUDIO, Artifact, DELEGATE_MANAGER, STAKING, audio, delegate_manager, mapping_slot, staking,
+};
 use crate::genesis::{Genesis, Holding};
 
 /// Time limit for Anvil's start. A million wallets take about ten seconds on two idle cores.
@@ -37,6 +39,8 @@ const MINE_TIMEOUT: Duration = Duration::from_secs(60);
 const TRANSFER_GAS: u64 = 60_000;
 /// Transfers per request; Anvil accepts up to 2 MB.
 const TRANSFERS_PER_REQUEST: usize = 1_000;
+/// Storage slots per request that sets them.
+const SLOTS_PER_REQUEST: usize = 4_000;
 
 /// How `balanceOf` fails for a wallet, on a chain built [`faulty`](Builder::faulty).
 /// Mirrors the enum of `contracts/FaultyToken.sol`.
@@ -319,6 +323,24 @@ impl Chain {
             }
         }
         Ok(nonces)
+    }
+
+    /// Sets the balances of wallets in the state of the newest block, without transactions and events.
+    pub async fn set_balances(&self, balances: &[(Address, U256)]) -> Result<()> {
+        let slot = Artifact::token()?.slot("balances")?;
+        for balances in balances.chunks(SLOTS_PER_REQUEST) {
+            let mut batch = BatchRequest::new(self.provider.client());
+            let mut waiters = Vec::with_capacity(balances.len());
+            for &(wallet, balance) in balances {
+                let parameters = (AUDIO, mapping_slot(wallet, slot), B256::from(balance));
+                waiters.push(batch.add_call::<_, bool>("anvil_setStorageAt", &parameters)?);
+            }
+            batch.send().await?;
+            for waiter in waiters {
+                waiter.await?;
+            }
+        }
+        Ok(())
     }
 
     /// Mints tokens for a wallet. Event: Transfer.

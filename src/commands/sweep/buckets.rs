@@ -1,0 +1,189 @@
+//! Which wallets a sweep takes from a table whose rows are confirmed by buckets.
+//!
+//! Wallets that were never read first, then the buckets that were not confirmed for longest, each as a whole. Retries of
+//! failures come beside them, as in `queue`.
+
+use std::collections::VecDeque;
+
+use chrono::{DateTime, Utc};
+use futures_util::{Stream, stream};
+use itertools::Itertools;
+
+use super::queue::{Due, Place, page_size, share};
+use crate::{
+    app::PAGE,
+    store::{BucketCursor, Stale, Store},
+    tally::{Bucket, Confirming, Retries, RunError, Wallet},
+};
+
+/// Buckets whose numbers are held in memory at once.
+const BUCKETS: u32 = 1 << 16;
+/// Buckets whose wallets are selected at once, at most.
+const AT_ONCE: usize = 1_024;
+
+/// The wallets of a sweep that were not taken yet.
+struct Buckets<'a> {
+    store: &'a dyn Store,
+    confirming: &'a Confirming<'a>,
+    stale: Stale,
+    /// Rows that were never read.
+    unread: Place,
+    has_rows: bool,
+    due: Due<'a>,
+    /// Buckets that were never confirmed, and those that were, which come after them.
+    new: VecDeque<Bucket>,
+    confirmed: VecDeque<Bucket>,
+    after: Option<BucketCursor>,
+    is_last_page: bool,
+    /// How many buckets are selected at once, by how many wallets the last ones had.
+    at_once: usize,
+    /// How many more wallets to take.
+    left: u64,
+}
+
+/// The wallets to sweep in pages: at most `limit`, and the rest of the last bucket. The buckets are announced to
+/// `confirming`; wallets that are retries are added to `retries`.
+pub(super) fn pages<'a>(
+    store: &'a dyn Store,
+    confirming: &'a Confirming<'a>,
+    stale: Stale,
+    limit: u64,
+    retries: &'a Retries,
+) -> impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send + 'a {
+    let buckets = Buckets {
+        store,
+        confirming,
+        stale,
+        unread: Place::After(None),
+        has_rows: false,
+        due: Due::new(store, stale, limit, retries),
+        new: VecDeque::new(),
+        confirmed: VecDeque::new(),
+        after: None,
+        is_last_page: false,
+        at_once: 1,
+        left: limit,
+    };
+    stream::try_unfold(buckets, |mut buckets| async move {
+        Ok(buckets.next().await?.map(|page| (page, buckets)))
+    })
+}
+
+/// How many wallets all pages hold.
+pub(super) async fn count(store: &dyn Store, stale: &Stale, limit: u64) -> Result<u64, RunError> {
+    let due = store.count_due(stale).await?;
+    let with_due = |rows: u64| rows + due.min(share(limit));
+    let mut rows = store.count_stale(&unread(stale)).await?;
+    if with_due(rows) >= limit {
+        return Ok(limit);
+    }
+    let mut after = None;
+    loop {
+        let page = store.stale_buckets(stale, after.as_ref(), BUCKETS).await?;
+        for (buckets, is_new) in [(page.new, true), (page.confirmed, false)] {
+            let (mut buckets, mut at_once) = (buckets.as_slice(), 16);
+            while !buckets.is_empty() {
+                let (chunk, rest) = buckets.split_at(at_once.min(buckets.len()));
+                for wallets in store.count_in_buckets(chunk, rows_before(stale, is_new)).await? {
+                    rows += wallets;
+                    if with_due(rows) >= limit {
+                        return Ok(with_due(rows));
+                    }
+                }
+                (buckets, at_once) = (rest, AT_ONCE.min(2 * at_once));
+            }
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None if rows == 0 => return Ok(due.min(limit)),
+            None => return Ok(with_due(rows)),
+        }
+    }
+}
+
+/// Before when a bucket must have a row that was last written, to be swept. Rows of a new bucket may be newer than the
+/// run: it may have filled them itself. Those of a confirmed one are, most of them, as old as the confirmation.
+fn rows_before(stale: &Stale, is_new: bool) -> Option<DateTime<Utc>> {
+    (is_new || stale.before < stale.due).then_some(stale.before)
+}
+
+/// The stale rows that were never read.
+fn unread(stale: &Stale) -> Stale {
+    let first_day = DateTime::UNIX_EPOCH + chrono::Days::new(1);
+    Stale { before: first_day.min(stale.before), ..*stale }
+}
+
+impl Buckets<'_> {
+    async fn next(&mut self) -> Result<Option<Vec<Wallet>>, RunError> {
+        while self.left > 0 {
+            let size = self.left.min(PAGE.into());
+            let are_rows_over = self.is_last_page && self.has_no_bucket();
+            if are_rows_over && !self.has_rows {
+                // Nothing else is stale.
+                self.due.left = self.left;
+            }
+            let due = self.due.next(if are_rows_over { size } else { share(size) }).await?;
+            let room = size - due.len() as u64;
+            let rows = match &self.unread {
+                Place::After(_) => self.unread(room).await?,
+                Place::End => self.whole_buckets(room).await?,
+            };
+            if rows.is_empty() && due.is_empty() {
+                if are_rows_over && self.due.is_over() {
+                    break;
+                }
+                continue;
+            }
+            self.has_rows |= !rows.is_empty();
+            // Another process may have taken a wallet off the record between the two.
+            let page: Vec<_> = rows.into_iter().chain(due).unique().collect();
+            self.left = self.left.saturating_sub(page.len() as u64);
+            return Ok(Some(page));
+        }
+        Ok(None)
+    }
+
+    /// The next rows that were never read.
+    async fn unread(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
+        let Place::After(after) = &self.unread else { return Ok(Vec::new()) };
+        let unread = unread(&self.stale);
+        let page = self.store.stale_page(&unread, after.as_ref(), page_size(limit)).await?;
+        self.unread = Place::of(page.next);
+        self.confirming.announce(&page.wallets);
+        Ok(page.wallets)
+    }
+
+    fn has_no_bucket(&self) -> bool {
+        self.new.is_empty() && self.confirmed.is_empty()
+    }
+
+    /// The wallets of the next buckets: until there are `limit` of them.
+    async fn whole_buckets(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
+        if self.has_no_bucket() && !self.is_last_page {
+            let page = self.store.stale_buckets(&self.stale, self.after.as_ref(), BUCKETS).await?;
+            self.is_last_page = page.next.is_none();
+            self.after = page.next;
+            (self.new, self.confirmed) = (page.new.into(), page.confirmed.into());
+        }
+        let is_new = !self.new.is_empty();
+        let queue = if is_new { &mut self.new } else { &mut self.confirmed };
+        let buckets: Vec<_> = queue.drain(..self.at_once.min(queue.len())).collect();
+        if buckets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let before = rows_before(&self.stale, is_new);
+        let selected = self.store.select_buckets(&buckets, before).await?;
+        let (mut wallets, mut selected) = (Vec::new(), selected.into_iter());
+        while (wallets.len() as u64) < limit
+            && let Some(mut selection) = selected.next()
+        {
+            self.confirming.expect(&mut selection);
+            wallets.extend(selection.wallets);
+        }
+        // The rest is for the next page.
+        selected.rev().for_each(|selection| queue.push_front(selection.bucket));
+        let of_each = wallets.len() / buckets.len();
+        self.at_once = (PAGE as usize / of_each.max(1)).clamp(1, 2 * self.at_once).min(AT_ONCE);
+        Ok(wallets)
+    }
+}

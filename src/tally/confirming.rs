@@ -1,0 +1,191 @@
+//! From readings as they come to buckets that are confirmed as a whole.
+//!
+//! Rows are selected bucket by bucket, and read in chunks that know nothing of buckets. A bucket whose last wallet was
+//! read is confirmed: what differs from the table is written, and the rest costs one row for all of them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::{Bucket, Ledger, Locked, Recorded, RunError, TotalRead, Unreadable, Wallet};
+
+/// The wallets of a bucket that are to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The bucket.
+    pub bucket: Bucket,
+    /// When its rows were selected, by the database's clock: before that.
+    pub at: DateTime<Utc>,
+    /// Its wallets that were read before, except those on the record of failures.
+    pub wallets: Vec<Wallet>,
+}
+
+/// What was read of a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketReads {
+    /// The bucket.
+    pub bucket: Bucket,
+    /// When its rows were selected, by the database's clock.
+    pub selected_at: DateTime<Utc>,
+    /// The totals that were read.
+    pub totals: Vec<TotalRead>,
+    /// The wallets that could not be read.
+    pub failures: Vec<Unreadable>,
+    /// True if totals that did not change are written, too.
+    pub writes_all: bool,
+    /// True if each of the selected wallets is in one of the two lists. Else the bucket is not confirmed.
+    pub is_complete: bool,
+}
+
+impl BucketReads {
+    /// The block at which the bucket is confirmed: the oldest read, so that no row is older than that.
+    pub fn block(&self) -> Option<u64> {
+        self.totals.iter().map(|read| read.read_block).min()
+    }
+}
+
+/// A database that can tell a total that changed from one that did not.
+#[async_trait]
+pub trait Confirmer: Send + Sync {
+    /// Writes the totals that differ from the table, and all failures, and confirms each bucket that is complete: at the
+    /// block of its oldest read. All in one transaction, in which no other total is written.
+    ///
+    /// A bucket is not confirmed if it holds a row that was not read, was there when it was selected, and is not on
+    /// the record of failures.
+    ///
+    /// # Errors
+    /// As [`Ledger::record`].
+    async fn confirm(&self, buckets: &[BucketReads]) -> Result<Recorded, RunError>;
+}
+
+/// A ledger that confirms buckets. What belongs to none of the selected ones is recorded as it comes.
+pub struct Confirming<'a> {
+    confirmer: &'a dyn Confirmer,
+    locked: Locked<'a>,
+    digits: u8,
+    writes_all: bool,
+    open: Mutex<Open>,
+}
+
+/// What is being read.
+#[derive(Default)]
+struct Open {
+    buckets: HashMap<Bucket, OpenBucket>,
+    /// Wallets that belong to no bucket that was selected.
+    others: HashSet<Wallet>,
+}
+
+/// A bucket of which not all wallets were read yet.
+struct OpenBucket {
+    left: HashSet<Wallet>,
+    reads: BucketReads,
+}
+
+impl<'a> Confirming<'a> {
+    /// A ledger for buckets of this many digits. With `writes_all`, totals that did not change are written, too.
+    pub fn new(
+        confirmer: &'a dyn Confirmer,
+        locked: Locked<'a>,
+        digits: u8,
+        writes_all: bool,
+    ) -> Self {
+        Self { confirmer, locked, digits, writes_all, open: Mutex::default() }
+    }
+
+    /// Says that these wallets are being read, before their buckets are selected.
+    pub fn announce(&self, wallets: &[Wallet]) {
+        self.open().others.extend(wallets);
+    }
+
+    /// Expects the wallets of this selection, and takes those from it that are being read already. One without wallets
+    /// is over at once.
+    pub fn expect(&self, Selection { bucket, at, wallets }: &mut Selection) {
+        let mut open = self.open();
+        wallets.retain(|wallet| !open.others.contains(wallet));
+        let reads = BucketReads {
+            bucket: *bucket,
+            selected_at: *at,
+            totals: Vec::with_capacity(wallets.len()),
+            failures: Vec::new(),
+            writes_all: self.writes_all,
+            is_complete: false,
+        };
+        let expected = OpenBucket { left: wallets.iter().copied().collect(), reads };
+        open.buckets.insert(*bucket, expected);
+    }
+
+    /// Stores what was read of buckets that are not complete; they are not confirmed.
+    ///
+    /// # Errors
+    /// As [`Ledger::record`].
+    pub async fn finish(&self) -> Result<Recorded, RunError> {
+        let rest = self.open().buckets.drain().map(|(_, open)| open.complete()).collect();
+        self.confirm(rest).await
+    }
+
+    async fn confirm(&self, buckets: Vec<BucketReads>) -> Result<Recorded, RunError> {
+        if buckets.is_empty() {
+            return Ok(Recorded::default());
+        }
+        self.locked.check().await?;
+        self.confirmer.confirm(&buckets).await
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// The bucket of this many digits that expects a reading of the wallet, which it does not any more then.
+    fn take(&mut self, wallet: Wallet, digits: u8) -> Option<&mut BucketReads> {
+        self.others.remove(&wallet);
+        let bucket = self.buckets.get_mut(&Bucket::of(wallet, digits))?;
+        bucket.left.remove(&wallet).then_some(&mut bucket.reads)
+    }
+}
+
+impl OpenBucket {
+    fn complete(mut self) -> BucketReads {
+        self.reads.is_complete = self.left.is_empty();
+        self.reads
+    }
+}
+
+#[async_trait]
+impl Ledger for Confirming<'_> {
+    async fn record(
+        &self,
+        totals: &[TotalRead],
+        failures: &[Unreadable],
+    ) -> Result<Recorded, RunError> {
+        let (mut other_totals, mut other_failures) = (Vec::new(), Vec::new());
+        let complete: Vec<_> = {
+            let mut open = self.open();
+            for read in totals {
+                match open.take(read.wallet, self.digits) {
+                    Some(bucket) => bucket.totals.push(*read),
+                    None => other_totals.push(*read),
+                }
+            }
+            for failure in failures {
+                match open.take(failure.wallet, self.digits) {
+                    Some(bucket) => bucket.failures.push(failure.clone()),
+                    None => other_failures.push(failure.clone()),
+                }
+            }
+            open.buckets.extract_if(|_, bucket| bucket.left.is_empty()).collect()
+        };
+        let mut recorded = Recorded::default();
+        if other_totals.len() + other_failures.len() > 0 {
+            recorded = self.locked.record(&other_totals, &other_failures).await?;
+        }
+        let complete = complete.into_iter().map(|(_, open)| open.complete()).collect();
+        recorded.add(self.confirm(complete).await?);
+        Ok(recorded)
+    }
+}
