@@ -16,6 +16,7 @@ use ethtally::{
     tally::{Shutdown, Wallet},
 };
 use ethtally_testbed::{Chain, genesis::holdings, postgres::Cluster, wallet};
+use futures_util::{StreamExt, TryStreamExt};
 use sqlx::{ConnectOptions, PgConnection, SqliteConnection, postgres::PgConnectOptions};
 use tempfile::{NamedTempFile, TempDir};
 
@@ -42,7 +43,7 @@ pub(crate) struct Fixture {
     /// All wallets, in the order of a sweep.
     pub(crate) wallets: Vec<Wallet>,
     /// The sum of all totals.
-    sum: U256,
+    pub(crate) sum: U256,
     template: Template,
     made: AtomicU32,
 }
@@ -75,7 +76,12 @@ enum Cleanup {
 
 impl Fixture {
     /// Starts the chain and the database, and fills a table.
-    pub(crate) async fn prepare(count: u64, backend: Backend, rows: Rows) -> anyhow::Result<Self> {
+    pub(crate) async fn prepare(
+        count: u64,
+        backend: Backend,
+        rows: Rows,
+        partitions: u32,
+    ) -> anyhow::Result<Self> {
         let started = Instant::now();
         say(format_args!("{count} wallets: starting the chain …"));
         let chain = Chain::builder().wallets(count).gas_limit(GAS_LIMIT).start().await?;
@@ -96,7 +102,7 @@ impl Fixture {
                 Template::Sqlite { folder, template }
             }
         };
-        template.fill(&wallets, rows).await?;
+        template.fill(&wallets, rows, partitions).await?;
         // A sweep sorts by age, then by wallet.
         match rows {
             Rows::Swept => wallets.chunks_mut(TICK).for_each(<[_]>::sort_unstable),
@@ -188,11 +194,15 @@ impl Fixture {
 
 impl Template {
     /// Fills the template.
-    async fn fill(&self, wallets: &[Wallet], rows: Rows) -> anyhow::Result<()> {
+    async fn fill(&self, wallets: &[Wallet], rows: Rows, partitions: u32) -> anyhow::Result<()> {
         let url = match self {
             Self::Postgres { template, .. } => template.clone(),
             Self::Sqlite { template, .. } => format!("sqlite:{}", template.display()),
         };
+        if partitions > 0 {
+            ensure!(matches!(self, Self::Postgres { .. }), "SQLite has no partitions");
+            run(&mut postgres(&url).await?, &partitioned(partitions)).await?;
+        }
         let store = store::open(&url, None, Access::Write, &Shutdown::default()).await?;
         store.migrate().await?;
         match rows {
@@ -274,25 +284,83 @@ impl Table {
     /// Checks that every wallet was read, and that the totals add up to those at genesis.
     pub(crate) async fn check_read(&self, fixture: &Fixture) -> anyhow::Result<()> {
         const COUNT: &str = "select count(*) from eth_wallet_balances where read_block is not null";
-        let read: i64 = match &self.cleanup {
-            Cleanup::Postgres { .. } => {
-                let mut connection = postgres(&self.url).await?;
-                let sum: String =
-                    sqlx::query_scalar("select sum(balance)::text from eth_wallet_balances")
-                        .fetch_one(&mut connection)
-                        .await?;
-                ensure!(
-                    sum == fixture.sum.to_string(),
-                    "the totals differ from the chain's: {sum} wei in all"
-                );
-                sqlx::query_scalar(COUNT).fetch_one(&mut connection).await?
-            }
-            // SQLite has no numbers as large as the sum.
-            Cleanup::Sqlite(_) => {
-                sqlx::query_scalar(COUNT).fetch_one(&mut sqlite(&self.url).await?).await?
-            }
+        let read: i64 = match self.postgres_connection().await? {
+            Some(mut connection) => sqlx::query_scalar(COUNT).fetch_one(&mut connection).await?,
+            None => sqlx::query_scalar(COUNT).fetch_one(&mut sqlite(&self.url).await?).await?,
         };
         ensure!(read as usize == fixture.wallets.len(), "only {read} wallets were read");
+        self.check_sum(fixture.sum).await
+    }
+
+    /// Checks that the totals add up to `expected`, in wei.
+    pub(crate) async fn check_sum(&self, expected: U256) -> anyhow::Result<()> {
+        let sum = match self.postgres_connection().await? {
+            Some(mut connection) => {
+                let sum = "select trim_scale(sum(balance))::text from eth_wallet_balances";
+                sqlx::query_scalar::<_, String>(sum).fetch_one(&mut connection).await?.parse()?
+            }
+            // SQLite has no numbers as large as the sum.
+            None => {
+                let mut connection = sqlite(&self.url).await?;
+                sqlx::query_scalar::<_, String>("select balance from eth_wallet_balances")
+                    .fetch(&mut connection)
+                    .map(|balance| Ok(balance?.parse::<U256>()?))
+                    .try_fold(U256::ZERO, async |sum, balance| anyhow::Ok(sum + balance))
+                    .await?
+            }
+        };
+        ensure!(sum == expected, "the totals differ from the chain's: {sum} wei, not {expected}");
+        Ok(())
+    }
+
+    /// A connection to the table; `None` for SQLite.
+    pub(crate) async fn postgres_connection(&self) -> anyhow::Result<Option<PgConnection>> {
+        match self.cleanup {
+            Cleanup::Postgres { .. } => Ok(Some(postgres(&self.url).await?)),
+            Cleanup::Sqlite(_) => Ok(None),
+        }
+    }
+
+    /// The bytes that the table takes on the disk: for SQLite, the file of the database.
+    pub(crate) async fn size(&self) -> anyhow::Result<u64> {
+        if let Cleanup::Sqlite(path) = &self.cleanup {
+            return Ok(fs::metadata(path)?.len());
+        }
+        let size: i64 = sqlx::query_scalar(
+            "select (
+                     select coalesce(sum(pg_total_relation_size(relid)),
+                         pg_total_relation_size('eth_wallet_balances'))
+                     from pg_partition_tree('eth_wallet_balances'))::bigint
+                 + coalesce(pg_total_relation_size(to_regclass('eth_wallet_confirmations')), 0)",
+        )
+        .fetch_one(&mut postgres(&self.url).await?)
+        .await?;
+        Ok(size.unsigned_abs())
+    }
+
+    /// Rewrites the table without free space, and keeps the server from vacuuming it later.
+    pub(crate) async fn compact(&self) -> anyhow::Result<()> {
+        match self.postgres_connection().await? {
+            Some(mut connection) => {
+                let tables: Vec<String> = sqlx::query_scalar(
+                    "select oid::regclass::text from pg_class
+                     where relkind = 'r' and relname like 'eth\\_wallet\\_balances%'",
+                )
+                .fetch_all(&mut connection)
+                .await?;
+                for table in tables {
+                    let keep = format!("alter table {table} set (autovacuum_enabled = false)");
+                    run(&mut connection, &keep).await?;
+                    run(&mut connection, &format!("vacuum (full, analyze) {table}")).await?;
+                }
+                run(&mut connection, "checkpoint").await?;
+            }
+            None => {
+                let compact = "vacuum; analyze; pragma wal_checkpoint(truncate)";
+                sqlx::raw_sql(compact).execute(&mut sqlite(&self.url).await?).await?;
+            }
+        }
+        settle();
         Ok(())
     }
 
@@ -321,6 +389,22 @@ impl Table {
     }
 }
 
+/// Creates the table of totals, hash-partitioned by wallet. `migrate` adds the rest.
+fn partitioned(partitions: u32) -> String {
+    let mut sql = "create table eth_wallet_balances (
+            wallet text primary key, balance numeric not null default 0, blocknumber bigint,
+            updated_at timestamp not null default (now() at time zone 'utc'),
+            created_at timestamp not null default (now() at time zone 'utc')) partition by hash (wallet);"
+        .to_owned();
+    for number in 0..partitions {
+        sql += &format!(
+            "create table eth_wallet_balances_{number} partition of eth_wallet_balances
+                 for values with (modulus {partitions}, remainder {number});"
+        );
+    }
+    sql
+}
+
 /// Flushes earlier writes to disk, so that they do not slow down the next measurement.
 fn settle() {
     // Optional: without `sync` the disk is busier.
@@ -332,7 +416,8 @@ fn name_of(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or_default()
 }
 
-async fn run(connection: &mut PgConnection, statement: &str) -> anyhow::Result<()> {
+/// Runs a statement.
+pub(crate) async fn run(connection: &mut PgConnection, statement: &str) -> anyhow::Result<()> {
     sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned())).execute(connection).await?;
     Ok(())
 }

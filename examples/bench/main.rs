@@ -7,6 +7,7 @@
 //! `cargo run --locked --release --example bench -- --wallets 300000 --database sqlite --only reading,writing,sweep`
 //!
 //! - `fixture`: the chain, and an identical table for each measurement; `program`: runs and measures the real program
+//! - `rounds`: what each way of writing costs the database; `scale`: the same in large tables
 //! - `alone`: reading without writing, and the reverse; `original`: the original system
 //! - `price`: gas and bytes per wallet; `report`: the output
 
@@ -16,6 +17,8 @@ mod original;
 mod price;
 mod program;
 mod report;
+mod rounds;
+mod scale;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -41,6 +44,9 @@ struct Arguments {
     /// The rows of the table before a measurement
     #[arg(long, value_enum, default_value = "swept")]
     rows: Rows,
+    /// Partitions of the table, by hash of the wallet; 0 for a plain table
+    #[arg(long, default_value_t = 0)]
+    partitions: u32,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Measure::ALL)]
     only: Vec<Measure>,
@@ -65,7 +71,13 @@ struct Arguments {
     /// How many turns each of the two builds has
     #[arg(long, default_value_t = 5)]
     turns: u32,
-    /// Print the table as Markdown
+    /// Percentages of rows that change between two sweeps, for `rounds`
+    #[arg(long, value_delimiter = ',', default_values_t = [0.0, 0.1, 1.0, 10.0])]
+    changed: Vec<f64>,
+    /// Rows of the tables for `scale`
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000_000, 10_000_000, 30_000_000])]
+    scale: Vec<u64>,
+    /// Print the tables as Markdown
     #[arg(long)]
     markdown: bool,
 }
@@ -95,6 +107,8 @@ enum Measure {
     Writing,
     /// A whole sweep
     Sweep,
+    /// Sweeps by `--write all` and `--write changed` beside each other, of a table of which a part changed
+    Rounds,
     /// Backfill from a CSV file into an empty table
     Backfill,
     /// Four concurrent processes
@@ -103,16 +117,19 @@ enum Measure {
     Original,
     /// With latency between program and node
     Delay,
+    /// The SQL of one shard of a hundred, in large PostgreSQL tables; takes 12 GB of disk
+    Scale,
     /// `sweep --all` of another build
     Against,
 }
 
 impl Measure {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Price,
         Self::Reading,
         Self::Writing,
         Self::Sweep,
+        Self::Rounds,
         Self::Backfill,
         Self::Shards,
         Self::Original,
@@ -141,7 +158,8 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = Arguments::parse();
     arguments.wallets = arguments.wallets.next_multiple_of(1_000);
     let program = Program::build()?;
-    let fixture = Fixture::prepare(arguments.wallets, arguments.database, arguments.rows).await?;
+    let Arguments { wallets, database, rows, partitions, .. } = arguments;
+    let fixture = Fixture::prepare(wallets, database, rows, partitions).await?;
     let report = Report::new(&fixture, arguments.round_trip).await?;
     let mut bench = Bench { arguments, program, fixture, report, failures: 0 };
     for measure in bench.arguments.only.clone() {
@@ -189,6 +207,10 @@ impl Bench {
                     self.keep_row(row);
                 }
             }
+            Measure::Rounds => {
+                let rounds = self.rounds(last).await;
+                self.keep(rounds, |report, rounds| report.rounds.extend(rounds));
+            }
             Measure::Backfill => {
                 let row = self.backfill(last).await;
                 self.keep_row(row);
@@ -200,6 +222,12 @@ impl Bench {
             Measure::Original => {
                 let row = self.original(What::Original, None).await;
                 self.keep_row(row);
+            }
+            Measure::Scale => {
+                for rows in self.arguments.scale.clone() {
+                    let sentence = scale::shards(&self.fixture, rows).await;
+                    self.keep(sentence, |report, sentence| report.comparisons.push(sentence));
+                }
             }
             Measure::Against => {
                 for method in readers {

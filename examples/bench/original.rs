@@ -1,4 +1,4 @@
-//! The original system, which sweeps its table in ticks: 50 wallets, one `aggregate3`, 50 upserts; here
+//! The original system, which sweeps its table in ticks: 50 wallets, one `aggregate3`, one INSERT of 50 rows; here
 //! without the pause of 30 s between ticks.
 
 use std::time::{Duration, Instant};
@@ -52,14 +52,12 @@ pub(crate) async fn run(
         let returned: Bytes =
             provider.raw_request("eth_call".into(), call(&wallets, "latest")).await?;
         calls += begun.elapsed();
-        for (wallet, total) in wallets.iter().zip(totals(&returned)?) {
-            connection.upsert(*wallet, total).await?;
-        }
+        connection.upsert(&wallets, totals(&returned)?).await?;
     }
     let time = started.elapsed();
     let of_each = |time: Duration| time.as_secs_f64() * 1e3 / ticks as f64;
     let note = format!(
-        "{:.1} ms per tick: select {:.1}, eth_call {:.1}, {WALLETS_A_TICK} upserts {:.1}",
+        "{:.1} ms per tick: select {:.1}, eth_call {:.1}, upsert {:.1}",
         of_each(time),
         of_each(selects),
         of_each(calls),
@@ -135,20 +133,23 @@ impl Connection {
         texts.iter().map(|text| text.parse().context("an invalid wallet")).collect()
     }
 
-    async fn upsert(&mut self, wallet: Address, total: U256) -> anyhow::Result<()> {
-        let (wallet, total) = (format!("{wallet:#x}"), total.to_string());
+    /// Stores all of them in one statement.
+    async fn upsert(&mut self, wallets: &[Address], totals: Vec<U256>) -> anyhow::Result<()> {
+        let wallets = wallets.iter().map(|wallet| format!("{wallet:#x}"));
+        let totals = totals.iter().map(U256::to_string);
         match self {
             Self::Postgres(connection) => {
                 sqlx::query(
                     "insert into eth_wallet_balances as stored (wallet, balance, blocknumber, updated_at)
-                     values ($1, $2::numeric, null, now())
+                     select wallet, balance::numeric, null, now()
+                     from unnest($1::text[], $2::text[]) as read (wallet, balance)
                      on conflict (wallet) do update set
                          balance = excluded.balance,
                          blocknumber = greatest(stored.blocknumber, excluded.blocknumber),
                          updated_at = excluded.updated_at",
                 )
-                .bind(wallet)
-                .bind(total)
+                .bind(wallets.collect::<Vec<_>>())
+                .bind(totals.collect::<Vec<_>>())
                 .execute(connection)
                 .await?;
             }
@@ -156,13 +157,14 @@ impl Connection {
                 sqlx::query(
                     "insert into eth_wallet_balances as stored
                          (wallet, balance, blocknumber, updated_at, created_at)
-                     values ($1, $2, null, datetime('now'), datetime('now'))
+                     select value ->> 0, value ->> 1, null, datetime('now'), datetime('now')
+                     from json_each($1)
+                     where true
                      on conflict (wallet) do update set
                          balance = excluded.balance,
                          updated_at = excluded.updated_at",
                 )
-                .bind(wallet)
-                .bind(total)
+                .bind(serde_json::to_string(&wallets.zip(totals).collect::<Vec<_>>())?)
                 .execute(connection)
                 .await?;
             }

@@ -11,7 +11,13 @@ use std::{
 use alloy::providers::Provider;
 use chrono::Utc;
 
-use crate::{Method, SHARDS, fixture::Fixture, price::Price, program::Usage};
+use crate::{
+    Method, SHARDS,
+    fixture::Fixture,
+    price::Price,
+    program::Usage,
+    rounds::{Rounds, Write as WriteChoice},
+};
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -122,6 +128,7 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     /// By method; `None` is the original.
     pub(crate) prices: Vec<(Option<Method>, Price)>,
+    pub(crate) rounds: Vec<Rounds>,
     /// Sentences about this build beside another one.
     pub(crate) comparisons: Vec<String>,
 }
@@ -134,6 +141,18 @@ const HEAD: [&str; 8] = [
     "gas per wallet",
     "bytes per wallet",
     "CPU-s per million",
+    "peak MiB",
+];
+
+const HEAD_OF_ROUNDS: [&str; 9] = [
+    "changed rows",
+    "--write",
+    "seconds",
+    "of --write all",
+    "database CPU-s per million",
+    "WAL MB",
+    "growth MB",
+    "our CPU-s per million",
     "peak MiB",
 ];
 
@@ -153,41 +172,49 @@ impl Report {
             round_trip,
             rows: Vec::new(),
             prices: Vec::new(),
+            rounds: Vec::new(),
             comparisons: Vec::new(),
         })
     }
 
-    /// Prints the table to stdout, followed by the conclusions.
+    /// Prints the tables to stdout, followed by the conclusions.
     pub(crate) fn print(&self, markdown: bool) -> io::Result<()> {
-        let mut lines = vec![HEAD.map(str::to_owned)];
-        lines.extend(self.rows.iter().map(|row| self.cells(row)));
         let mut out = io::stdout().lock();
         writeln!(out, "{}\n", self.title)?;
-        if markdown {
-            lines.insert(
-                1,
-                HEAD.map(|name| if name.is_empty() { "---" } else { "---:" }.to_owned()),
-            );
-            for line in lines {
-                writeln!(out, "| {} |", line.join(" | "))?;
-            }
-        } else {
-            let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
-            let widths =
-                std::array::from_fn::<_, { HEAD.len() }, _>(|column| width(column).unwrap_or(0));
-            for line in &lines {
-                write!(out, "{:<1$}", line[0], widths[0])?;
-                for (cell, width) in line.iter().zip(widths).skip(1) {
-                    write!(out, "  {cell:>width$}")?;
-                }
-                writeln!(out)?;
-            }
+        if !self.rows.is_empty() {
+            let lines = self.rows.iter().map(|row| self.cells(row)).collect();
+            print_table(&mut out, HEAD, lines, markdown)?;
         }
-        writeln!(out)?;
+        if !self.rounds.is_empty() {
+            let lines = self.rounds.iter().map(|rounds| self.cells_of_rounds(rounds)).collect();
+            print_table(&mut out, HEAD_OF_ROUNDS, lines, markdown)?;
+        }
         for conclusion in self.conclusions().iter().chain(&self.comparisons) {
             writeln!(out, "{}{conclusion}", if markdown { "- " } else { "" })?;
         }
         Ok(())
+    }
+
+    fn cells_of_rounds(&self, rounds: &Rounds) -> [String; HEAD_OF_ROUNDS.len()] {
+        let none = || "–".to_owned();
+        let millions = rounds.wallets as f64 / 1e6;
+        let per_million = |cpu: Duration| format!("{:.2}", cpu.as_secs_f64() / millions);
+        let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+        let all = self.rounds.iter().find(|other| {
+            other.write == WriteChoice::All && other.changed_percent == rounds.changed_percent
+        });
+        let ratio = all.map(|all| rounds.time.as_secs_f64() / all.time.as_secs_f64());
+        [
+            format!("{} %", rounds.changed_percent),
+            rounds.write.to_string(),
+            seconds(rounds.time),
+            ratio.map_or_else(none, |ratio| format!("{ratio:.2}")),
+            rounds.cost.cpu.map_or_else(none, per_million),
+            rounds.cost.wal.map_or_else(none, megabytes),
+            megabytes(rounds.cost.growth),
+            per_million(rounds.cpu),
+            rounds.peak_kib.map_or_else(none, |kib| grouped(kib as f64 / 1024.0)),
+        ]
     }
 
     fn cells(&self, row: &Row) -> [String; HEAD.len()] {
@@ -218,6 +245,7 @@ impl Report {
         let mut lines = Vec::new();
         for method in [Method::Multicall3, Method::Packed] {
             lines.extend(self.against_floor(method));
+            lines.extend(self.against_reading(method));
             lines.extend(self.against(What::Original, What::Sweep(method)));
             lines.extend(self.against(What::FarOriginal, What::FarSweep(method)));
             for (what, of) in [
@@ -265,6 +293,25 @@ impl Report {
         ))
     }
 
+    /// Compares rounds that write only changes with reading alone.
+    fn against_reading(&self, method: Method) -> Vec<String> {
+        let Some(reading) = self.row(What::Reading(method)) else { return Vec::new() };
+        let changed = self
+            .rounds
+            .iter()
+            .filter(|rounds| rounds.write == WriteChoice::Changed && rounds.method == method);
+        let ratio = |rounds: &Rounds| rounds.time.as_secs_f64() / reading.seconds();
+        changed
+            .map(|rounds| {
+                let (ratio, percent) = (ratio(rounds), rounds.changed_percent);
+                format!(
+                    "--write changed, {percent} % changed: {ratio:.2} times as long as {}",
+                    reading.what
+                )
+            })
+            .collect()
+    }
+
     fn against(&self, original: What, sweep: What) -> Option<String> {
         let (original, sweep) = (self.row(original)?, self.row(sweep)?);
         Some(format!(
@@ -276,13 +323,42 @@ impl Report {
     }
 }
 
+/// Prints a table whose first column is aligned to the left, and an empty line.
+fn print_table<const N: usize>(
+    out: &mut impl Write,
+    head: [&str; N],
+    mut lines: Vec<[String; N]>,
+    markdown: bool,
+) -> io::Result<()> {
+    lines.insert(0, head.map(str::to_owned));
+    if markdown {
+        let mut rule = ["---:"; N].map(str::to_owned);
+        rule[0] = "---".to_owned();
+        lines.insert(1, rule);
+        for line in lines {
+            writeln!(out, "| {} |", line.join(" | "))?;
+        }
+    } else {
+        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
+        let widths = std::array::from_fn::<_, N, _>(|column| width(column).unwrap_or(0));
+        for line in &lines {
+            write!(out, "{:<1$}", line[0], widths[0])?;
+            for (cell, width) in line.iter().zip(widths).skip(1) {
+                write!(out, "  {cell:>width$}")?;
+            }
+            writeln!(out)?;
+        }
+    }
+    writeln!(out)
+}
+
 fn seconds(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 100.0 { format!("{seconds:.1}") } else { grouped(seconds) }
 }
 
 /// A number without decimals, with thousands separators.
-fn grouped(number: f64) -> String {
+pub(crate) fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
