@@ -97,14 +97,18 @@ impl Methods {
             {
                 self.try_without(calls, wallets, failure).await
             }
-            // The endpoint that takes overrides fails, and another is there that does not.
-            Some(_) if !self.packed.suits(client.preferred()) => {
-                self.plain.read_all(calls, wallets).await
-            }
+            // The endpoint that takes overrides fails, and another is there that does not; it may be paused.
+            Some(_) if self.needs_other_method(client) => self.plain.read_all(calls, wallets).await,
             // What was read so far was not compared with anything.
             Some(error) if is_trial => (Vec::new(), Some(error)),
             error => self.packed.complete(calls, PackedResult { error, ..result }).await,
         }
+    }
+
+    /// True if the endpoint that would be asked now, or each one that is left, does not take the packed reader.
+    fn needs_other_method(&self, client: &Client) -> bool {
+        let suits = |endpoint: &Endpoint| self.packed.suits(endpoint);
+        !suits(client.preferred()) || !client.is_left(suits) && client.is_left(|_| true)
     }
 
     /// Reads through Multicall3 what the packed reader has read. If both are equal, the endpoints that answered

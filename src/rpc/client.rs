@@ -164,6 +164,11 @@ impl Client {
         suitable().find(|endpoint| endpoint.is_available()).or_else(|| suitable().next())
     }
 
+    /// True if an endpoint that `suits` is true for was not given up, though it may be paused.
+    pub fn is_left(&self, suits: impl Fn(&Endpoint) -> bool) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.is_left() && suits(endpoint))
+    }
+
     /// Another endpoint that may be asked now.
     pub fn other_than(&self, endpoint: &Endpoint) -> Option<&Endpoint> {
         let mut others = self.endpoints.iter().filter(|other| other.id != endpoint.id);

@@ -140,6 +140,11 @@ impl Endpoint {
         matches!(self.availability(), Availability::From(then) if then <= Instant::now())
     }
 
+    /// True if it was not given up: it may be asked now, or after a pause.
+    pub(super) fn is_left(&self) -> bool {
+        matches!(self.availability(), Availability::From(_))
+    }
+
     /// Gives it another chance if it was given up.
     pub(super) fn revive(&self) {
         let mut availability = lock(&self.availability);
