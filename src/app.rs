@@ -7,6 +7,7 @@ mod url_files;
 
 use std::{
     num::{NonZeroU64, NonZeroUsize},
+    path::Path,
     sync::{Arc, OnceLock, atomic::AtomicI64},
     time::{Duration, Instant},
 };
@@ -20,8 +21,8 @@ use crate::{
     profile::Profile,
     read::{MethodChoice, NodeReader, ReaderSettings},
     redact,
-    report::Report,
-    rpc::{Client, ClientSettings, Contracts, RateLimits},
+    report::{ChangeLines, Report},
+    rpc::{BlockChoice, Client, ClientSettings, Contracts, RateLimits},
     store::{self, Access, Store},
     tally::{Amount, RunError, Shutdown},
 };
@@ -52,6 +53,8 @@ pub struct App {
     opened: Opened,
     /// Set once the table is known to be of this profile.
     claimed: OnceCell<()>,
+    /// Who hears of totals that changed.
+    changes: OnceLock<Arc<ChangeLines>>,
 }
 
 /// What is known of the database that this run opened.
@@ -85,6 +88,7 @@ impl App {
             started: Instant::now(),
             opened: Opened::default(),
             claimed: OnceCell::new(),
+            changes: OnceLock::new(),
         })
     }
 
@@ -94,6 +98,15 @@ impl App {
     /// As [`App::client`].
     pub fn reader(&self, max_calls: Option<NonZeroU64>) -> Result<NodeReader, RunError> {
         Ok(self.reader_through(self.client(Contracts::OfTotals, max_calls)?))
+    }
+
+    /// A client of the node for reads at this block. Sends nothing yet.
+    ///
+    /// # Errors
+    /// As [`App::client`].
+    pub fn client_at(&self, block: BlockChoice) -> Result<Arc<Client>, RunError> {
+        let (urls, retries) = (self.urls()?, self.settings.node.retries);
+        self.client_for(urls, retries, Contracts::OfTotals, None, block)
     }
 
     /// A reader of totals that shares its client with others.
@@ -133,13 +146,18 @@ impl App {
         contracts: Contracts,
         max_calls: Option<NonZeroU64>,
     ) -> Result<Arc<Client>, RunError> {
+        self.client_of(self.urls()?, self.settings.node.retries, contracts, max_calls)
+    }
+
+    /// The endpoints, at least one.
+    fn urls(&self) -> Result<Vec<Url>, RunError> {
         let urls = self.endpoints().into_iter().collect::<Result<Vec<_>, _>>()?;
         if urls.is_empty() {
             return Err(RunError::settings(
                 "no node to read from; give --rpc-url URL or set ETH_RPC_URL",
             ));
         }
-        self.client_of(urls, self.settings.node.retries, contracts, max_calls)
+        Ok(urls)
     }
 
     /// The endpoints, or for each that is not an HTTP URL an error.
@@ -168,6 +186,17 @@ impl App {
         contracts: Contracts,
         max_calls: Option<NonZeroU64>,
     ) -> Result<Arc<Client>, RunError> {
+        self.client_for(urls, retries, contracts, max_calls, self.settings.node.block)
+    }
+
+    fn client_for(
+        &self,
+        urls: Vec<Url>,
+        retries: u32,
+        contracts: Contracts,
+        max_calls: Option<NonZeroU64>,
+        block: BlockChoice,
+    ) -> Result<Arc<Client>, RunError> {
         let node = &self.settings.node;
         let settings = ClientSettings {
             urls,
@@ -180,7 +209,7 @@ impl App {
             concurrency: self.concurrency().get(),
             retries,
             timeout: Duration::from_secs(node.timeout),
-            block: node.block,
+            block,
             contracts,
             max_head_age: self.max_head_age(),
         };
@@ -271,13 +300,31 @@ impl App {
             }
             opened => opened?.into(),
         };
+        if let Some(changes) = self.changes.get() {
+            store.tell_changes(Arc::clone(changes) as _);
+        }
         let _ = self.opened.store.set(Arc::clone(&store));
         let _ = self.opened.access.set(access);
         Ok(store)
     }
 
+    /// Writes totals that change to this file, from when the database is opened.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn tell_changes(&self, path: &Path) -> Result<(), RunError> {
+        let changes = self.report.changes(path)?;
+        let _ = self.changes.set(Arc::new(changes));
+        Ok(())
+    }
+
     /// Closes what was opened, so that the end of the process cuts nothing off.
     pub async fn close(&self) {
+        if let Some(changes) = self.changes.get().cloned() {
+            let shutdown = self.shutdown.clone();
+            let finish = move || changes.finish(|| shutdown.signal().is_some());
+            let _ = tokio::task::spawn_blocking(finish).await;
+        }
         if let Some(store) = self.opened.store.get() {
             // This takes no time, unless the database is gone.
             let _ = tokio::time::timeout(Duration::from_secs(1), store.close()).await;

@@ -20,11 +20,13 @@
 //! | [`store`] | everything that talks to a database: all SQL, in two dialects |
 //! | [`monitor`] | how `watch` is doing: health, metrics and a page, over HTTP |
 //! | [`intake`] | wallets from a CSV file |
+//! | [`snapshot`] | files of totals at one block: rows, manifest, Merkle tree, differences; no node, no database |
+//! | [`external_sort`] | sorts more keys than fit in memory |
 //! | [`report`] | everything that a person or a script sees |
 //! | [`redact`] | keeps secrets out of every output |
 //!
 //! `read` and `events` know `rpc`; `events` also asks `read` for the members of a wallet. These, `store`, `monitor`,
-//! `intake` and `report` know the core (`tally`, `follow`), and otherwise never each other. The core knows none of
+//! `intake`, `snapshot` and `report` know the core (`tally`, `follow`), and otherwise never each other. The core knows none of
 //! them: node and database are the traits [`tally::Reader`] and [`follow::Source`], [`tally::Ledger`] and
 //! [`follow::Journal`]. `tests/architecture.rs` holds this, and that no files of a room form a circle.
 
@@ -32,6 +34,7 @@ pub mod app;
 pub mod cli;
 pub mod commands;
 pub mod events;
+pub mod external_sort;
 pub mod follow;
 pub mod intake;
 pub mod limit;
@@ -41,5 +44,6 @@ pub mod read;
 pub mod redact;
 pub mod report;
 pub mod rpc;
+pub mod snapshot;
 pub mod store;
 pub mod tally;

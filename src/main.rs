@@ -71,7 +71,11 @@ fn report_settings(cli: &Cli) -> ReportSettings {
 /// The file of `--metrics-file`; none for a command that has no use for it, and for what a sweep would do.
 fn metrics_file(cli: &Cli) -> Option<MetricsFile> {
     let path = cli.settings.output.metrics_file.clone()?;
-    let is_plan = matches!(&cli.command, Command::Sweep(args) if args.dry_run);
+    let is_plan = match &cli.command {
+        Command::Sweep(args) => args.dry_run,
+        Command::Snapshot(args) => args.dry_run,
+        _ => false,
+    };
     let command = cli.command.name();
     (!is_plan && cli::uses_flag(command, "metrics-file")).then(|| MetricsFile::new(path, command))
 }
@@ -81,6 +85,7 @@ fn note_on_signal(command: &Command) -> Option<&'static str> {
     let saves = match command {
         Command::Sweep(args) => !args.dry_run,
         Command::Refresh(_) | Command::Backfill(_) => true,
+        Command::Snapshot(args) => args.file.is_none() && !args.dry_run,
         _ => false,
     };
     saves.then_some("stopping; saving what was read")

@@ -111,6 +111,8 @@ enum Measure {
     Rounds,
     /// Backfill from a CSV file into an empty table
     Backfill,
+    /// A snapshot of the table as CSV
+    Snapshot,
     /// Four concurrent processes
     Shards,
     /// The original system
@@ -124,13 +126,14 @@ enum Measure {
 }
 
 impl Measure {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Price,
         Self::Reading,
         Self::Writing,
         Self::Sweep,
         Self::Rounds,
         Self::Backfill,
+        Self::Snapshot,
         Self::Shards,
         Self::Original,
         Self::Delay,
@@ -214,6 +217,12 @@ impl Bench {
             Measure::Backfill => {
                 let row = self.backfill(last).await;
                 self.keep_row(row);
+            }
+            Measure::Snapshot => {
+                for method in readers {
+                    let row = self.snapshot(method).await;
+                    self.keep_row(row);
+                }
             }
             Measure::Shards => {
                 let row = self.sweep(What::Shards(last), None).await;
@@ -381,6 +390,21 @@ impl Bench {
         let command = self.command("backfill --from-csv", method, &node, &table);
         let ran = self.program.run(&[command.arg(file.path())])?;
         table.check_read(&self.fixture).await?;
+        table.drop().await?;
+        Ok(Row::of_program(what, self.arguments.wallets, &ran))
+    }
+
+    async fn snapshot(&self, method: Method) -> anyhow::Result<Row> {
+        let what = What::Snapshot(method);
+        let table = self.fixture.table().await?;
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("totals.csv");
+        say(format_args!("{what} …"));
+        let node = self.fixture.chain.url();
+        let command = self.command("snapshot --block 0 --out", method, &node, &table);
+        let ran = self.program.run(&[command.arg(&file)])?;
+        let rows = std::fs::read_to_string(&file)?.lines().count() as u64 - 1;
+        ensure!(rows == self.arguments.wallets, "the snapshot has {rows} rows");
         table.drop().await?;
         Ok(Row::of_program(what, self.arguments.wallets, &ran))
     }

@@ -35,6 +35,7 @@ pub(crate) enum What {
     Writing,
     Sweep(Method),
     Backfill(Method),
+    Snapshot(Method),
     /// Several processes, with together as many calls in flight as one sweep.
     Shards(Method),
     Original,
@@ -53,6 +54,7 @@ impl fmt::Display for What {
             Self::Writing => f.write_str("writing alone"),
             Self::Sweep(method) => write!(f, "sweep --all, {method}"),
             Self::Backfill(method) => write!(f, "backfill from CSV, {method}"),
+            Self::Snapshot(method) => write!(f, "snapshot, {method}"),
             Self::Shards(method) => write!(f, "{SHARDS} concurrent shards, {method}"),
             Self::Original => f.write_str("the original's way"),
             Self::FarOriginal => f.write_str("far node: the original's way"),
@@ -78,6 +80,7 @@ impl What {
             Self::Reading(method)
             | Self::Sweep(method)
             | Self::Backfill(method)
+            | Self::Snapshot(method)
             | Self::Shards(method)
             | Self::FarSweep(method)
             | Self::FarOne(method)

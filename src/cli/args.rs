@@ -48,6 +48,9 @@ pub struct SweepArgs {
     /// Print the wallets, calls, compute units and time of the sweep instead of running it
     #[arg(long)]
     pub dry_run: bool,
+    /// Who hears of totals that changed.
+    #[command(flatten)]
+    pub changes: ChangesArgs,
     /// What counts as success.
     #[command(flatten)]
     pub strict: StrictArgs,
@@ -71,6 +74,17 @@ pub struct BudgetArgs {
     pub max_calls: Option<NonZeroU64>,
 }
 
+/// Who hears of totals that changed.
+#[derive(Clone, Debug, Args)]
+pub struct ChangesArgs {
+    /// Append each total that changed to this file as a JSON line, or print it with -
+    ///
+    /// A line has wallet, old, new and block, and is written after the total is stored; old is null for a wallet
+    /// that was never read. If the file cannot be written, the run goes on without it.
+    #[arg(long, value_name = "FILE")]
+    pub changes: Option<PathBuf>,
+}
+
 /// What counts as success.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct StrictArgs {
@@ -85,6 +99,9 @@ pub struct RefreshArgs {
     /// Wallet addresses
     #[arg(value_name = "ADDR", required = true)]
     pub wallets: Vec<Wallet>,
+    /// Who hears of totals that changed.
+    #[command(flatten)]
+    pub changes: ChangesArgs,
     /// What counts as success.
     #[command(flatten)]
     pub strict: StrictArgs,
@@ -111,6 +128,9 @@ pub struct BackfillArgs {
     /// How many `eth_call`s may be sent.
     #[command(flatten)]
     pub budget: BudgetArgs,
+    /// Who hears of totals that changed.
+    #[command(flatten)]
+    pub changes: ChangesArgs,
     /// What counts as success.
     #[command(flatten)]
     pub strict: StrictArgs,
@@ -132,6 +152,9 @@ pub struct VerifyArgs {
     /// Exit 1 only for wrong rows, not for those whose wallets have changed since they were read
     #[arg(long)]
     pub ignore_moved: bool,
+    /// Who hears of totals that --fix changed.
+    #[command(flatten)]
+    pub changes: ChangesArgs,
     /// What counts as success.
     #[command(flatten)]
     pub strict: StrictArgs,
@@ -158,6 +181,9 @@ pub struct WatchArgs {
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     #[arg(value_parser = whole_number(1u64..=86_400))]
     pub max_lag: u64,
+    /// Who hears of totals that changed.
+    #[command(flatten)]
+    pub changes: ChangesArgs,
 }
 
 /// Which wallets `watch` refreshes.
@@ -176,4 +202,53 @@ pub struct StatusArgs {
     /// Exit 1 if any row is older than this, such as 12h or 3d, or the table is empty
     #[arg(long, value_name = "AGE", value_parser = duration)]
     pub max_age: Option<Duration>,
+}
+
+/// Arguments of `snapshot`.
+#[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("of_file").args(["check", "proof", "since"]))]
+pub struct SnapshotArgs {
+    /// Snapshot that --check, --proof and --since are about
+    #[arg(value_name = "FILE", requires = "of_file")]
+    pub file: Option<PathBuf>,
+    /// File to write, compressed if its name ends in .gz or .zst; FILE.json beside it says what it is
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "proof"])]
+    pub out: Option<PathBuf>,
+    /// CSV file with the wallets, or - for standard input [default: the wallets of the table]
+    #[arg(long, value_name = "FILE", conflicts_with = "of_file")]
+    pub from_csv: Option<PathBuf>,
+    /// Column with the wallet address [default: wallet or address, else the first column]
+    #[arg(long, value_name = "NAME", requires = "from_csv")]
+    pub column: Option<String>,
+    /// Write the rows of --from-csv without a valid wallet to this file, as CSV
+    #[arg(long, value_name = "FILE", requires = "from_csv")]
+    pub rejects: Option<PathBuf>,
+    /// Leave out wallets that cannot be read, and list them in the manifest
+    #[arg(long, conflicts_with = "of_file")]
+    pub allow_missing: bool,
+    /// Continue the unfinished --out of a run that was stopped, with its wallets and its block
+    #[arg(long, requires = "out", conflicts_with_all = ["of_file", "dry_run"])]
+    pub resume: bool,
+    /// Add the root of a Merkle tree to the manifest: OpenZeppelin's StandardMerkleTree of address, uint256
+    #[arg(long, conflicts_with = "of_file")]
+    pub root: bool,
+    /// Print the wallets, calls, compute units and time of the snapshot instead of taking it
+    #[arg(long, conflicts_with = "of_file")]
+    pub dry_run: bool,
+    /// Compare FILE with its manifest, and a sample of its rows with the chain
+    #[arg(long, requires = "file")]
+    pub check: bool,
+    /// Number of random rows that --check compares with the chain
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "check")]
+    #[arg(value_parser = whole_number(0u32..))]
+    pub sample: u32,
+    /// Compare every row with the chain
+    #[arg(long, requires = "check", conflicts_with = "sample")]
+    pub all: bool,
+    /// Print the Merkle proof of this wallet's row in FILE
+    #[arg(long, value_name = "ADDR", requires = "file")]
+    pub proof: Option<Wallet>,
+    /// Write to --out what changed from the snapshot OLD to FILE
+    #[arg(long, value_name = "OLD", requires_all = ["file", "out"])]
+    pub since: Option<PathBuf>,
 }

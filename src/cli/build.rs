@@ -16,6 +16,9 @@ const FIRST_SHARED: usize = 100;
 /// Printed below the list of commands.
 const MORE_HELP: &str = "Run `ethtally COMMAND --help` for the flags and examples of a command.";
 
+/// The help of `--block` where `latest` is refused.
+const BLOCK_OF_SNAPSHOT: &str = "Block to read at: a number, safe or finalized";
+
 /// Whether a command uses the shared flag of this name, under this heading.
 fn uses(command: &str, flag: &str, heading: Option<&str>) -> bool {
     // A long run serves its metrics, and what only prints has none.
@@ -23,7 +26,7 @@ fn uses(command: &str, flag: &str, heading: Option<&str>) -> bool {
         return false;
     }
     match command {
-        "sweep" | "refresh" | "backfill" | "verify" => !flag.starts_with("ws-url"),
+        "sweep" | "refresh" | "backfill" | "verify" | "snapshot" => !flag.starts_with("ws-url"),
         "watch" | "doctor" => flag != "block",
         "migrate" | "status" => flag == "profile" || heading != Some(NODE),
         "profile" => flag == "profile" || heading == Some(OUTPUT),
@@ -67,6 +70,12 @@ fn with_shared_flags(command: Command, keep_hidden: bool) -> Command {
             let flags = shared.iter().cloned().filter_map(|arg| {
                 let flag = arg.get_long().unwrap_or_default();
                 let is_used = uses(&name, flag, arg.get_help_heading());
+                let arg = if name == "snapshot" && flag == "block" {
+                    // The newest block may be replaced, so that two runs would differ.
+                    arg.hide_default_value(true).help(BLOCK_OF_SNAPSHOT)
+                } else {
+                    arg
+                };
                 (is_used || keep_hidden).then(|| arg.hide(!is_used))
             });
             let examples = format!("Examples:\n{}", examples_of(&name));

@@ -4,7 +4,10 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::{
-    args::{BackfillArgs, MigrateArgs, RefreshArgs, StatusArgs, SweepArgs, VerifyArgs, WatchArgs},
+    args::{
+        BackfillArgs, MigrateArgs, RefreshArgs, SnapshotArgs, StatusArgs, SweepArgs, VerifyArgs,
+        WatchArgs,
+    },
     settings::Settings,
 };
 
@@ -24,6 +27,12 @@ pub struct Cli {
     #[command(flatten)]
     pub settings: Settings,
 }
+
+/// The forms of `snapshot`.
+const SNAPSHOT_USAGE: &str = "ethtally snapshot --block BLOCK --out FILE [OPTIONS]
+       ethtally snapshot --check FILE [OPTIONS]
+       ethtally snapshot --proof ADDR FILE [OPTIONS]
+       ethtally snapshot --since OLD FILE --out FILE [OPTIONS]";
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -87,6 +96,20 @@ pub enum Command {
     /// The command to run first. Prints a line for each check with ok, warn or fail, and what helps. Goes on
     /// after a check that failed, and exits 1 if one did. Writes nothing.
     Doctor,
+    /// Write every wallet's total at one block to a file that can be checked
+    ///
+    /// Reads the wallets of the table, or of --from-csv, at the --block: a number, safe or finalized. Writes
+    /// `wallet,total` as CSV, sorted by wallet, and beside it FILE.json, the manifest: block, profile, number of
+    /// rows, sum and SHA-256. The same wallets at the same block give the same bytes. Writes nothing to the
+    /// table. An old block needs an archive node.
+    ///
+    /// A run that was stopped leaves FILE.partial; --resume continues it. A wallet that cannot be read ends
+    /// the run, unless --allow-missing is given.
+    ///
+    /// --check exits 1 if the file differs from its manifest or the chain. --since writes wallet, change (added,
+    /// gone or changed), from and to.
+    #[command(override_usage = SNAPSHOT_USAGE)]
+    Snapshot(SnapshotArgs),
     /// Print the profile: what a total is made of
     ///
     /// Prints the built-in profile, or checks and prints the one that --profile names. To define another
@@ -117,6 +140,7 @@ impl Command {
             Self::Watch(_) => "watch",
             Self::Status(_) => "status",
             Self::Doctor => "doctor",
+            Self::Snapshot(_) => "snapshot",
             Self::Profile => "profile",
             Self::Completions { .. } => "completions",
             Self::Man { .. } => "man",

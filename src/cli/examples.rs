@@ -8,8 +8,9 @@ pub(super) fn exit_status() -> &'static str {
 const EXIT_STATUS: &str = r"
   0    Success.
   1    The command ran and the answer is no: verify found a row that differs, status
-       found a row past --max-age, a check of doctor failed, the table it checked is
-       empty, or with --strict a wallet could not be read or stored.
+       found a row past --max-age, a check of doctor failed, snapshot --check found a
+       difference, the table it checked is empty, or with --strict a wallet could not
+       be read or stored.
   2    The settings are wrong: usage, profile, chain, contracts or tables. Trying again
        does not help.
   3    The node failed, or none of the wallets could be read.
@@ -19,7 +20,7 @@ const EXIT_STATUS: &str = r"
 ";
 
 /// The examples of ethtally itself, then of each of its commands.
-const EXAMPLES: [(&str, &str); 12] = [
+const EXAMPLES: [(&str, &str); 13] = [
     ("ethtally", ETHTALLY),
     ("migrate", MIGRATE),
     ("sweep", SWEEP),
@@ -29,6 +30,7 @@ const EXAMPLES: [(&str, &str); 12] = [
     ("watch", WATCH),
     ("status", STATUS),
     ("doctor", DOCTOR),
+    ("snapshot", SNAPSHOT),
     ("profile", PROFILE),
     ("completions", COMPLETIONS),
     ("man", MAN),
@@ -89,7 +91,18 @@ const WATCH: &str = r"
   ethtally watch --listen 1325                       with /healthz, /readyz and /metrics
   ethtally watch --listen 0.0.0.0:1325 --json        in a container
   ethtally watch --confirmations 3                   three blocks behind the newest
+  ethtally watch --changes changes.jsonl             each total that changed, as a JSON line
   ethtally watch --track all --from-block 21000000   new wallets too, from that block on
+";
+
+const SNAPSHOT: &str = r"
+  ethtally snapshot --block finalized --out totals.csv.zst
+  ethtally snapshot --block 21000000 --out totals.csv --resume    continue a run that was stopped
+  ethtally snapshot --block 21000000 --out airdrop.csv --from-csv wallets.csv --root
+  ethtally snapshot --block finalized --dry-run --rps 20          calls and time that it would take
+  ethtally snapshot --check totals.csv.zst --all                  every row against the chain
+  ethtally snapshot --proof 0xe6D97B2099F142513be7A2a068bE040656Ae4591 airdrop.csv
+  ethtally snapshot --since last-week.csv today.csv --out changes.csv
 ";
 
 const STATUS: &str = r"

@@ -12,8 +12,8 @@ mod settings;
 mod values;
 
 pub use args::{
-    BackfillArgs, BudgetArgs, MigrateArgs, RefreshArgs, StatusArgs, StrictArgs, SweepArgs,
-    TrackChoice, VerifyArgs, WatchArgs, WriteChoice,
+    BackfillArgs, BudgetArgs, ChangesArgs, MigrateArgs, RefreshArgs, SnapshotArgs, StatusArgs,
+    StrictArgs, SweepArgs, TrackChoice, VerifyArgs, WatchArgs, WriteChoice,
 };
 pub use build::{command, command_for_completions, uses_flag};
 pub use commands::{Cli, Command};

@@ -1,28 +1,23 @@
 //! `backfill`: take wallets in from a CSV file.
 
-use std::{
-    fs::{self, File},
-    io::{self, Read},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::io;
 
 use anyhow::Context;
 use futures_util::{Stream, TryStreamExt, stream};
 use serde::Serialize;
 
-use super::story::{RunCounts, Story, verdict};
+use super::{
+    csv_file::CsvFile,
+    story::{RunCounts, Story, verdict},
+};
 use crate::{
     app::{App, PAGE},
     cli::BackfillArgs,
-    intake::{self, Intake, Reject},
-    report::{CommandOutput, Report, RunOutcome, Styler, Verdict},
+    intake::Intake,
+    report::{CommandOutput, RunOutcome, Styler, Verdict},
     store::{Access, Store},
     tally::{Retries, RunError, RunSummary, Wallet},
 };
-
-/// How many bad rows are shown; all of them go to `--rejects`.
-const REJECTS_SHOWN: u64 = 10;
 
 #[derive(Serialize)]
 struct Backfilled {
@@ -66,10 +61,12 @@ struct Seen {
 pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunError> {
     // Mistakes in the settings are found before a long file is read.
     let reader = if args.placeholders { None } else { Some(app.reader(args.budget.max_calls)?) };
-    let input = open(&args.from_csv)?;
+    let file = CsvFile::open(&args.from_csv)?;
+    let name = file.name();
     let story = Story::open(app, "backfill", reader, Access::Write).await?;
     let store = story.store.as_ref();
-    let Intake { rows, rejected, without_wallets, wallets } = take_in(app, &args, input).await?;
+    let Intake { rows, rejected, without_wallets, wallets } =
+        file.read(app, args.column.as_deref(), args.rejects.as_deref()).await?;
     let mut seen = Seen::default();
     let mut run = match args.placeholders {
         true => store_placeholders(app, store, pages(wallets), &mut seen).await,
@@ -79,7 +76,7 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
         }
     };
     if let Some(found) = without_wallets {
-        let error = RunError::settings(format!("{}: {found}", name_of(&args.from_csv)));
+        let error = RunError::settings(format!("{name}: {found}"));
         run.error.get_or_insert(error);
     }
     story.note_rest(&mut run, "run it again with --resume to continue");
@@ -99,63 +96,6 @@ pub(super) async fn run(app: &App, args: BackfillArgs) -> Result<Verdict, RunErr
         counts,
     })?;
     verdict(run, args.strict.strict)
-}
-
-/// Reads the file; when a stop is asked for meanwhile, nothing is taken in.
-async fn take_in(
-    app: &App,
-    args: &BackfillArgs,
-    input: Box<dyn Read + Send>,
-) -> Result<Intake, RunError> {
-    let name = name_of(&args.from_csv);
-    if let Some(rejects) = &args.rejects
-        && is_same_file(rejects, &args.from_csv)
-    {
-        return Err(RunError::settings(format!(
-            "{name}: --rejects would overwrite it; give another file"
-        )));
-    }
-    let mut rejects = Rejects::new(app.report.clone(), args.rejects.as_deref())?;
-    let (column, shutdown) = (args.column.clone(), app.shutdown.clone());
-    let reading = tokio::task::spawn_blocking(move || {
-        let intake = intake::read(input, column.as_deref(), &shutdown, |row| rejects.take(row))?;
-        rejects.finish()?;
-        Ok::<_, RunError>(intake)
-    });
-    tokio::select! {
-        read = reading => match read {
-            Ok(Err(_)) if app.shutdown.is_requested() => Ok(Intake::default()),
-            Ok(read) => read.map_err(|error| error.context(name)),
-            Err(panicked) => Err(RunError::settings(panicked)),
-        },
-        // Standard input may never end.
-        () = app.shutdown.requested() => Ok(Intake::default()),
-    }
-}
-
-/// The file, or standard input.
-fn open(path: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
-    if path.as_os_str() == "-" {
-        return Ok(Box::new(io::stdin()));
-    }
-    let file = File::open(path).with_context(|| {
-        format!("{}: cannot be read; check the path of --from-csv", name_of(path))
-    })?;
-    Ok(Box::new(file))
-}
-
-fn name_of(path: &Path) -> String {
-    if path.as_os_str() == "-" {
-        "standard input".into()
-    } else {
-        format!("file {}", path.display())
-    }
-}
-
-/// Whether both paths lead to one file that exists, by whatever links.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    let id = |path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-    id(one).is_some_and(|found| id(other) == Some(found))
 }
 
 /// The wallets in pages.
@@ -223,45 +163,4 @@ async fn store_placeholders(
         }
     }
     run
-}
-
-/// Rows without a valid wallet address: the first ones are noted on stderr, all are written to a file.
-struct Rejects {
-    report: Report,
-    file: Option<(PathBuf, csv::Writer<File>)>,
-    seen: u64,
-}
-
-impl Rejects {
-    fn new(report: Report, path: Option<&Path>) -> anyhow::Result<Self> {
-        let open = |path: &Path| {
-            let file = File::create(path).with_context(|| {
-                format!("file {}: cannot be written; check the path of --rejects", path.display())
-            })?;
-            let mut writer = csv::Writer::from_writer(file);
-            writer.write_record(["line", "value", "reason"])?;
-            anyhow::Ok((path.to_owned(), writer))
-        };
-        Ok(Self { report, file: path.map(open).transpose()?, seen: 0 })
-    }
-
-    fn take(&mut self, reject: &Reject) -> Result<(), RunError> {
-        self.seen += 1;
-        if self.seen <= REJECTS_SHOWN {
-            self.report.note(&reject.to_string());
-        }
-        if self.seen == REJECTS_SHOWN + 1 {
-            self.report.note("further bad rows are not shown; --rejects FILE lists all of them");
-        }
-        let Some((path, writer)) = &mut self.file else { return Ok(()) };
-        writer
-            .write_record([&reject.line.to_string(), &reject.value, &reject.reason])
-            .with_context(|| format!("file {}: cannot be written", path.display()))?;
-        Ok(())
-    }
-
-    fn finish(self) -> anyhow::Result<()> {
-        let Some((path, mut writer)) = self.file else { return Ok(()) };
-        writer.flush().with_context(|| format!("file {}: cannot be written", path.display()))
-    }
 }

@@ -1,16 +1,21 @@
 //! One file a subcommand, each a short story. Only here do node, database and printer meet.
 
 mod backfill;
+mod csv_file;
 mod doctor;
 mod migrate;
 mod packaging;
+mod plan;
 mod profile;
 mod refresh;
+mod snapshot;
 mod status;
 mod story;
 mod sweep;
 mod verify;
 mod watch;
+
+use std::path::Path;
 
 use crate::{app::App, cli::Command, report::Verdict, tally::RunError};
 
@@ -20,6 +25,9 @@ use crate::{app::App, cli::Command, report::Verdict, tally::RunError};
 /// When it could not be done; what was done before is stored and reported.
 pub async fn run(app: &App, command: Command) -> Result<Verdict, RunError> {
     let (name, shard) = (command.name(), shard_of(&command));
+    if let Some(path) = changes_of(&command) {
+        app.tell_changes(path)?;
+    }
     let ended = run_command(app, command).await;
     app.record_run(name, shard.as_deref(), &ended).await;
     app.look_up_runs().await;
@@ -34,6 +42,19 @@ fn shard_of(command: &Command) -> Option<String> {
     }
 }
 
+/// Where a command is to write which totals it changed.
+fn changes_of(command: &Command) -> Option<&Path> {
+    let args = match command {
+        Command::Sweep(args) => &args.changes,
+        Command::Refresh(args) => &args.changes,
+        Command::Backfill(args) => &args.changes,
+        Command::Verify(args) => &args.changes,
+        Command::Watch(args) => &args.changes,
+        _ => return None,
+    };
+    args.changes.as_deref()
+}
+
 async fn run_command(app: &App, command: Command) -> Result<Verdict, RunError> {
     match command {
         Command::Migrate(args) => migrate::run(app, args).await,
@@ -44,6 +65,7 @@ async fn run_command(app: &App, command: Command) -> Result<Verdict, RunError> {
         Command::Watch(args) => watch::run(app, args).await,
         Command::Status(args) => status::run(app, args).await,
         Command::Doctor => doctor::run(app).await,
+        Command::Snapshot(args) => snapshot::run(app, args).await,
         Command::Profile => profile::run(app),
         Command::Completions { shell } => packaging::completions(app, shell),
         Command::Man { subcommand } => packaging::man(app, subcommand.as_deref()),

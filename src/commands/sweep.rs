@@ -4,21 +4,19 @@
 mod buckets;
 mod queue;
 
-use std::{
-    num::{NonZeroU32, NonZeroU64},
-    time::Duration,
-};
+use std::time::Duration;
 
 use chrono::TimeDelta;
-use itertools::Itertools;
-use serde::Serialize;
 use tokio::task::JoinHandle;
 
-use super::story::{RunOutput, Story, verdict};
+use super::{
+    plan::Plan,
+    story::{RunOutput, Story, verdict},
+};
 use crate::{
     app::App,
     cli::{SweepArgs, WriteChoice},
-    report::{CommandOutput, Styler, Verdict},
+    report::Verdict,
     store::{Access, LockKey, Stale, Store},
     tally::{Confirming, Lock, Locked, Retries, RunError, RunSummary, Shard, Shutdown},
 };
@@ -227,38 +225,6 @@ impl Drop for TimeLimit {
     }
 }
 
-/// What a sweep would do, on a node with the usual limits.
-#[derive(Serialize)]
-struct Plan {
-    command: &'static str,
-    dry_run: bool,
-    wallets: u64,
-    calls: u64,
-    compute_units: u64,
-    seconds_at_rps: Option<u64>,
-    seconds_at_cups: Option<u64>,
-    /// Why these are not the exact numbers.
-    #[serde(skip)]
-    about: &'static str,
-}
-
-impl CommandOutput for Plan {
-    fn text(&self, _: &Styler) -> String {
-        let at = |seconds: Option<u64>, limit: &str| {
-            let time = Duration::from_secs(seconds?);
-            Some(format!("{} at {limit}", humantime::format_duration(time)))
-        };
-        let times = [at(self.seconds_at_rps, "--rps"), at(self.seconds_at_cups, "--cups")];
-        let times = times.into_iter().flatten().join(", ");
-        let times =
-            if times.is_empty() { "give --rps or --cups for the time it takes" } else { &times };
-        format!(
-            "sweep would read wallets:{} calls:{} compute_units:{}; {times}{}",
-            self.wallets, self.calls, self.compute_units, self.about
-        )
-    }
-}
-
 async fn dry_run(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let store = app.store(Access::Read).await?;
     let stale = stale(store.as_ref(), args).await?;
@@ -269,30 +235,6 @@ async fn dry_run(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     if wallets == 0 {
         note_if_empty(app, store.as_ref()).await?;
     }
-    let node = &app.settings.node;
-    let (settings, parts) = (app.reader_settings(), app.profile.reads.len());
-    let needed = settings.expected_calls(parts, wallets);
-    let budget = args.budget.max_calls.map_or(u64::MAX, NonZeroU64::get);
-    let calls = needed.min(budget);
-    let compute_units = calls * u64::from(node.cu_per_call.get());
-    let seconds = |rate: Option<NonZeroU32>, amount: u64| {
-        rate.map(|rate| amount.div_ceil(u64::from(rate.get())))
-    };
-    app.report.result(&Plan {
-        command: "sweep",
-        dry_run: true,
-        wallets,
-        calls,
-        compute_units,
-        seconds_at_rps: seconds(node.rps, calls),
-        seconds_at_cups: seconds(node.cups, compute_units),
-        about: if needed > budget {
-            "; --max-calls ends it before all are read"
-        } else if settings.depends_on_limits(parts) {
-            "; as for a node that allows 50M gas and 2 MB in a call"
-        } else {
-            ""
-        },
-    })?;
+    app.report.result(&Plan::new(app, "sweep", wallets, args.budget.max_calls))?;
     Ok(Verdict::Pass)
 }

@@ -1,13 +1,12 @@
 //! CSV files: reads the wallets in them, without duplicates and in order.
 //!
 //! A file passes through `text` (gzip, UTF-16, line ends; `foreign` names what is not CSV), `rows` and `column`
-//! (delimiter, header, the address in a field) into `external_sort`.
+//! (delimiter, header, the address in a field) into [`crate::external_sort`].
 //!
 //! Memory does not grow with the file: wallets beyond a limit go to temporary files and are merged from
 //! there. Knows neither node nor database.
 
 mod column;
-mod external_sort;
 mod foreign;
 mod rows;
 mod text;
@@ -15,8 +14,13 @@ mod utf16;
 
 use std::io::Read;
 
-use self::{external_sort::ExternalSort, rows::Found};
-use crate::tally::{RunError, Shutdown, Wallet};
+use alloy::primitives::Address;
+
+use self::rows::Found;
+use crate::{
+    external_sort::ExternalSort,
+    tally::{RunError, Shutdown, Wallet},
+};
 
 pub use rows::Reject;
 
@@ -61,14 +65,15 @@ pub fn read(
             return Err(RunError::stopped());
         }
         match row {
-            Ok(wallet) => Ok(external_sort.push(wallet)?),
+            Ok(wallet) => Ok(external_sort.push(wallet.address().into_array())?),
             Err(reject) => {
                 rejected += 1;
                 rejects(&reject)
             }
         }
     })?;
-    let wallets = external_sort.into_sorted();
+    let keys = external_sort.into_sorted();
+    let wallets = keys.map(|key| key.map(|key| Wallet::from(Address::from(key))));
     let without_wallets = (found.rows == rejected).then(|| explain(&found));
     Ok(Intake { rows: found.rows, rejected, without_wallets, wallets: Box::new(wallets) })
 }

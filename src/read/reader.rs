@@ -114,6 +114,14 @@ impl NodeReader {
         Ok(self.newest().await?)
     }
 
+    /// Reads a wallet that holds nothing at this block: to find out before a long run whether a node has its state.
+    ///
+    /// # Errors
+    /// When none has it, or the parts of a total cannot be read there.
+    pub async fn probe(&self, block: BlockRef) -> Result<(), RunError> {
+        Ok(self.caller.calls(block).await.require_sane().await?)
+    }
+
     async fn newest(&self) -> Result<u64, RequestError> {
         self.caller.client.block_number(self.block).await
     }

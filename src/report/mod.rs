@@ -4,6 +4,7 @@
 //! a thread in `writer`, so it never waits for a reader; [`Report::flush`] does, at the end.
 
 mod bar;
+mod changes;
 mod conclusion;
 mod line;
 mod log;
@@ -16,7 +17,12 @@ mod writer;
 
 use std::{
     io::{self, IsTerminal, Write},
+    path::Path,
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,6 +33,7 @@ use serde_json::Value;
 use tracing::Level;
 
 pub use bar::Bar;
+pub use changes::ChangeLines;
 pub use conclusion::{Conclusion, RunOutcome, Verdict};
 pub use log_filter::LogFilter;
 pub use style::{BAD, ColorChoice, GOOD, LogFormat, NOTE, ReportSettings, Styler};
@@ -64,6 +71,8 @@ pub struct Report {
     stdout: Writer,
     stderr: Writer,
     held: HeldResult,
+    /// True if stdout is for changes, so that a text is not.
+    has_changes: Arc<AtomicBool>,
 }
 
 impl Report {
@@ -80,7 +89,8 @@ impl Report {
         log::start(settings, filter, lines, stderr.clone());
         let on_stdout = Styler::new(settings.color, io::stdout().is_terminal());
         let held = HeldResult::default();
-        let report = Self { settings, on_stdout, lines, bars, stdout, stderr, held };
+        let has_changes = Arc::default();
+        let report = Self { settings, on_stdout, lines, bars, stdout, stderr, held, has_changes };
         if let Some(doubt) = filter.and_then(LogFilter::doubt).filter(|_| !settings.quiet) {
             report.stderr.offer(lines.line(LineKind::Note(Level::WARN), &doubt));
         }
@@ -112,7 +122,20 @@ impl Report {
         if self.settings.json {
             return Ok(());
         }
+        if self.has_changes.load(Relaxed) {
+            self.note(&output.text(&Styler::default()));
+            return Ok(());
+        }
         self.text(&output.text(&self.on_stdout))
+    }
+
+    /// Writes changes to this file; `-` is stdout, and then a result that is a text is printed to stderr.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn changes(&self, path: &Path) -> anyhow::Result<ChangeLines> {
+        self.has_changes.store(path.as_os_str() == "-", Relaxed);
+        ChangeLines::open(path)
     }
 
     /// How a run ended that has this conclusion.

@@ -13,9 +13,10 @@ use itertools::Itertools;
 use super::{
     BucketCursor, BucketPage, Stale,
     backend::Backend,
+    changes::WithChanges,
     dialect::{Column, Purpose, Value},
     error::StoreError,
-    record::{Rows, write_totals},
+    record::{Rows, write_and_compare},
     rows::{FailureColumns, TotalColumns, bigint, wallet_of, wallets_of},
     session::Session,
     sql_store::SqlStore,
@@ -132,17 +133,12 @@ impl<D: Backend> SqlStore<D> {
     pub(super) async fn count_wallets(
         &self,
         buckets: &[Bucket],
-        before: Option<DateTime<Utc>>,
+        before: DateTime<Utc>,
     ) -> Result<Vec<u64>, RunError> {
         let texts = buckets.iter().map(Bucket::to_string).collect_vec();
-        let given = Value::List(&texts);
-        let rows: Vec<(String, i64)> = match before {
-            Some(before) => {
-                let values = [given, Value::Time(before.naive_utc())];
-                self.fetch_by_index(D::SQL.count_in_buckets, &values).await?
-            }
-            None => self.fetch_by_index(D::SQL.count_keys, &[given]).await?,
-        };
+        let values = [Value::List(&texts), Value::Time(before.naive_utc())];
+        let rows: Vec<(String, i64)> =
+            self.fetch_by_index(D::SQL.count_in_buckets, &values).await?;
         let counts: HashMap<_, _> = rows.into_iter().collect();
         let count = |bucket| counts.get(bucket).map_or(0, |count| count.unsigned_abs());
         Ok(texts.iter().map(count).collect())
@@ -191,12 +187,12 @@ impl<D: Backend> SqlStore<D> {
             let confirmed = async {
                 lock(&mut session, buckets.iter().map(|reads| reads.bucket)).await?;
                 let changes = compare(&mut session, buckets).await?;
-                write(&mut session, &changes).await
+                write(&mut session, &changes, self.database.tells_changes()).await
             };
             let confirmed = confirmed.await;
             session.end(confirmed).await
         };
-        self.retry(confirmed).await
+        Ok(self.database.committed(self.retry(confirmed).await?))
     }
 }
 
@@ -329,18 +325,20 @@ async fn compare<D: Backend>(
 async fn write<D: Backend>(
     session: &mut Session<'_, D>,
     changes: &Changes,
-) -> Result<Recorded, StoreError> {
+    tells: bool,
+) -> Result<WithChanges<Recorded>, StoreError> {
     let Changes { totals, failures, unchanged, superseded, buckets } = changes;
     let mut recorded =
         Recorded { unchanged: *unchanged, superseded: *superseded, ..Recorded::default() };
+    let mut told = Vec::new();
     if !totals.is_empty() {
         let totals = TotalColumns::of(totals)?;
-        recorded.updated = write_totals(&totals, session).await?;
+        (recorded.updated, told) = write_and_compare(&totals, session, tells).await?;
         recorded.superseded += totals.count() - recorded.updated;
     }
     if !failures.is_empty() {
         let failures = FailureColumns::of(failures);
-        Rows::Failures(&failures).write(0..failures.wallets.len(), session).await?;
+        Rows::Failures(&failures).write(0..failures.wallets.len(), session, false).await?;
     }
     let columns = [
         Column::Texts(&buckets.buckets),
@@ -349,7 +347,7 @@ async fn write<D: Backend>(
         Column::Numbers(&buckets.wallets),
     ];
     session.execute(D::SQL.confirm_buckets, &[Value::Rows(&columns)]).await?;
-    Ok(recorded)
+    Ok((recorded, told))
 }
 
 #[cfg(test)]

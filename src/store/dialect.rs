@@ -251,8 +251,6 @@ pub(super) struct Statements {
     /// A list of buckets, before this time.
     pub(super) count_in_buckets: &'static str,
     /// A list of buckets.
-    pub(super) count_keys: &'static str,
-    /// A list of buckets.
     pub(super) bucket_keys: &'static str,
     /// A list of buckets, before this time.
     pub(super) bucket_wallets: &'static str,

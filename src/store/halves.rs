@@ -15,7 +15,7 @@ use super::{
     backend::Backend,
     dialect::{Purpose, Value},
     error::{RowFault, StoreError},
-    record::{Rows, write_totals},
+    record::{Rows, write_and_compare},
     rows::{FailureColumns, TotalColumns},
     sql_store::SqlStore,
 };
@@ -115,28 +115,30 @@ impl<D: Backend> SqlStore<D> {
         let record = || async {
             let mut session = self.database.begin(Purpose::Totals).await?;
             let recorded = async {
-                let updated = write_totals(totals, &mut session).await?;
+                let tells = self.database.tells_changes();
+                let written = write_and_compare(totals, &mut session, tells).await?;
                 // Without any row it only shows whether the statements work.
                 if !failures.wallets.is_empty() || totals.wallets.is_empty() {
                     let failed = Rows::Failures(failures);
-                    failed.write(0..failures.wallets.len(), &mut session).await?;
+                    failed.write(0..failures.wallets.len(), &mut session, false).await?;
                 }
-                Ok(updated)
+                Ok(written)
             };
             let recorded = recorded.await;
             session.end(recorded).await
         };
-        self.retry(record).await
+        Ok(self.database.committed(self.retry(record).await?))
     }
 
     /// Writes some of these rows in one transaction; returns how many were changed.
     async fn store_part(&self, rows: &Rows<'_>, part: Range<usize>) -> Result<u64, StoreError> {
         let store = || async {
             let mut session = self.database.begin(Purpose::Totals).await?;
-            let stored = rows.write(part.clone(), &mut session).await;
+            let tells = self.database.tells_changes();
+            let stored = rows.write(part.clone(), &mut session, tells).await;
             session.end(stored).await
         };
-        self.retry(store).await
+        Ok(self.database.committed(self.retry(store).await?))
     }
 
     /// Stores these rows, except for those that the database refuses, which are recorded beside `failures`.

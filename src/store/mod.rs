@@ -3,10 +3,11 @@
 //! [`Store`] in `table` is what commands see, and [`open`] returns one. `sql_store` is the one flow of every
 //! method: which statements it executes and what their rows mean. `postgres` and `sqlite` hold the
 //! statements in their dialect of SQL, and how to connect, lock and name an error. `record` writes totals,
-//! `halves` finds the rows that the database refuses, `confirmations` confirms rows that need no write, and `freshness` says
+//! `changes` tells which totals changed, `halves` finds the rows that the database refuses, `confirmations` confirms rows that need no write, and `freshness` says
 //! how old all rows are.
 
 mod backend;
+mod changes;
 mod confirmations;
 mod connections;
 mod dialect;

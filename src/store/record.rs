@@ -1,13 +1,16 @@
 //! How totals, placeholders and failures are written, in one transaction.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 use super::{
+    Row,
+    changes::WithChanges,
     dialect::{Column, Dialect, Value},
     error::StoreError,
-    rows::{FailureColumns, TotalColumns},
+    rows::{FailureColumns, RawRow, TotalColumns},
     session::Session,
 };
+use crate::tally::{Change, Wallet};
 
 /// Rows of one kind.
 pub(super) enum Rows<'a> {
@@ -34,14 +37,17 @@ impl Rows<'_> {
         }
     }
 
-    /// Writes some of them; returns how many rows were changed.
+    /// Writes some of them; returns how many rows were changed, and if `tells` which totals.
     pub(super) async fn write<D: Dialect>(
         &self,
         part: Range<usize>,
         session: &mut Session<'_, D>,
-    ) -> Result<u64, StoreError> {
-        match self {
-            Self::Totals(totals) => write_totals(&totals.part(part), session).await,
+        tells: bool,
+    ) -> Result<WithChanges<u64>, StoreError> {
+        let changed = match self {
+            Self::Totals(totals) => {
+                return write_and_compare(&totals.part(part), session, tells).await;
+            }
             Self::Placeholders(keys) => {
                 session.execute(D::SQL.insert_placeholders, &[Value::List(&keys[part])]).await
             }
@@ -52,12 +58,13 @@ impl Rows<'_> {
                 ];
                 session.execute(D::SQL.record_failures, &[Value::Rows(&columns)]).await
             }
-        }
+        };
+        Ok((changed?, Vec::new()))
     }
 }
 
 /// Writes totals, and takes the wallets that it wrote off the record of failures; returns how many were not superseded.
-pub(super) async fn write_totals<D: Dialect>(
+async fn write_totals<D: Dialect>(
     totals: &TotalColumns,
     session: &mut Session<'_, D>,
 ) -> Result<u64, StoreError> {
@@ -78,4 +85,35 @@ pub(super) async fn write_totals<D: Dialect>(
     let read = [wallets, Column::Numbers(&totals.read_blocks)];
     session.execute(D::SQL.forget_failures, &[Value::Rows(&read)]).await?;
     Ok(updated)
+}
+
+/// Writes totals, and returns with how many were not superseded which of them changed, if `tells`.
+pub(super) async fn write_and_compare<D: Dialect>(
+    totals: &TotalColumns,
+    session: &mut Session<'_, D>,
+    tells: bool,
+) -> Result<WithChanges<u64>, StoreError> {
+    if !tells || totals.wallets.is_empty() {
+        return Ok((write_totals(totals, session).await?, Vec::new()));
+    }
+    let before: HashMap<Wallet, Row> = rows(totals, session).await?.collect();
+    let updated = write_totals(totals, session).await?;
+    let change = |(wallet, row): (Wallet, Row)| {
+        let old = before.get(&wallet).filter(|row| !row.is_placeholder());
+        let old = old.map(|row| row.total.clone());
+        let is_same = old.as_ref() == Some(&row.total);
+        let block = row.read_at().filter(|_| !is_same)?;
+        Some(Change { wallet, old, new: row.total.parse().ok()?, block })
+    };
+    let mut changes: Vec<_> = rows(totals, session).await?.filter_map(change).collect();
+    changes.sort_unstable_by_key(|change| change.wallet);
+    Ok((updated, changes))
+}
+
+async fn rows<D: Dialect>(
+    totals: &TotalColumns,
+    session: &mut Session<'_, D>,
+) -> Result<impl Iterator<Item = (Wallet, Row)>, StoreError> {
+    let rows: Vec<RawRow> = session.fetch(D::SQL.rows, &[Value::List(&totals.wallets)]).await?;
+    Ok(rows.into_iter().filter_map(Row::of).map(|row| (row.wallet, row)))
 }

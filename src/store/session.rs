@@ -4,7 +4,11 @@
 //! one server connection. A statement that takes long is looked up from a second connection, which tells a slow
 //! server from a dead one and names whoever holds the lock that it waits for.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -14,7 +18,7 @@ use super::{
     dialect::{AnyRow, Begun, Dialect, Look, Purpose, SessionId, Value},
     error::StoreError,
 };
-use crate::tally::Shutdown;
+use crate::tally::{ChangeSink, Shutdown};
 
 /// How often a statement that takes long is looked up.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -30,6 +34,8 @@ pub(super) struct Database<D: Dialect> {
     pub(super) dialect: Arc<D>,
     pub(super) connections: Arc<Connections<D>>,
     pub(super) shutdown: Shutdown,
+    /// Who hears of totals that changed.
+    pub(super) changes: Arc<OnceLock<Arc<dyn ChangeSink>>>,
 }
 
 impl<D: Dialect> Clone for Database<D> {
@@ -38,6 +44,7 @@ impl<D: Dialect> Clone for Database<D> {
             dialect: Arc::clone(&self.dialect),
             connections: Arc::clone(&self.connections),
             shutdown: self.shutdown.clone(),
+            changes: Arc::clone(&self.changes),
         }
     }
 }
@@ -49,6 +56,7 @@ impl<D: Dialect> Database<D> {
             dialect: Arc::new(dialect),
             connections: Arc::new(Connections::new()),
             shutdown: shutdown.clone(),
+            changes: Arc::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Knows no SQL but the statements that read the same in both dialects.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use async_trait::async_trait;
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     follow::{BlockReads, CheckpointUpdate, Journal, RecentReads, RowsAbove},
-    tally::{Bucket, Check, Lock, Recorded, RunError, Selection, Shard, Wallet},
+    tally::{Bucket, ChangeSink, Check, Lock, Recorded, RunError, Selection, Shard, Wallet},
 };
 
 /// When a transaction is done again after a conflict with another one, or on a new connection after one that was lost:
@@ -231,6 +231,19 @@ impl<D: Backend> Store for SqlStore<D> {
         Ok(only(rows)?.unsigned_abs())
     }
 
+    async fn wallets_page(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<(Vec<Wallet>, Option<String>), RunError> {
+        let page = "select wallet from eth_wallet_balances
+             where wallet > $1 order by wallet limit $2";
+        let values = [Value::Text(after), Value::Number(limit.into())];
+        let keys: Vec<(String,)> = self.fetch_by_index(page, &values).await?;
+        let last = keys.last().map(|(key,)| key.clone());
+        Ok((wallets_of(keys.into_iter().map(|(key,)| key)), last))
+    }
+
     async fn bucket_digits(&self) -> Result<Option<u8>, RunError> {
         self.digits().await
     }
@@ -251,7 +264,7 @@ impl<D: Backend> Store for SqlStore<D> {
     async fn count_in_buckets(
         &self,
         buckets: &[Bucket],
-        before: Option<DateTime<Utc>>,
+        before: DateTime<Utc>,
     ) -> Result<Vec<u64>, RunError> {
         self.count_wallets(buckets, before).await
     }
@@ -371,6 +384,10 @@ impl<D: Backend> Store for SqlStore<D> {
             unless_stopped(&self.database.shutdown, "a lock", D::lock(&self.database, key)).await?
         })
         .await
+    }
+
+    fn tell_changes(&self, sink: Arc<dyn ChangeSink>) {
+        let _ = self.database.changes.set(sink);
     }
 
     async fn holder(&self, key: LockKey<'_>) -> Option<String> {

@@ -1,6 +1,6 @@
 //! The table of totals and the tables beside it, as commands see them.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -8,7 +8,10 @@ use chrono::{DateTime, Utc};
 use super::run_log::RunLog;
 use crate::{
     follow::Journal,
-    tally::{Bucket, Check, Confirmer, Ledger, Lock, Recorded, RunError, Selection, Shard, Wallet},
+    tally::{
+        Bucket, ChangeSink, Check, Confirmer, Ledger, Lock, Recorded, RunError, Selection, Shard,
+        Wallet,
+    },
 };
 
 /// What a command may do with the database.
@@ -68,6 +71,14 @@ pub trait Store: Ledger + Confirmer + Journal + RunLog {
     /// How many wallets all pages of [`Store::due_page`] hold.
     async fn count_due(&self, stale: &Stale) -> Result<u64, RunError>;
 
+    /// The next rows' wallets after this key, in the order of keys; the last key is where the next page begins, and
+    /// `None` behind the last row.
+    async fn wallets_page(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<(Vec<Wallet>, Option<String>), RunError>;
+
     /// How many digits the buckets of the table have, by which its rows are confirmed; `None` if they never were.
     async fn bucket_digits(&self) -> Result<Option<u8>, RunError>;
 
@@ -86,7 +97,7 @@ pub trait Store: Ledger + Confirmer + Journal + RunLog {
     async fn count_in_buckets(
         &self,
         buckets: &[Bucket],
-        before: Option<DateTime<Utc>>,
+        before: DateTime<Utc>,
     ) -> Result<Vec<u64>, RunError>;
 
     /// The wallets of these buckets that are not on the record of failures. With `before`, wallets that were never read
@@ -159,6 +170,9 @@ pub trait Store: Ledger + Confirmer + Journal + RunLog {
     ///
     /// The lock ends when the guard is dropped or its process ends, however it ends.
     async fn lock(&self, key: LockKey<'_>) -> Result<Option<Box<dyn Lock>>, RunError>;
+
+    /// From now on tells `sink` which totals each write has changed, once it is committed.
+    fn tell_changes(&self, sink: Arc<dyn ChangeSink>);
 
     /// Who holds a lock, as far as the database tells: a session of the server, and since when.
     async fn holder(&self, key: LockKey<'_>) -> Option<String>;

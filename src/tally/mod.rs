@@ -5,6 +5,7 @@
 
 mod amount;
 mod bucket;
+mod change;
 mod check;
 mod confirming;
 mod error;
@@ -18,6 +19,7 @@ mod wallet;
 
 pub use amount::Amount;
 pub use bucket::Bucket;
+pub use change::{Change, ChangeSink};
 pub use check::{Check, CheckStatus};
 pub use confirming::{BucketReads, Confirmer, Confirming, Selection};
 pub use error::RunError;

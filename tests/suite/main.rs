@@ -3,6 +3,7 @@
 mod backfill;
 mod bounds;
 mod changed;
+mod changes;
 mod chunks;
 mod csv;
 mod database_errors;
@@ -43,6 +44,9 @@ mod sampling;
 mod scale;
 mod secrets;
 mod sharing;
+mod snapshot;
+mod snapshot_resume;
+mod snapshot_root;
 mod status;
 mod store;
 mod streams;

@@ -15,6 +15,7 @@ pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod requests;
 pub(crate) mod secrets;
+pub(crate) mod snapshots;
 pub(crate) mod table;
 pub(crate) mod traffic;
 pub(crate) mod verify;

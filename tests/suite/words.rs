@@ -53,7 +53,7 @@ fn each_command_shows_the_shared_flags_that_it_uses() {
     let node = [&NODE[..], &["timeout"]].concat();
     let reading = [&node[..], &["block", "database-url"], &OUTPUT].concat();
     let used_by = |command: &str| match command {
-        "sweep" | "refresh" | "backfill" | "verify" => reading.clone(),
+        "sweep" | "refresh" | "backfill" | "verify" | "snapshot" => reading.clone(),
         "watch" | "doctor" => [&node[..], &["ws-url", "database-url"], &OUTPUT].concat(),
         "migrate" | "status" => [&["profile", "database-url"][..], &OUTPUT].concat(),
         "profile" => [&["profile"][..], &OUTPUT].concat(),

@@ -80,18 +80,17 @@ pub(super) async fn count(store: &dyn Store, stale: &Stale, limit: u64) -> Resul
     let mut after = None;
     loop {
         let page = store.stale_buckets(stale, after.as_ref(), BUCKETS).await?;
-        for (buckets, is_new) in [(page.new, true), (page.confirmed, false)] {
-            let (mut buckets, mut at_once) = (buckets.as_slice(), 16);
-            while !buckets.is_empty() {
-                let (chunk, rest) = buckets.split_at(at_once.min(buckets.len()));
-                for wallets in store.count_in_buckets(chunk, rows_before(stale, is_new)).await? {
-                    rows += wallets;
-                    if with_due(rows) >= limit {
-                        return Ok(with_due(rows));
-                    }
+        let buckets: Vec<_> = page.new.into_iter().chain(page.confirmed).collect();
+        let (mut buckets, mut at_once) = (buckets.as_slice(), 16);
+        while !buckets.is_empty() {
+            let (chunk, rest) = buckets.split_at(at_once.min(buckets.len()));
+            for wallets in store.count_in_buckets(chunk, stale.before).await? {
+                rows += wallets;
+                if with_due(rows) >= limit {
+                    return Ok(with_due(rows));
                 }
-                (buckets, at_once) = (rest, AT_ONCE.min(2 * at_once));
             }
+            (buckets, at_once) = (rest, AT_ONCE.min(2 * at_once));
         }
         match page.next {
             Some(next) => after = Some(next),

@@ -258,16 +258,7 @@ pub(super) const SQL: Statements = Statements {
                  select from eth_wallet_read_failures failed where failed.wallet = stored.wallet)
              group by 1
              having bool_or(stored.updated_at < $2)",
-    // An index holds all that is asked, here and in `bucket_keys`.
-    count_keys: "select given.bucket, count(*)
-             from unnest($1::text[]) as given (bucket)
-             cross join lateral (
-                 select wallet from eth_wallet_balances
-                 where wallet >= given.bucket and wallet < given.bucket || 'g'
-                 order by wallet offset 0) stored
-             where not exists (
-                 select from eth_wallet_read_failures failed where failed.wallet = stored.wallet)
-             group by 1",
+    // An index holds all that is asked.
     bucket_keys: "select stored.wallet, true
              from unnest($1::text[]) as given (bucket)
              cross join lateral (

@@ -257,14 +257,7 @@ pub(super) const SQL: Statements = Statements {
                  select 1 from eth_wallet_read_failures failed where failed.wallet = stored.wallet)
              group by 1
              having max(stored.updated_at < $2)",
-    // An index holds all that is asked, here and in `bucket_keys`.
-    count_keys: "select given.value, count(*)
-             from json_each($1) as given
-             cross join eth_wallet_balances stored
-                 on stored.wallet >= given.value and stored.wallet < given.value || 'g'
-             where not exists (
-                 select 1 from eth_wallet_read_failures failed where failed.wallet = stored.wallet)
-             group by 1",
+    // An index holds all that is asked.
     bucket_keys: "select stored.wallet, true
              from json_each($1) as given
              cross join eth_wallet_balances stored

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::{database::Database, wallets::address};
 
 /// All commands, in the order of the help.
-pub(crate) const COMMANDS: [&str; 11] = [
+pub(crate) const COMMANDS: [&str; 12] = [
     "migrate",
     "sweep",
     "refresh",
@@ -21,6 +21,7 @@ pub(crate) const COMMANDS: [&str; 11] = [
     "watch",
     "status",
     "doctor",
+    "snapshot",
     "profile",
     "completions",
     "man",

@@ -1,0 +1,25 @@
+//! Which totals a write changes, for those who want to hear of it.
+//!
+//! `record` compares rows before and after the write, in its own transaction; they are told once that is committed. Nothing
+//! is compared if nobody listens.
+
+use super::{dialect::Dialect, session::Database};
+use crate::tally::Change;
+
+/// What a transaction returns, and the changes to tell once it is committed.
+pub(super) type WithChanges<T> = (T, Vec<Change>);
+
+impl<D: Dialect> Database<D> {
+    /// True if somebody wants to hear of changes.
+    pub(super) fn tells_changes(&self) -> bool {
+        self.changes.get().is_some()
+    }
+
+    /// Tells what a committed transaction changed.
+    pub(super) fn committed<T>(&self, (value, changes): WithChanges<T>) -> T {
+        if let Some(sink) = self.changes.get().filter(|_| !changes.is_empty()) {
+            sink.changed(&changes);
+        }
+        value
+    }
+}
