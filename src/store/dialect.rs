@@ -220,8 +220,8 @@ pub(super) struct Statements {
     pub(super) record_totals: &'static str,
     /// Rows of wallet, block of the event.
     pub(super) raise_event_blocks: &'static str,
-    /// Rows of wallet, block of the read. Not for reads that were superseded: such a row would count as confirmed by a
-    /// round that could not read it.
+    /// A list of wallets that were read. Not those whose read was superseded by a confirmation: it left them out, and
+    /// would count for them.
     pub(super) forget_failures: &'static str,
     /// A list of wallets.
     pub(super) on_record: &'static str,

@@ -63,7 +63,7 @@ impl Rows<'_> {
     }
 }
 
-/// Writes totals, and takes the wallets that it wrote off the record of failures; returns how many were not superseded.
+/// Writes totals, and takes their wallets off the record of failures; returns how many were not superseded.
 async fn write_totals<D: Dialect>(
     totals: &TotalColumns,
     session: &mut Session<'_, D>,
@@ -82,8 +82,7 @@ async fn write_totals<D: Dialect>(
         let rows = [wallets, event_blocks];
         session.execute(D::SQL.raise_event_blocks, &[Value::Rows(&rows)]).await?;
     }
-    let read = [wallets, Column::Numbers(&totals.read_blocks)];
-    session.execute(D::SQL.forget_failures, &[Value::Rows(&read)]).await?;
+    session.execute(D::SQL.forget_failures, &[Value::List(&totals.wallets)]).await?;
     Ok(updated)
 }
 

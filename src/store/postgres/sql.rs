@@ -180,17 +180,16 @@ pub(super) const SQL: Statements = Statements {
              where stored.wallet = event.wallet
                  and (stored.blocknumber is null or stored.blocknumber < event.block)",
     forget_failures: "delete from eth_wallet_read_failures failed
-             using unnest($1::text[], $2::bigint[]) as read (wallet, block), eth_wallet_balances stored
-             where failed.wallet = read.wallet and stored.wallet = read.wallet
-                 and stored.read_block = read.block
-                 and not exists (
-                     select from eth_wallet_confirmations confirmed
-                     where confirmed.bucket = left(read.wallet,
-                             (select length(bucket) from eth_wallet_confirmations limit 1))
-                         and confirmed.block > read.block
-                         and stored.updated_at < confirmed.selected_at
-                         and stored.created_at < confirmed.selected_at
-                         and stored.updated_at >= timestamp '1970-01-02')",
+             where wallet = any($1) and not exists (
+                 select from eth_wallet_balances stored
+                 join eth_wallet_confirmations confirmed
+                     on confirmed.bucket = left(stored.wallet,
+                         (select length(bucket) from eth_wallet_confirmations limit 1))
+                 where stored.wallet = failed.wallet
+                     and confirmed.block > coalesce(stored.read_block, -1)
+                     and stored.updated_at < confirmed.selected_at
+                     and stored.created_at < confirmed.selected_at
+                     and stored.updated_at >= timestamp '1970-01-02')",
     on_record: "select wallet from eth_wallet_read_failures where wallet = any($1)",
     record_failures: "insert into eth_wallet_read_failures as stored
                  (wallet, failures, last_error, last_failed_at, next_try_at)

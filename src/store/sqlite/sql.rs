@@ -179,19 +179,17 @@ pub(super) const SQL: Statements = Statements {
              where stored.wallet = event.value ->> 0
                  and event.value ->> 1 is not null
                  and (stored.blocknumber is null or stored.blocknumber < event.value ->> 1)",
-    forget_failures: "delete from eth_wallet_read_failures
-             where wallet in (
-                 select stored.wallet from json_each($1) read
-                 join eth_wallet_balances stored on stored.wallet = read.value ->> 0
-                 where stored.read_block = read.value ->> 1
-                     and not exists (
-                         select 1 from eth_wallet_confirmations confirmed
-                         where confirmed.bucket = substr(stored.wallet, 1,
-                                 (select length(bucket) from eth_wallet_confirmations limit 1))
-                             and confirmed.block > stored.read_block
-                             and stored.updated_at < confirmed.selected_at
-                             and stored.created_at < confirmed.selected_at
-                             and stored.updated_at >= '1970-01-02'))",
+    forget_failures: "delete from eth_wallet_read_failures as failed
+             where wallet in (select value from json_each($1)) and not exists (
+                 select 1 from eth_wallet_balances stored
+                 join eth_wallet_confirmations confirmed
+                     on confirmed.bucket = substr(stored.wallet, 1,
+                         (select length(bucket) from eth_wallet_confirmations limit 1))
+                 where stored.wallet = failed.wallet
+                     and confirmed.block > coalesce(stored.read_block, -1)
+                     and stored.updated_at < confirmed.selected_at
+                     and stored.created_at < confirmed.selected_at
+                     and stored.updated_at >= '1970-01-02')",
     on_record: "select wallet from eth_wallet_read_failures
              where wallet in (select value from json_each($1))",
     record_failures: "insert into eth_wallet_read_failures as stored
