@@ -259,7 +259,7 @@ async fn no_statement_scans_the_whole_table_for_a_few_rows() {
         "sum(stored.rows)",
         "select width_bucket",
         "from eth_wallet_read_failures failed\n             cross join lateral",
-        "from unnest($2::text[]) as given (bucket)",
+        "from unnest($1::text[]) as given (bucket)",
         "from unnest($1::text[], $2::text[]) as given (bucket, at)",
     ] {
         assert!(seen.contains(statement), "never seen: {statement}");
