@@ -53,7 +53,7 @@ pub struct App {
     opened: Opened,
     /// Set once the table is known to be of this profile.
     claimed: OnceCell<()>,
-    /// Who hears of totals that changed.
+    /// Where totals that changed are reported.
     changes: OnceLock<Arc<ChangeLines>>,
 }
 

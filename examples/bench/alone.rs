@@ -23,9 +23,10 @@ use futures_util::{
 
 use crate::{
     Arguments, Method,
-    fixture::{Fixture, Table},
+    fixture::Fixture,
     program::own_cpu,
     report::{Row, What, say},
+    table::Table,
 };
 
 /// Wallets per page, as in the program.

@@ -6,7 +6,7 @@
 //! `examples/bench.sh --wallets 3150000`, or with Anvil and PostgreSQL installed
 //! `cargo run --locked --release --example bench -- --wallets 300000 --database sqlite --only reading,writing,sweep`
 //!
-//! - `fixture`: the chain, and an identical table for each measurement; `program`: runs and measures the real program
+//! - `fixture`: the chain, and an identical `table` for each measurement; `program`: runs and measures the real program
 //! - `rounds`: what each way of writing costs the database; `scale`: the same in large tables
 //! - `alone`: reading without writing, and the reverse; `original`: the original system
 //! - `price`: gas and bytes per wallet; `report`: the output
@@ -19,6 +19,7 @@ mod program;
 mod report;
 mod rounds;
 mod scale;
+mod table;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -26,9 +27,10 @@ use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 use ethtally_testbed::LatencyProxy;
 
-use fixture::{Fixture, Table};
+use fixture::Fixture;
 use program::{CommandLine, Program, Usage};
 use report::{Report, Row, What, say};
+use table::Table;
 
 /// Number of processes in measurements with shards.
 const SHARDS: u32 = 4;

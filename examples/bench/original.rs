@@ -19,8 +19,9 @@ use serde_json::{Value, json};
 use sqlx::{PgConnection, SqliteConnection};
 
 use crate::{
-    fixture::{Fixture, Table, postgres, sqlite},
+    fixture::{Fixture, postgres, sqlite},
     price::{self, Price},
+    table::Table,
 };
 
 /// Wallets per tick and call.

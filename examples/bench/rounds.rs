@@ -8,12 +8,7 @@ use alloy::primitives::U256;
 use ethtally_testbed::{genesis::holding, wallet};
 use procfs::process::{Process, all_processes};
 
-use crate::{
-    Bench, Method,
-    fixture::{Fixture, Table},
-    program::Usage,
-    report::say,
-};
+use crate::{Bench, Method, fixture::Fixture, program::Usage, report::say, table::Table};
 
 /// The rounds for each share of changed rows.
 const ROUNDS: u64 = 3;

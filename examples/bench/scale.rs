@@ -27,7 +27,7 @@ const PAGE: usize = 5_000;
 const BUCKETS: u32 = 1 << 16;
 /// The total of every row, in wei.
 const TOTAL: u64 = 1_000_000_000_000_000_000;
-/// One in so many rows changed.
+/// One row in this many has changed.
 const CHANGED: usize = 1_000;
 
 /// Measures a table of this many rows; the result as a sentence.

@@ -48,7 +48,7 @@ pub struct SweepArgs {
     /// Print the wallets, calls, compute units and time of the sweep instead of running it
     #[arg(long)]
     pub dry_run: bool,
-    /// Who hears of totals that changed.
+    /// Where totals that changed are reported.
     #[command(flatten)]
     pub changes: ChangesArgs,
     /// What counts as success.
@@ -74,7 +74,7 @@ pub struct BudgetArgs {
     pub max_calls: Option<NonZeroU64>,
 }
 
-/// Who hears of totals that changed.
+/// Where totals that changed are reported.
 #[derive(Clone, Debug, Args)]
 pub struct ChangesArgs {
     /// Append each total that changed to this file as a JSON line, or print it with -
@@ -99,7 +99,7 @@ pub struct RefreshArgs {
     /// Wallet addresses
     #[arg(value_name = "ADDR", required = true)]
     pub wallets: Vec<Wallet>,
-    /// Who hears of totals that changed.
+    /// Where totals that changed are reported.
     #[command(flatten)]
     pub changes: ChangesArgs,
     /// What counts as success.
@@ -128,7 +128,7 @@ pub struct BackfillArgs {
     /// How many `eth_call`s may be sent.
     #[command(flatten)]
     pub budget: BudgetArgs,
-    /// Who hears of totals that changed.
+    /// Where totals that changed are reported.
     #[command(flatten)]
     pub changes: ChangesArgs,
     /// What counts as success.
@@ -152,7 +152,7 @@ pub struct VerifyArgs {
     /// Exit 1 only for wrong rows, not for those whose wallets have changed since they were read
     #[arg(long)]
     pub ignore_moved: bool,
-    /// Who hears of totals that --fix changed.
+    /// Where totals that --fix changed are reported.
     #[command(flatten)]
     pub changes: ChangesArgs,
     /// What counts as success.
@@ -181,7 +181,7 @@ pub struct WatchArgs {
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     #[arg(value_parser = whole_number(1u64..=86_400))]
     pub max_lag: u64,
-    /// Who hears of totals that changed.
+    /// Where totals that changed are reported.
     #[command(flatten)]
     pub changes: ChangesArgs,
 }

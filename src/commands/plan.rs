@@ -46,7 +46,7 @@ impl CommandOutput for Plan {
 }
 
 impl Plan {
-    /// What reading so many wallets takes, with at most `max_calls` calls.
+    /// The cost of reading this many wallets with at most `max_calls` calls.
     pub(super) fn new(
         app: &App,
         command: &'static str,

@@ -17,7 +17,7 @@ use super::{
     dialect::{Column, Purpose, Value},
     error::StoreError,
     record::{Rows, write_and_compare},
-    rows::{FailureColumns, TotalColumns, bigint, wallet_of, wallets_of},
+    rows::{FailureColumns, TotalColumns, bigint, time_text, wallet_of, wallets_of},
     session::Session,
     sql_store::SqlStore,
 };
@@ -55,23 +55,17 @@ impl BucketColumns {
     fn push(&mut self, reads: &BucketReads) -> Result<(), StoreError> {
         self.buckets.push(reads.bucket.to_string());
         self.blocks.push(reads.block().map(bigint).transpose()?);
-        self.times.push(time_text(reads.selected_at));
+        self.times.push(time_text(&reads.selected_at.naive_utc()));
         self.wallets.push(bigint((reads.totals.len() + reads.failures.len()) as u64)?);
         Ok(())
     }
 }
 
-/// The shortest text that every bucket which begins at this wallet, or behind it, is equal to or greater than, and no
-/// other bucket.
+/// The text that divides buckets at a wallet: those that begin before it are less, all others are not.
 fn prefix(wallet: Wallet) -> String {
     let text = wallet.to_string();
     let digits = text[2..].trim_end_matches('0').len();
     text[..2 + digits].to_owned()
-}
-
-/// A time as both databases parse it.
-fn time_text(time: DateTime<Utc>) -> String {
-    time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()
 }
 
 impl<D: Backend> SqlStore<D> {
@@ -87,9 +81,20 @@ impl<D: Backend> SqlStore<D> {
 
     /// Creates the buckets of the table, or divides them once they hold too many rows; returns how many digits they have.
     pub(super) async fn create(&self) -> Result<u8, RunError> {
-        let rows = match self.digits().await? {
-            None => super::Store::counts(self).await?.wallets,
-            Some(_) => 0,
+        // Seldom is there anything to create: others need not wait for a look.
+        let looked = || async {
+            let mut session = self.database.begin(Purpose::Read).await?;
+            let looked = async {
+                let digits = digits_of(&mut session).await?;
+                Ok((digits, digits.is_some() && !are_too_large(&mut session).await?))
+            };
+            let looked = looked.await;
+            session.end(looked).await
+        };
+        let rows = match self.retried(looked).await? {
+            (Some(digits), true) => return Ok(digits),
+            (Some(_), false) => 0,
+            (None, _) => super::Store::counts(self).await?.wallets,
         };
         let created = || async {
             let mut session = self.database.begin(Purpose::Write).await?;
@@ -230,7 +235,15 @@ async fn digits_of<D: Backend>(session: &mut Session<'_, D>) -> Result<Option<u8
     Ok(bucket.map(Bucket::digits))
 }
 
-/// Creates the buckets of a table of so many rows, if it has none.
+/// True if the buckets hold too many rows each, on average.
+async fn are_too_large<D: Backend>(session: &mut Session<'_, D>) -> Result<bool, StoreError> {
+    let average = "select cast(coalesce(avg(wallets), 0) as bigint) from eth_wallet_confirmations
+         where wallets is not null";
+    let average: Vec<(i64,)> = session.fetch(average, &[]).await?;
+    Ok(average.first().is_some_and(|(average,)| *average > TOO_MANY_ROWS))
+}
+
+/// Creates the buckets of a table of so many rows, if it has none; divides them if they are too large.
 async fn create_in<D: Backend>(session: &mut Session<'_, D>, rows: u64) -> Result<u8, StoreError> {
     // Two at once would create buckets of different lengths.
     lock(session, Bucket::all(1)).await?;
@@ -240,10 +253,7 @@ async fn create_in<D: Backend>(session: &mut Session<'_, D>, rows: u64) -> Resul
         session.execute(D::SQL.create_buckets, &[Value::List(&buckets)]).await?;
         return Ok(digits);
     };
-    let average = "select cast(coalesce(avg(wallets), 0) as bigint) from eth_wallet_confirmations
-         where wallets is not null";
-    let average: Vec<(i64,)> = session.fetch(average, &[]).await?;
-    if digits == 7 || average.first().is_none_or(|(average,)| *average <= TOO_MANY_ROWS) {
+    if digits == 7 || !are_too_large(session).await? {
         return Ok(digits);
     }
     let divide = "insert into eth_wallet_confirmations (bucket, block, selected_at, wallets)
@@ -277,7 +287,7 @@ async fn compare<D: Backend>(
     buckets: &[BucketReads],
 ) -> Result<Changes, StoreError> {
     let texts = buckets.iter().map(|reads| reads.bucket.to_string()).collect_vec();
-    let times = buckets.iter().map(|reads| time_text(reads.selected_at)).collect_vec();
+    let times = buckets.iter().map(|reads| time_text(&reads.selected_at.naive_utc())).collect_vec();
     let given = [Value::Rows(&[Column::Texts(&texts), Column::Texts(&times)])];
     let rows: Vec<ComparedRow> = session.fetch(D::SQL.bucket_rows, &given).await?;
     let mut changes = Changes::default();
@@ -367,7 +377,7 @@ mod tests {
             for digits in 1..=4 {
                 for bucket in Bucket::all(digits) {
                     assert_eq!(
-                        bucket.first() >= wallet,
+                        format!("{:0<42}", bucket.to_string()) >= wallet.to_string(),
                         bucket.to_string() >= prefix,
                         "{bucket}, {prefix}"
                     );

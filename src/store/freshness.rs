@@ -12,7 +12,7 @@ use super::{
     TableFreshness,
     backend::Backend,
     dialect::{Column, Value},
-    rows::bigint,
+    rows::{bigint, time_text},
     sql_store::SqlStore,
 };
 use crate::tally::RunError;
@@ -90,11 +90,6 @@ fn year(year: i32) -> NaiveDateTime {
 /// Placeholders are dated before this time.
 fn first_read() -> NaiveDateTime {
     NaiveDate::from_ymd_opt(1970, 1, 2).unwrap_or_default().into()
-}
-
-/// A time as both databases compare it with those of rows.
-fn time_text(time: &NaiveDateTime) -> String {
-    time.format("%Y-%m-%d %H:%M:%S%.f").to_string()
 }
 
 impl<D: Backend> SqlStore<D> {

@@ -105,6 +105,11 @@ pub(super) fn wallets_of<C: FromIterator<Wallet>>(
     keys.into_iter().filter_map(|key| wallet_of(key.as_ref())).collect()
 }
 
+/// A time as both databases parse it, and compare it with those of rows.
+pub(super) fn time_text(time: &NaiveDateTime) -> String {
+    time.format("%Y-%m-%d %H:%M:%S%.f").to_string()
+}
+
 /// The keys of wallets, sorted.
 pub(super) fn keys_of(wallets: &[Wallet]) -> Vec<String> {
     let mut keys: Vec<_> = wallets.iter().map(Wallet::to_string).collect();

@@ -34,7 +34,7 @@ pub(super) struct Database<D: Dialect> {
     pub(super) dialect: Arc<D>,
     pub(super) connections: Arc<Connections<D>>,
     pub(super) shutdown: Shutdown,
-    /// Who hears of totals that changed.
+    /// Where totals that changed are reported.
     pub(super) changes: Arc<OnceLock<Arc<dyn ChangeSink>>>,
 }
 

@@ -2,8 +2,6 @@
 
 use std::{fmt, str::FromStr};
 
-use alloy::primitives::Address;
-
 use super::{Wallet, WalletError};
 
 /// Rows in one bucket, at most, when the number of buckets is chosen.
@@ -47,14 +45,6 @@ impl Bucket {
     pub const fn first_digit(self) -> u8 {
         (self.index >> (4 * (self.digits as u32 - 1))) as u8
     }
-
-    /// Its first wallet.
-    pub fn first(self) -> Wallet {
-        let mut address = [0; 20];
-        let first = self.index << (32 - 4 * u32::from(self.digits));
-        address[..4].copy_from_slice(&first.to_be_bytes());
-        Wallet::from(Address::from(address))
-    }
 }
 
 impl fmt::Display for Bucket {
@@ -76,6 +66,7 @@ impl FromStr for Bucket {
 
 #[cfg(test)]
 mod tests {
+    use alloy::primitives::Address;
     use proptest::prelude::*;
 
     use super::*;
@@ -95,7 +86,6 @@ mod tests {
         fn every_wallet_lies_in_its_bucket_and_in_no_other(bytes: [u8; 20], digits in 1u8..=7) {
             let wallet = Wallet::from(Address::from(bytes));
             let bucket = Bucket::of(wallet, digits);
-            prop_assert!(bucket.first() <= wallet);
             prop_assert!(wallet.to_string().starts_with(&bucket.to_string()));
             prop_assert_eq!(bucket.to_string().parse(), Ok(bucket));
             prop_assert_eq!(u32::from(bucket.first_digit()), u32::from(bytes[0] >> 4));

@@ -17,7 +17,7 @@ pub struct Change {
     pub block: u64,
 }
 
-/// Hears of changes once they are committed.
+/// Takes changes once they are committed.
 pub trait ChangeSink: Send + Sync {
     /// These totals changed. Returns at once.
     fn changed(&self, changes: &[Change]);

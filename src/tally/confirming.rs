@@ -18,9 +18,9 @@ use super::{Bucket, Ledger, Locked, Recorded, RunError, TotalRead, Unreadable, W
 pub struct Selection {
     /// The bucket.
     pub bucket: Bucket,
-    /// When its rows were selected, by the database's clock: before that.
+    /// A time just before its rows were selected, by the database's clock.
     pub at: DateTime<Utc>,
-    /// Its wallets that were read before, except those on the record of failures.
+    /// Its wallets that are to be read: all but those on the record of failures.
     pub wallets: Vec<Wallet>,
 }
 

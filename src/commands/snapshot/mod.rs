@@ -4,6 +4,7 @@ mod check;
 mod files;
 mod in_order;
 mod proof;
+mod reading;
 mod since;
 mod take;
 mod wallets;

@@ -13,6 +13,18 @@ macro_rules! its_bucket {
     };
 }
 
+/// The same, if it counts for the row: apart from the record of failures.
+macro_rules! counts_for_row {
+    () => {
+        concat!(
+            its_bucket!(),
+            " and stored.updated_at >= timestamp '1970-01-02'
+                 and stored.updated_at < confirmed.selected_at
+                 and stored.created_at < confirmed.selected_at"
+        )
+    };
+}
+
 /// The statements of the store.
 pub(super) const SQL: Statements = Statements {
     create_migrations: "create table if not exists _ethtally_migrations (
@@ -80,11 +92,8 @@ pub(super) const SQL: Statements = Statements {
                  updated_at::timestamp, confirmed.block, confirmed.selected_at
              from eth_wallet_balances stored
              left join eth_wallet_confirmations confirmed on ",
-        its_bucket!(),
+        counts_for_row!(),
         "
-                 and stored.updated_at >= timestamp '1970-01-02'
-                 and stored.updated_at < confirmed.selected_at
-                 and stored.created_at < confirmed.selected_at
                  and not exists (
                      select from eth_wallet_read_failures failed
                      where failed.wallet = stored.wallet)
@@ -153,7 +162,8 @@ pub(super) const SQL: Statements = Statements {
     ),
     checkpoint: "select name, last_block, updated_at::timestamp
              from eth_indexer_checkpoints where name = $1",
-    record_totals: "insert into eth_wallet_balances as stored
+    record_totals: concat!(
+        "insert into eth_wallet_balances as stored
                  (wallet, balance, read_block, blocknumber, updated_at, created_at)
              select wallet, total::numeric, read_block, event_block,
                  statement_timestamp() at time zone 'utc', statement_timestamp() at time zone 'utc'
@@ -169,27 +179,24 @@ pub(super) const SQL: Statements = Statements {
                  and ((select coalesce(max(block), 0) from eth_wallet_confirmations) <= excluded.read_block
                      or not exists (
                          select from eth_wallet_confirmations confirmed
-                         where confirmed.bucket = left(excluded.wallet,
-                                 (select length(bucket) from eth_wallet_confirmations limit 1))
-                             and confirmed.block > excluded.read_block
-                             and stored.updated_at < confirmed.selected_at
-                             and stored.created_at < confirmed.selected_at
-                             and stored.updated_at >= timestamp '1970-01-02'))",
+                         where confirmed.block > excluded.read_block and ",
+        counts_for_row!(),
+        "))"
+    ),
     raise_event_blocks: "update eth_wallet_balances stored set blocknumber = event.block
              from unnest($1::text[], $2::bigint[]) as event (wallet, block)
              where stored.wallet = event.wallet
                  and (stored.blocknumber is null or stored.blocknumber < event.block)",
-    forget_failures: "delete from eth_wallet_read_failures failed
+    forget_failures: concat!(
+        "delete from eth_wallet_read_failures failed
              where wallet = any($1) and not exists (
                  select from eth_wallet_balances stored
-                 join eth_wallet_confirmations confirmed
-                     on confirmed.bucket = left(stored.wallet,
-                         (select length(bucket) from eth_wallet_confirmations limit 1))
+                 join eth_wallet_confirmations confirmed on ",
+        counts_for_row!(),
+        "
                  where stored.wallet = failed.wallet
-                     and confirmed.block > coalesce(stored.read_block, -1)
-                     and stored.updated_at < confirmed.selected_at
-                     and stored.created_at < confirmed.selected_at
-                     and stored.updated_at >= timestamp '1970-01-02')",
+                     and confirmed.block > coalesce(stored.read_block, -1))"
+    ),
     on_record: "select wallet from eth_wallet_read_failures where wallet = any($1)",
     record_failures: "insert into eth_wallet_read_failures as stored
                  (wallet, failures, last_error, last_failed_at, next_try_at)

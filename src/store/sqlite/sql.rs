@@ -12,6 +12,18 @@ macro_rules! its_bucket {
     };
 }
 
+/// The same, if it counts for the row: apart from the record of failures.
+macro_rules! counts_for_row {
+    () => {
+        concat!(
+            its_bucket!(),
+            " and stored.updated_at >= '1970-01-02'
+                 and stored.updated_at < confirmed.selected_at
+                 and stored.created_at < confirmed.selected_at"
+        )
+    };
+}
+
 /// The statements of the store.
 pub(super) const SQL: Statements = Statements {
     create_migrations: "create table if not exists _ethtally_migrations (
@@ -81,11 +93,8 @@ pub(super) const SQL: Statements = Statements {
                  strftime('%Y-%m-%d %H:%M:%f', confirmed.selected_at)
              from eth_wallet_balances stored
              left join eth_wallet_confirmations confirmed on ",
-        its_bucket!(),
+        counts_for_row!(),
         "
-                 and stored.updated_at >= '1970-01-02'
-                 and stored.updated_at < confirmed.selected_at
-                 and stored.created_at < confirmed.selected_at
                  and not exists (
                      select 1 from eth_wallet_read_failures failed
                      where failed.wallet = stored.wallet)
@@ -152,7 +161,8 @@ pub(super) const SQL: Statements = Statements {
     ),
     checkpoint: "select name, last_block, strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_indexer_checkpoints where name = $1",
-    record_totals: "insert into eth_wallet_balances as stored
+    record_totals: concat!(
+        "insert into eth_wallet_balances as stored
                  (wallet, balance, read_block, blocknumber, updated_at, created_at)
              select value ->> 0, value ->> 1, value ->> 2, value ->> 3,
                  strftime('%Y-%m-%d %H:%M:%f', 'now'), strftime('%Y-%m-%d %H:%M:%f', 'now')
@@ -168,28 +178,25 @@ pub(super) const SQL: Statements = Statements {
                  and ((select coalesce(max(block), 0) from eth_wallet_confirmations) <= excluded.read_block
                      or not exists (
                          select 1 from eth_wallet_confirmations confirmed
-                         where confirmed.bucket = substr(excluded.wallet, 1,
-                                 (select length(bucket) from eth_wallet_confirmations limit 1))
-                             and confirmed.block > excluded.read_block
-                             and stored.updated_at < confirmed.selected_at
-                             and stored.created_at < confirmed.selected_at
-                             and stored.updated_at >= '1970-01-02'))",
+                         where confirmed.block > excluded.read_block and ",
+        counts_for_row!(),
+        "))"
+    ),
     raise_event_blocks: "update eth_wallet_balances as stored set blocknumber = event.value ->> 1
              from json_each($1) as event
              where stored.wallet = event.value ->> 0
                  and event.value ->> 1 is not null
                  and (stored.blocknumber is null or stored.blocknumber < event.value ->> 1)",
-    forget_failures: "delete from eth_wallet_read_failures as failed
+    forget_failures: concat!(
+        "delete from eth_wallet_read_failures as failed
              where wallet in (select value from json_each($1)) and not exists (
                  select 1 from eth_wallet_balances stored
-                 join eth_wallet_confirmations confirmed
-                     on confirmed.bucket = substr(stored.wallet, 1,
-                         (select length(bucket) from eth_wallet_confirmations limit 1))
+                 join eth_wallet_confirmations confirmed on ",
+        counts_for_row!(),
+        "
                  where stored.wallet = failed.wallet
-                     and confirmed.block > coalesce(stored.read_block, -1)
-                     and stored.updated_at < confirmed.selected_at
-                     and stored.created_at < confirmed.selected_at
-                     and stored.updated_at >= '1970-01-02')",
+                     and confirmed.block > coalesce(stored.read_block, -1))"
+    ),
     on_record: "select wallet from eth_wallet_read_failures
              where wallet in (select value from json_each($1))",
     record_failures: "insert into eth_wallet_read_failures as stored
