@@ -64,8 +64,13 @@ fn report_settings(cli: &Cli) -> ReportSettings {
         quiet: output.quiet,
         color: output.color,
         log_format: output.log_format,
-        service: matches!(cli.command, Command::Watch(_)).then_some("watch"),
+        service: is_service(&cli.command).then_some("watch"),
     }
+}
+
+/// True for a command that runs until it is stopped; it serves its metrics.
+fn is_service(command: &Command) -> bool {
+    matches!(command, Command::Watch(args) if !args.once)
 }
 
 /// The file of `--metrics-file`; none for a command that has no use for it, and for what a sweep would do.
@@ -76,14 +81,16 @@ fn metrics_file(cli: &Cli) -> Option<MetricsFile> {
         Command::Snapshot(args) => args.dry_run,
         _ => false,
     };
+    let has_none = is_plan || is_service(&cli.command);
     let command = cli.command.name();
-    (!is_plan && cli::uses_flag(command, "metrics-file")).then(|| MetricsFile::new(path, command))
+    (!has_none && cli::uses_flag(command, "metrics-file")).then(|| MetricsFile::new(path, command))
 }
 
 /// What a person reads at once after Ctrl-C, where the end may take a moment.
 fn note_on_signal(command: &Command) -> Option<&'static str> {
     let saves = match command {
         Command::Sweep(args) => !args.dry_run,
+        Command::Watch(args) => args.once,
         Command::Refresh(_) | Command::Backfill(_) => true,
         Command::Snapshot(args) => args.file.is_none() && !args.dry_run,
         _ => false,

@@ -30,6 +30,12 @@ pub struct SweepArgs {
     /// Read only rows older than this, such as 90m, 6h or 2d
     #[arg(long, value_name = "AGE", value_parser = duration)]
     pub older_than: Option<Duration>,
+    /// Read only rows that `watch` does not keep current
+    ///
+    /// A row that was read since `watch` follows the events without a gap is current up to the checkpoint; `status` counts
+    /// the others. With --write changed, an address bucket is read as a whole if most of its rows are not current.
+    #[arg(long, conflicts_with = "older_than")]
+    pub not_covered: bool,
     /// Which of the rows that were read to write
     #[arg(long, value_name = "ROWS", value_enum, env = "ETHTALLY_WRITE", default_value_t)]
     pub write: WriteChoice,
@@ -163,6 +169,17 @@ pub struct VerifyArgs {
 /// Arguments of `watch`.
 #[derive(Clone, Debug, Args)]
 pub struct WatchArgs {
+    /// Follow the events from the checkpoint to the newest block, and end
+    ///
+    /// For cron: what `watch` does as it runs, once. Needs no WebSocket.
+    #[arg(long, conflicts_with = "listen")]
+    pub once: bool,
+    /// With --once, stop cleanly after this time, such as 50s; the next run continues
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "once")]
+    pub max_duration: Option<Duration>,
+    /// With --once, exit 5 instead of 0 if another watch is running
+    #[arg(long, requires = "once")]
+    pub fail_if_locked: bool,
     /// Serve health, metrics and a page on this address: HOST:PORT, or a port of 127.0.0.1
     #[arg(long, value_name = "ADDR", value_parser = listen)]
     pub listen: Option<String>,

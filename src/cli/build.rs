@@ -21,8 +21,8 @@ const BLOCK_OF_SNAPSHOT: &str = "Block to read at: a number, safe or finalized";
 
 /// Whether a command uses the shared flag of this name, under this heading.
 fn uses(command: &str, flag: &str, heading: Option<&str>) -> bool {
-    // A long run serves its metrics, and what only prints has none.
-    if flag == "metrics-file" && matches!(command, "watch" | "profile") {
+    // What only prints has none.
+    if flag == "metrics-file" && command == "profile" {
         return false;
     }
     match command {

@@ -85,7 +85,7 @@ pub enum Command {
     /// available, reads their events with eth_getLogs, and stores the affected wallets within seconds.
     /// Resumes from its checkpoint, so that no block is missed, and re-reads wallets after a
     /// reorganisation. Only one watch works per database and checkpoint: a second one stands by and takes
-    /// over when the first ends.
+    /// over when the first ends. With --once, it ends at the newest block: for cron.
     Watch(WatchArgs),
     /// Show how fresh the table is
     ///

@@ -63,6 +63,7 @@ const SWEEP: &str = r"
   ethtally sweep --all --max-duration 50s          as many as possible, every minute
   ethtally sweep --all --older-than 6h --rps 20    rows older than 6 hours, slowly
   ethtally sweep --all --shard 0/4                 the first of four parallel sweeps
+  ethtally sweep --all --not-covered               only what watch does not keep current
   ethtally sweep --all --dry-run --rps 20          calls and time that a sweep would take
 ";
 
@@ -93,6 +94,7 @@ const WATCH: &str = r"
   ethtally watch --confirmations 3                   three blocks behind the newest
   ethtally watch --changes changes.jsonl             each total that changed, as a JSON line
   ethtally watch --track all --from-block 21000000   new wallets too, from that block on
+  ethtally watch --once --max-duration 50s           from cron, every minute
 ";
 
 const SNAPSHOT: &str = r"

@@ -1,5 +1,6 @@
-//! `status`: how fresh the table is. `picture` draws, `reasons` says why wallets are unreadable, `runs` what ran last.
+//! `status`: how fresh the table is. `picture` draws, `covered` says what `watch` keeps current, `reasons` why wallets are unreadable, `runs` what ran last.
 
+mod covered;
 mod picture;
 mod reasons;
 mod runs;
@@ -10,6 +11,7 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::Serialize;
 
 use self::{
+    covered::Covered,
     picture::{ago, bar, share, sparkline},
     reasons::Reason,
     runs::RunStatus,
@@ -54,6 +56,8 @@ struct Status {
     stale: Option<u64>,
     checkpoint: Option<CheckpointStatus>,
     last_runs: Vec<RunStatus>,
+    #[serde(flatten)]
+    covered: Covered,
     #[serde(skip)]
     max_age: Option<Duration>,
     /// The newest first.
@@ -156,6 +160,7 @@ impl CommandOutput for Status {
             },
         );
         text.push_str(&format!("\ncheckpoint  {checkpoint}"));
+        text.push_str(&self.covered.text(self.wallets));
         if !self.sweeps.is_empty() {
             text.push_str(&format!("\nsweeps      {}", sparkline(&self.sweeps, styler)));
         }
@@ -195,6 +200,7 @@ pub(super) async fn run(app: &App, args: StatusArgs) -> Result<Verdict, RunError
         stale,
         checkpoint,
         last_runs: runs::newest(store.last_runs().await?, age),
+        covered: Covered::of(app, store).await?,
         max_age: args.max_age,
         sweeps: store.recent_runs("sweep", SWEEPS).await?,
         age_of_placeholders: age(DateTime::UNIX_EPOCH),

@@ -1,8 +1,9 @@
 //! `sweep`: re-read the stalest wallets. `queue` says which, and in which order; `buckets` does where rows are
-//! confirmed instead of written.
+//! confirmed instead of written, and `uncovered` for rows that no `watch` keeps current.
 
 mod buckets;
 mod queue;
+mod uncovered;
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::{
     app::App,
     cli::{SweepArgs, WriteChoice},
     report::Verdict,
-    store::{Access, LockKey, Stale, Store},
+    store::{Access, Coverage, LockKey, Stale, Store},
     tally::{Confirming, Lock, Locked, Retries, RunError, RunSummary, Shard, Shutdown},
 };
 
@@ -63,9 +64,18 @@ async fn sweep_locked(
 ) -> Result<Verdict, RunError> {
     let store = story.store.as_ref();
     let stale = stale(store, args).await?;
-    let mut run = match digits(store, args.write).await? {
-        None => sweep_rows(app, args, story, stale, lock).await?,
-        Some(digits) => sweep_buckets(app, args, story, stale, lock, digits).await?,
+    let coverage = coverage(app, args, store).await?;
+    let mut run = match (&coverage, digits(store, args.write).await?) {
+        (Some(coverage), digits) => {
+            let digits = digits.filter(|_| args.write == WriteChoice::Changed);
+            let run = sweep_uncovered(app, args, story, (coverage, stale), lock, digits).await?;
+            if run.error.is_none() {
+                store.tidy_coverage(coverage).await?;
+            }
+            run
+        }
+        (None, None) => sweep_rows(app, args, story, stale, lock).await?,
+        (None, Some(digits)) => sweep_buckets(app, args, story, stale, lock, digits).await?,
     };
     story.note_rest(&mut run, CONTINUES);
     if run.counts.superseded > 0 && run.counts.updated + run.counts.unchanged == 0 {
@@ -126,15 +136,64 @@ async fn sweep_buckets(
     let confirming = Confirming::new(confirmer, locked, digits, args.write == WriteChoice::All);
     let pages = buckets::pages(store, &confirming, stale, limit, &retries);
     let work = story.run(&confirming, expected, pages, &retries, |_, _, _| {});
-    let mut run = while_held(lock, &app.shutdown, work).await;
+    let run = while_held(lock, &app.shutdown, work).await;
+    Ok(finish(&confirming, run).await)
+}
+
+/// What `watch` keeps current, with `--not-covered`; `None` if every row is to be swept.
+async fn coverage(
+    app: &App,
+    args: &SweepArgs,
+    store: &dyn Store,
+) -> Result<Option<Coverage>, RunError> {
+    if !args.not_covered {
+        return Ok(None);
+    }
+    let events = app.profile.events_text();
+    let coverage = store.coverage(&app.profile.checkpoint, &events).await?;
+    if coverage.is_none() {
+        app.report.note("no watch has followed the events of this profile, so no row is covered");
+    }
+    Ok(coverage)
+}
+
+/// Sweeps the rows that `watch` does not keep current: buckets of which it keeps few as a whole if there are `digits`.
+async fn sweep_uncovered(
+    app: &App,
+    args: &SweepArgs,
+    story: &Story<'_>,
+    (coverage, stale): (&Coverage, Stale),
+    lock: &dyn Lock,
+    digits: Option<u8>,
+) -> Result<RunSummary, RunError> {
+    let (store, limit, retries) = (story.store.as_ref(), limit(args), Retries::default());
+    let expected = match app.report.shows_bars() {
+        true => uncovered::count(store, coverage, &stale, limit).await?,
+        false => 0,
+    };
+    let ledger = Locked { ledger: store, lock };
+    let Some(digits) = digits else {
+        let pages = uncovered::pages(store, coverage, None, stale, limit, &retries);
+        let work = story.run(&ledger, expected, pages, &retries, |_, _, _| {});
+        return Ok(while_held(lock, &app.shutdown, work).await);
+    };
+    let confirmer: &dyn Store = store;
+    let confirming = Confirming::new(confirmer, ledger, digits, false);
+    let pages = uncovered::pages(store, coverage, Some(&confirming), stale, limit, &retries);
+    let work = story.run(&confirming, expected, pages, &retries, |_, _, _| {});
+    let run = while_held(lock, &app.shutdown, work).await;
+    Ok(finish(&confirming, run).await)
+}
+
+/// Stores what was read of buckets that are not complete.
+async fn finish(confirming: &Confirming<'_>, mut run: RunSummary) -> RunSummary {
     if !matches!(run.error, Some(RunError::Database(_))) {
-        // What was read of buckets that are not complete.
         match confirming.finish().await {
             Ok(recorded) => run.count_later(recorded),
             Err(error) => run.error = run.error.or(Some(error)),
         }
     }
-    Ok(run)
+    run
 }
 
 /// Another sweep is at work.
@@ -200,12 +259,12 @@ async fn stale(store: &dyn Store, args: &SweepArgs) -> Result<Stale, RunError> {
 }
 
 /// Asks for a shutdown when the time of `--max-duration` is over.
-struct TimeLimit {
+pub(super) struct TimeLimit {
     timer: JoinHandle<()>,
 }
 
 impl TimeLimit {
-    fn start(limit: Duration, shutdown: &Shutdown) -> Self {
+    pub(super) fn start(limit: Duration, shutdown: &Shutdown) -> Self {
         let shutdown = shutdown.clone();
         let timer = tokio::spawn(async move {
             tokio::time::sleep(limit).await;
@@ -214,7 +273,7 @@ impl TimeLimit {
         Self { timer }
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.timer.is_finished()
     }
 }
@@ -228,7 +287,11 @@ impl Drop for TimeLimit {
 async fn dry_run(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let store = app.store(Access::Read).await?;
     let stale = stale(store.as_ref(), args).await?;
+    let coverage = coverage(app, args, store.as_ref()).await?;
     let wallets = match store.bucket_digits().await? {
+        _ if let Some(coverage) = &coverage => {
+            uncovered::count(store.as_ref(), coverage, &stale, limit(args)).await?
+        }
         Some(_) => buckets::count(store.as_ref(), &stale, limit(args)).await?,
         None => queue::count(store.as_ref(), &stale, limit(args)).await?,
     };

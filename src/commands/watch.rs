@@ -1,6 +1,8 @@
 //! `watch`: follow the chain's events, and refresh the wallets they affect.
 
 mod lines;
+mod once;
+mod setup;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -10,22 +12,23 @@ use url::Url;
 
 use super::status::table_state;
 use crate::{
-    app::{App, PAGE, last_run},
-    cli::{TrackChoice, WatchArgs},
+    app::{App, last_run},
+    cli::WatchArgs,
     events::{Events, Heads},
     follow::{
-        Backoff, Context, Follower, FollowerSettings, Observer, Source, Track, WatchEnd,
-        WatchEvent, Watcher, signals,
+        Backoff, Context, Follower, Observer, Source, WatchEnd, WatchEvent, Watcher, signals,
     },
-    monitor::{HealthLimits, Monitor, RunningServer, Server},
+    monitor::{Monitor, RunningServer, Server},
     read::NodeReader,
     redact,
     report::Verdict,
-    rpc::{BlockChoice, Contracts},
-    store::{Access, LockKey, Store},
-    tally::{Lock, Locked, RunError, Shutdown},
+    store::{LockKey, Store},
+    tally::{Lock, Locked, RunError},
 };
 use lines::{EventBody, EventLine, EventPrinter, print_event};
+use setup::{
+    access, check_settings, check_table, follower_settings, note_ignored, open_node, overdue,
+};
 
 /// How often counts are printed and the last runs are looked up.
 const A_MINUTE: Duration = Duration::from_secs(60);
@@ -33,46 +36,20 @@ const A_MINUTE: Duration = Duration::from_secs(60);
 const TABLE_MINUTES: u32 = 5;
 /// How often a standby tries to take over.
 const STANDBY: Duration = Duration::from_secs(1);
-/// How long node and database may delay a shutdown. Closing and printing come after it, and all of it takes
-/// less than 10 s.
-const LONGEST_STOP: Duration = Duration::from_secs(6);
 /// How often endpoints that were given up are tried again while others work.
 const REVIVE_AFTER_MINUTES: u32 = 60;
 
 pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError> {
-    if app.profile.events.is_empty() {
-        return Err(RunError::settings(format!(
-            "profile {} has no [[event]], so there is nothing to watch; add some, or give another \
-             --profile",
-            app.profile.name
-        )));
+    check_settings(app)?;
+    match args.once {
+        true => once::run(app, &args).await,
+        false => run_until_stopped(app, args).await,
     }
-    if app.settings.node.block != BlockChoice::Latest {
-        return Err(RunError::settings(
-            "--block is not for watch, which follows the newest block; see --confirmations",
-        ));
-    }
-    let client = app.client(Contracts::OfEvents, None)?;
-    let reader = Arc::new(app.reader_through(Arc::clone(&client)));
-    let concurrency = app.settings.node.concurrency as usize;
-    let events = Events::new(
-        Arc::clone(&client),
-        Arc::clone(&reader),
-        &app.profile,
-        concurrency,
-        app.shutdown.clone(),
-    );
+}
+
+async fn run_until_stopped(app: &App, args: WatchArgs) -> Result<Verdict, RunError> {
+    let (reader, events, monitor) = open_node(app, &args)?;
     let ws_url = app.ws_url()?;
-    let max_lag = Duration::from_secs(args.max_lag);
-    let limits = HealthLimits {
-        max_lag,
-        max_head_age: app.max_head_age(),
-        confirmations: args.confirmations,
-    };
-    let sent = Arc::clone(&client);
-    let monitor =
-        Monitor::new(&app.profile.name, limits, move || client.counts(), move || sent.series());
-    let monitor = Arc::new(monitor);
     let prepared = Prepared { app, args: &args, events: Arc::new(events), reader, ws_url };
     let mut server = None;
     tokio::select! {
@@ -119,11 +96,7 @@ impl Prepared<'_> {
         server: &mut Option<RunningServer>,
     ) -> Result<(), RunError> {
         let Self { app, args, events, reader, ws_url } = self;
-        let access = match args.track {
-            TrackChoice::Known => Access::Update,
-            TrackChoice::All => Access::Write,
-        };
-        let store = app.store(access).await?;
+        let store = app.store(access(args)).await?;
         app.record_running("watch", None).await;
         let mut address = None;
         if let Some(listen) = &args.listen {
@@ -158,12 +131,6 @@ async fn failure(server: &mut Option<RunningServer>) -> RunError {
     }
 }
 
-/// Returns [`LONGEST_STOP`] after a shutdown was requested.
-async fn overdue(shutdown: &Shutdown) {
-    shutdown.requested().await;
-    sleep(LONGEST_STOP).await;
-}
-
 /// A watch that has opened everything.
 struct Watch<'a> {
     app: &'a App,
@@ -193,23 +160,7 @@ impl Watch<'_> {
                 return Ok(());
             }
         };
-        if let Some(first) = self.args.from_block.filter(|first| *first > newest + 1)
-            && self.store.checkpoint(&self.app.profile.checkpoint).await?.is_none()
-        {
-            return Err(RunError::settings(format!(
-                "--from-block {first} does not exist yet; the newest block is {newest}"
-            )));
-        }
-        if self.store.is_empty().await? {
-            self.app.report.note(match self.args.track {
-                TrackChoice::Known => {
-                    "the table is empty, and only wallets in it are refreshed; fill it with \
-                     `ethtally backfill`, or give --track all"
-                }
-                TrackChoice::All => "the table is empty; wallets are added as events name them",
-            });
-        }
-        Ok(())
+        check_table(self.app, self.args, self.store, newest).await
     }
 
     /// Prints where health and metrics are served, once.
@@ -285,22 +236,8 @@ impl Watch<'_> {
             observer: self.observer.as_ref(),
             shutdown: &self.app.shutdown,
         };
-        let settings = FollowerSettings {
-            checkpoint: self.app.profile.checkpoint.clone(),
-            track: match self.args.track {
-                TrackChoice::Known => Track::Known,
-                TrackChoice::All => Track::All,
-            },
-            confirmations: self.args.confirmations,
-            first_block: self.args.from_block,
-            page_size: PAGE as usize,
-        };
-        let follower = Follower::new(context, settings).await?;
-        if let Some(next) = follower.next().filter(|_| first && self.args.from_block.is_some()) {
-            self.app.report.note(&format!(
-                "--from-block is ignored: the table has a checkpoint; continuing at block {next}"
-            ));
-        }
+        let follower = Follower::new(context, follower_settings(self.app, self.args)).await?;
+        note_ignored(self.app, self.args, follower.next().filter(|_| first));
         let (signals, mut heard) = signals();
         let heads = Heads {
             url: self.ws_url.clone(),

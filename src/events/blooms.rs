@@ -36,6 +36,12 @@ impl Blooms {
         (!self.are_useless.load(Relaxed)).then_some(bloom)
     }
 
+    /// Whether none of these blooms has a bit, and none was seen before: it may be that all of this chain are so, whatever
+    /// the blocks hold.
+    pub(super) fn are_all_empty(&self, blooms: impl IntoIterator<Item = Option<Bloom>>) -> bool {
+        blooms.into_iter().all(|bloom| bloom == Some(Bloom::ZERO)) && !self.have_bits.load(Relaxed)
+    }
+
     /// Whether a block with this bloom is to be looked into: it may be empty only because all of this chain are.
     pub(super) fn are_in_doubt(&self, bloom: &Bloom) -> bool {
         *bloom == Bloom::ZERO

@@ -195,9 +195,9 @@ impl Pattern {
 }
 
 impl Filter {
-    /// All logs of one block.
-    pub(super) const fn all_of(block_hash: B256) -> Self {
-        Self { address: None, topics: None, blocks: Blocks::One { block_hash } }
+    /// All logs of these blocks.
+    pub(super) const fn all_of(blocks: Blocks) -> Self {
+        Self { address: None, topics: None, blocks }
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     iter,
 };
 
+use alloy::primitives::B256;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tracing::info;
 
@@ -28,6 +29,8 @@ const RANGE: Limit = Limit { kind: "eth_getLogs", first: 10_000, ceiling: 10_000
 /// This many blocks behind the newest, each block is tested: nodes that are a little behind, or that have not indexed
 /// all receipts yet, are likely to lack some of these.
 const RECENT: u64 = 10_000;
+/// Blocks whose headers are asked for to test one answer, at most.
+const MOST_IN_CHAIN: u64 = 500;
 /// How many blocks of an older piece are tested, beside the first and the last.
 const SAMPLE: u64 = 8;
 
@@ -84,6 +87,77 @@ impl LogReader {
             .buffered(self.concurrency)
             .try_fold(matches, |all, more| async { Ok(all.merge(more)) })
             .await
+    }
+
+    /// What the logs of the blocks from `from` to `to` match, asked for at once. Each block's header is asked for, too, and
+    /// tests the answer. `None` if there are too many, the headers do not form one chain up to `to` or prove nothing, or the
+    /// node does not take so many at once.
+    pub(super) async fn of_chain(
+        &self,
+        from: u64,
+        to: &Block,
+    ) -> Result<Option<LogMatches>, RequestError> {
+        let requests = &self.proven.requests;
+        let size = requests.client.preferred().next_size(RANGE).get() as u64;
+        if to.number - from >= size.min(MOST_IN_CHAIN) {
+            return Ok(None);
+        }
+        let headers = stream::iter(from..to.number)
+            .map(|number| requests.header(number))
+            .buffered(self.concurrency);
+        let mut blocks: Vec<Block> = headers.map_ok(Block::from).try_collect().await?;
+        blocks.push(*to);
+        let is_chain = blocks.windows(2).all(|pair| pair[1].parent == pair[0].hash);
+        let usable = |block: &Block| self.proven.blooms.usable(block.logs_bloom);
+        if !is_chain || blocks.iter().any(|block| usable(block).is_none()) {
+            return Ok(None);
+        }
+        let are_empty =
+            self.proven.blooms.are_all_empty(blocks.iter().map(|block| block.logs_bloom));
+        // If it has no logs of any kind, the blooms are right.
+        let answer = match are_empty {
+            true => requests.all_of_range(from, to.number).await,
+            false => requests.of_range(from, to.number).await,
+        };
+        let logs = match answer {
+            Ok((logs, endpoint)) => {
+                endpoint.limit(RANGE, |search| search.succeeded(blocks.len()));
+                logs
+            }
+            // One by one they may be had.
+            Err(RequestError::Node(failure)) if failure.is_answer() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut by_hash: BTreeMap<B256, Vec<Log>> = BTreeMap::new();
+        for log in logs {
+            by_hash.entry(log.block_hash).or_default().push(log);
+        }
+        let blocks = blocks.into_iter().map(|block| {
+            let logs = by_hash.remove(&block.hash).unwrap_or_default();
+            (block, logs)
+        });
+        let blocks: Vec<_> = blocks.collect();
+        if !by_hash.is_empty() {
+            // Some are of replaced blocks.
+            return Ok(None);
+        }
+        if are_empty && blocks.iter().all(|(_, logs)| logs.is_empty()) {
+            return Ok(Some(LogMatches::default()));
+        }
+        let complete = stream::iter(blocks)
+            .map(|(block, logs)| async move {
+                match self.proven.blooms.usable(block.logs_bloom) {
+                    Some(bloom) => self.proven.complete(&block, bloom, logs).await,
+                    None => self.proven.of_block(&block).await,
+                }
+            })
+            .buffered(self.concurrency);
+        complete
+            .try_fold(LogMatches::default(), |all, logs| async move {
+                Ok(all.merge(self.matches_in(&logs)))
+            })
+            .await
+            .map(Some)
     }
 
     /// What the logs of a piece match, in smaller pieces if it turns out to be too large.

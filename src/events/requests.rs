@@ -75,7 +75,7 @@ impl LogRequests {
                 )),
             }
         };
-        Ok(self.send(logs(Filter::all_of(block.hash)), read).await?.0)
+        Ok(self.send(logs(Filter::all_of(Blocks::One { block_hash: block.hash })), read).await?.0)
     }
 
     /// The logs of the profile's events in a range of blocks, and who gave them.
@@ -87,13 +87,18 @@ impl LogRequests {
         self.send(self.range(from, to), |logs| all_in_range(logs, from, to)).await
     }
 
+    /// All logs in a range of blocks, whoever emitted them, and who gave them.
+    pub(super) async fn all_of_range(
+        &self,
+        from: u64,
+        to: u64,
+    ) -> Result<(Vec<Log>, &Endpoint), RequestError> {
+        let request = in_range(from, to, Filter::all_of);
+        self.send(request, |logs| all_in_range(logs, from, to)).await
+    }
+
     fn range(&self, from: u64, to: u64) -> Request<(Filter,)> {
-        let blocks = Blocks::Range { from_block: U64::from(from), to_block: U64::from(to) };
-        Request {
-            can_split: to > from,
-            freshness: Freshness::HasBlock(to),
-            ..logs(self.filter.of(blocks))
-        }
+        in_range(from, to, |blocks| self.filter.of(blocks))
     }
 
     /// The same logs of a block once more, a second later and elsewhere if possible, where the first answer was empty.
@@ -169,6 +174,12 @@ impl LogRequests {
         }
         Ok(permit)
     }
+}
+
+fn in_range(from: u64, to: u64, filter: impl Fn(Blocks) -> Filter) -> Request<(Filter,)> {
+    let blocks = Blocks::Range { from_block: U64::from(from), to_block: U64::from(to) };
+    let freshness = Freshness::HasBlock(to);
+    Request { can_split: to > from, freshness, ..logs(filter(blocks)) }
 }
 
 const fn logs(filter: Filter) -> Request<(Filter,)> {

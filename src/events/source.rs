@@ -38,6 +38,8 @@ pub struct Events {
     reader: Arc<NodeReader>,
     logs: LogReader,
     chain_id: u64,
+    /// Whether the events of some new blocks are asked for together.
+    in_one_request: bool,
 }
 
 impl From<Header> for Block {
@@ -64,7 +66,13 @@ impl Events {
         let filter = EventFilter::of_profile(profile);
         let requests = LogRequests::new(Arc::clone(&client), filter, concurrency, shutdown.clone());
         let logs = LogReader { proven: ProvenLogs::new(requests), concurrency, shutdown };
-        Self { client, reader, logs, chain_id: profile.chain_id }
+        Self { client, reader, logs, chain_id: profile.chain_id, in_one_request: false }
+    }
+
+    /// The same, with the events of new blocks asked for in one `eth_getLogs`, where their headers form one chain.
+    #[must_use]
+    pub fn in_one_request(self) -> Self {
+        Self { in_one_request: true, ..self }
     }
 
     fn filter(&self) -> &EventFilter {
@@ -110,6 +118,7 @@ impl Events {
         at: &Block,
     ) -> Result<AffectedWallets, RunError> {
         let LogMatches { logs, mut wallets, owners } = matches;
+        let mut unlisted = None;
         let block = BlockRef { number: at.number, hash: Some(at.hash) };
         for (index, view) in self.filter().views.iter().enumerate() {
             let of_view: BTreeMap<Wallet, u64> = (owners.iter())
@@ -125,14 +134,17 @@ impl Events {
                         }
                     }
                     // The next try would give no other answer, and must not hold everything up.
-                    Err(reason) => warn!(
-                        "cannot read the members of {owner} at block {}; a sweep will catch up: {reason}",
-                        at.number
-                    ),
+                    Err(reason) => {
+                        unlisted = unlisted.max(Some(of_view[&owner]));
+                        warn!(
+                            "cannot read the members of {owner} at block {}; a sweep will catch up: {reason}",
+                            at.number
+                        );
+                    }
                 }
             }
         }
-        Ok(AffectedWallets { logs, wallets })
+        Ok(AffectedWallets { logs, wallets, unlisted })
     }
 }
 
@@ -159,6 +171,12 @@ impl Source for Events {
         to: &Block,
         at: &Block,
     ) -> Result<AffectedWallets, RunError> {
+        if self.in_one_request
+            && to == at
+            && let Some(matches) = self.logs.of_chain(from, to).await?
+        {
+            return self.with_members(matches, at).await;
+        }
         let last = match at.number - to.number {
             ..NEAR => self.last_blocks(from, to).await?,
             _ => Vec::new(),

@@ -16,14 +16,14 @@ use alloy::primitives::{Address, B256};
 use tracing::warn;
 
 use super::{
-    AffectedWallets, Block, CheckpointUpdate, Journal, Observer, RowsAbove, Source, Stored,
-    WatchEvent,
+    AffectedWallets, Block, CheckpointUpdate, CoverageUpdate, Journal, Observer, RowsAbove, Source,
+    Stored, WatchEvent,
     adapters::{PinnedReader, Silent, WithEvents},
     recent_blocks::{DEPTH, RecentBlocks},
     rereads::{Moment, Rereads},
 };
 use crate::tally::{
-    Counts, Ledger, Pipeline, Reader, Retries, RunError, Shutdown, Wallet, pages_of,
+    Counts, Ledger, Outcome, Pipeline, Reader, Retries, RunError, Shutdown, Wallet, pages_of,
 };
 
 /// Reorganisations are hardly ever deeper.
@@ -62,6 +62,8 @@ pub struct FollowerSettings {
     pub first_block: Option<u64>,
     /// Wallets in one page.
     pub page_size: usize,
+    /// The events that are followed, as a text.
+    pub events: String,
 }
 
 /// What the follower works with.
@@ -93,6 +95,16 @@ pub enum Step {
     Stale,
     /// A stop was asked for before it was done.
     Interrupted,
+}
+
+/// Wallets that were read at one block.
+#[derive(Default)]
+struct Refreshed {
+    counts: Counts,
+    /// Those that could not be read or stored, each with the block at which they were to be.
+    unread: BTreeMap<Wallet, u64>,
+    /// False if a stop came in between.
+    is_complete: bool,
 }
 
 /// Follows the chain from the checkpoint on.
@@ -134,7 +146,7 @@ impl<'a> Follower<'a> {
             recent_blocks,
             tip: None,
             next: next.map(|next| bounds.map_or(next, |bound| bound.min(next))),
-            rereads: Rereads::of(reads.orphaned),
+            rereads: Rereads::of(reads.orphaned, reads.doubt),
             rows_above: reads.rows_above,
             slice: FIRST_SLICE,
         })
@@ -161,8 +173,13 @@ impl<'a> Follower<'a> {
     }
 
     /// The blocks from `from` to `to` were replaced before they were followed; others may have read them.
-    pub(super) fn replaced_unseen(&mut self, from: u64, to: u64) {
+    ///
+    /// # Errors
+    /// When the database fails; then it can be repeated.
+    pub(super) async fn replaced_unseen(&mut self, from: u64, to: u64) -> Result<(), RunError> {
+        self.context.journal.doubt(&self.settings.checkpoint, from, to).await?;
         self.rereads.search(from, to, CLOCKS);
+        Ok(())
     }
 
     /// Follows the chain towards `head`, the newest block, by at most one slice of blocks. Returns how that ended, and
@@ -195,12 +212,32 @@ impl<'a> Follower<'a> {
         let above = page.iter().flatten().map(|(wallet, _)| *wallet);
         let named = affected.wallets.keys().copied().chain(due).chain(above);
         let wallets = self.to_read(named).await?;
-        let Some(counts) = self.refresh(&wallets, &affected.wallets, &at).await? else {
-            return Ok((Step::Interrupted, None));
+        let mut counts = Counts::default();
+        let mut coverage = CoverageUpdate {
+            events: self.settings.events.clone(),
+            unlisted: affected.unlisted,
+            unknown: without_row(&affected, &wallets),
+            ..CoverageUpdate::default()
         };
-        let read_any = !wallets.is_empty();
-        self.fit_slice(wallets.len(), began.elapsed(), to.number < at.number);
-        self.advance(&to, &at, wallets, &moment).await?;
+        let mut read = BTreeSet::new();
+        let mut next = wallets;
+        // Again for wallets that got a row meanwhile: whoever stored it may not know of the event.
+        loop {
+            let refreshed = self.refresh(&next, &affected.wallets, &at).await?;
+            add(&mut counts, &refreshed.counts);
+            if !refreshed.is_complete {
+                return Ok((Step::Interrupted, None));
+            }
+            coverage.unread.extend(refreshed.unread);
+            coverage.unknown.retain(|wallet| !next.contains(wallet));
+            read.append(&mut next);
+            next = self.advance(&to, &at, &read, &moment, &coverage).await?;
+            if next.is_empty() {
+                break;
+            }
+        }
+        let read_any = !read.is_empty();
+        self.fit_slice(read.len(), began.elapsed(), to.number < at.number);
         self.passed(page, at.number).await?;
         let is_live = from <= to.number && to.number - from < LIVE;
         let stored = Stored {
@@ -283,6 +320,10 @@ impl<'a> Follower<'a> {
                 keep: Vec::new(),
                 redone: Vec::new(),
                 forget: Vec::new(),
+                coverage: CoverageUpdate {
+                    events: self.settings.events.clone(),
+                    ..CoverageUpdate::default()
+                },
             };
             self.context.journal.advance(&self.settings.checkpoint, &progress).await?;
             self.context.observer.notify(&WatchEvent::Began(last_block));
@@ -328,15 +369,15 @@ impl<'a> Follower<'a> {
         Ok(wallets)
     }
 
-    /// Reads these wallets at `at` and records them; `None` if a stop came in between.
+    /// Reads these wallets at `at` and records them.
     async fn refresh(
         &mut self,
         wallets: &BTreeSet<Wallet>,
         events: &BTreeMap<Wallet, u64>,
         at: &Block,
-    ) -> Result<Option<Counts>, RunError> {
+    ) -> Result<Refreshed, RunError> {
         if wallets.is_empty() {
-            return Ok(Some(Counts::default()));
+            return Ok(Refreshed { is_complete: true, ..Refreshed::default() });
         }
         let read = self.recent_blocks.add(at.number, at.hash, wallets.iter().copied());
         self.context.journal.begin_reads(&self.settings.checkpoint, &read).await?;
@@ -350,7 +391,13 @@ impl<'a> Follower<'a> {
             retries: &Retries::default(),
         };
         let pages = pages_of(wallets.iter().copied().collect(), self.settings.page_size);
-        let run = tally.run(pages, |_, _, _| {}).await;
+        let mut unread = BTreeMap::new();
+        let note = |_, wallet, outcome: &Outcome| {
+            if !matches!(outcome, Outcome::Read(_)) {
+                unread.insert(wallet, at.number);
+            }
+        };
+        let run = tally.run(pages, note).await;
         if let Some(failure) = &run.first_failure {
             warn!("{} could not be read: {}", failure.wallet, failure.reason);
         }
@@ -362,17 +409,19 @@ impl<'a> Follower<'a> {
         }
         let counts = run.counts;
         let done = counts.updated + counts.failed + counts.superseded;
-        Ok((done == wallets.len() as u64).then_some(counts))
+        Ok(Refreshed { counts, unread, is_complete: done == wallets.len() as u64 })
     }
 
-    /// Moves the checkpoint to `to`, whose wallets are stored as of `at`.
+    /// Moves the checkpoint to `to`, whose wallets are stored as of `at`. Returns those without a row that have one by now:
+    /// then they are to be read, too, before it moves.
     async fn advance(
         &mut self,
         to: &Block,
         at: &Block,
-        wallets: BTreeSet<Wallet>,
+        wallets: &BTreeSet<Wallet>,
         moment: &Moment,
-    ) -> Result<(), RunError> {
+        coverage: &CoverageUpdate,
+    ) -> Result<BTreeSet<Wallet>, RunError> {
         let forget_below = at.number.saturating_sub(DEPTH);
         let complete = to.number == at.number;
         self.recent_blocks.add(to.number, to.hash, []);
@@ -392,13 +441,36 @@ impl<'a> Follower<'a> {
             keep: self.recent_blocks.older_hashes(),
             redone,
             forget,
+            coverage: CoverageUpdate {
+                settled: complete && moment.is_last && self.rows_above.is_none(),
+                ..coverage.clone()
+            },
         };
-        self.context.journal.advance(&self.settings.checkpoint, &progress).await?;
+        let appeared = self.context.journal.advance(&self.settings.checkpoint, &progress).await?;
+        if !appeared.is_empty() {
+            return Ok(appeared.into_iter().collect());
+        }
         self.next = self.next.max(Some(to.number + 1));
         self.rereads.read_meanwhile(wallets);
         if complete {
             self.rereads.was_read(moment);
         }
-        Ok(())
+        Ok(BTreeSet::new())
     }
+}
+
+/// The wallets with an event that are not read.
+fn without_row(affected: &AffectedWallets, read: &BTreeSet<Wallet>) -> BTreeSet<Wallet> {
+    let is_unknown = |wallet: &&Wallet| wallet.address() != Address::ZERO && !read.contains(wallet);
+    affected.wallets.keys().filter(is_unknown).copied().collect()
+}
+
+/// Adds the counts of more wallets.
+fn add(counts: &mut Counts, more: &Counts) {
+    counts.requested += more.requested;
+    counts.updated += more.updated;
+    counts.failed += more.failed;
+    counts.superseded += more.superseded;
+    counts.unchanged += more.unchanged;
+    counts.block = counts.block.max(more.block);
 }

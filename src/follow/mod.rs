@@ -11,6 +11,7 @@ mod adapters;
 mod backoff;
 mod event;
 mod follower;
+mod one_run;
 mod pending;
 mod recent_blocks;
 mod rereads;
@@ -29,6 +30,7 @@ use async_trait::async_trait;
 pub use backoff::Backoff;
 pub use event::{FilledGap, Head, Observer, Stored, Transport, WatchEvent};
 pub use follower::{Context, Follower, FollowerSettings, Step, Track};
+pub use one_run::OneRun;
 pub use signals::{SignalReceiver, SignalSender, signals};
 pub use watcher::{WatchEnd, Watcher};
 
@@ -68,6 +70,8 @@ pub struct AffectedWallets {
     pub logs: u64,
     /// The wallets whose totals they changed, each with the newest block of an event for it.
     pub wallets: BTreeMap<Wallet, u64>,
+    /// The newest block of an event whose list of members could not be read: of whom it changed the totals is not known.
+    pub unlisted: Option<u64>,
 }
 
 /// Wallets that were read at a block: if it is replaced, they are read again.
@@ -141,8 +145,17 @@ pub trait Journal: Send + Sync {
         from: u64,
     ) -> Result<(), RunError>;
 
-    /// Moves the checkpoint, never back, and remembers and forgets blocks; all of it or nothing.
-    async fn advance(&self, checkpoint: &str, progress: &CheckpointUpdate) -> Result<(), RunError>;
+    /// Moves the checkpoint, never back, and remembers and forgets blocks; all of it or nothing. Returns the wallets of
+    /// [`CoverageUpdate::unknown`] that have a row by now: if there are any, nothing was done.
+    async fn advance(
+        &self,
+        checkpoint: &str,
+        progress: &CheckpointUpdate,
+    ) -> Result<HashSet<Wallet>, RunError>;
+
+    /// Remembers that the blocks from `from` to `to` were replaced: until [`CoverageUpdate::settled`], no row that was read
+    /// at one of them, or above, counts as covered.
+    async fn doubt(&self, checkpoint: &str, from: u64, to: u64) -> Result<(), RunError>;
 
     /// The wallets behind `after`, in order, whose totals were read above this block, each with the block of its read.
     async fn rows_above(
@@ -185,6 +198,19 @@ pub struct RecentReads {
     pub orphaned: Vec<OrphanedBlock>,
     /// Rows that are being read again, page by page.
     pub rows_above: Option<RowsAbove>,
+    /// Replaced blocks at which rows may have been read that were not read again yet.
+    pub doubt: Option<Doubt>,
+}
+
+/// Replaced blocks at which others may have read rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// The first of them.
+    pub from: u64,
+    /// The last of them.
+    pub to: u64,
+    /// How long ago the last replacement was noticed.
+    pub age: Duration,
 }
 
 /// A block that a reorganisation replaced.
@@ -211,6 +237,24 @@ pub struct CheckpointUpdate {
     pub redone: Vec<B256>,
     /// Replaced blocks to forget.
     pub forget: Vec<B256>,
+    /// What it means for the rows that count as covered.
+    pub coverage: CoverageUpdate,
+}
+
+/// What following some blocks means for the rows that count as covered: those that are right up to the checkpoint, as they
+/// were read since the events are followed without a gap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CoverageUpdate {
+    /// The events that are followed, as a text. After other events, following begins anew.
+    pub events: String,
+    /// Wallets that were to be read and could not be, each with the block at which its row has to be read, or later.
+    pub unread: BTreeMap<Wallet, u64>,
+    /// The newest block of an event of which it is not known whose totals it changed.
+    pub unlisted: Option<u64>,
+    /// Wallets with an event that were not read, as they have no row.
+    pub unknown: BTreeSet<Wallet>,
+    /// True if every row that was read at a replaced block has been read again.
+    pub settled: bool,
 }
 
 /// A hint that there may be something to do.

@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, time::Duration};
 use alloy::primitives::B256;
 use tokio::time::Instant;
 
-use super::{BlockReads, OrphanedBlock};
+use super::{BlockReads, Doubt, OrphanedBlock};
 use crate::tally::Wallet;
 
 /// How many blocks a sweep's read may be ahead of the followed block when that is replaced, or behind the chain when
@@ -66,18 +66,23 @@ pub(super) struct RowsReadAt {
 
 impl Rereads {
     /// What the journal remembers.
-    pub(super) fn of(orphaned: Vec<OrphanedBlock>) -> Self {
+    pub(super) fn of(orphaned: Vec<OrphanedBlock>, doubt: Option<Doubt>) -> Self {
         let mut rereads = Self::default();
         let first = |block: &OrphanedBlock| block.read.number.min(block.from.unwrap_or(u64::MAX));
-        let from = orphaned.iter().map(first).min();
-        let to = orphaned.iter().map(|block| block.read.number).max();
+        let from = orphaned.iter().map(first).chain(doubt.map(|doubt| doubt.from)).min();
+        let to = orphaned.iter().map(|block| block.read.number);
+        let to = to.chain(doubt.map(|doubt| doubt.to)).max();
         for OrphanedBlock { read, from } in orphaned {
             rereads.push(read, from.is_none());
         }
         if let (Some(from), Some(to)) = (from, to) {
             rereads.search(from, to, LONG_AGO);
-            // What was stored before is found later, too.
-            rereads.searches.iter_mut().for_each(|search| search.done = 1);
+            let age = doubt.map_or(Duration::ZERO, |doubt| doubt.age);
+            for search in &mut rereads.searches {
+                // What was stored before is found later, too.
+                search.done = 1;
+                search.began = search.began.checked_sub(age).unwrap_or(search.began);
+            }
         }
         rereads
     }
@@ -160,7 +165,7 @@ impl Rereads {
     }
 
     /// Takes note that these wallets were read.
-    pub(super) fn read_meanwhile(&mut self, wallets: BTreeSet<Wallet>) {
+    pub(super) fn read_meanwhile(&mut self, wallets: &BTreeSet<Wallet>) {
         if !self.reads.is_empty() || !self.searches.is_empty() {
             self.meanwhile.extend(wallets);
         }
@@ -182,8 +187,8 @@ impl Rereads {
 pub(super) struct Moment {
     block: u64,
     now: Instant,
-    /// Whether what is read there is read for the last time.
-    is_last: bool,
+    /// Whether what is read there is read for the last time, or nothing is to be read again.
+    pub(super) is_last: bool,
 }
 
 impl Read {
@@ -235,7 +240,7 @@ mod tests {
         assert_eq!(rereads.hashes(&rereads.moment(11)), (vec![read_at(10).hash], vec![]));
         was_read(&mut rereads, 11);
         assert_eq!(due(&rereads, 11), 0);
-        rereads.read_meanwhile([other].into());
+        rereads.read_meanwhile(&[other].into());
         was_read(&mut rereads, 12);
         for block in 12..=16 {
             assert_eq!(due(&rereads, block), 0, "{block}");
@@ -249,14 +254,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_the_journal_remembers_awaits_its_last_time() {
         let orphaned = |number, from| OrphanedBlock { read: read_at(number), from };
-        assert_eq!(due(&Rereads::of(vec![orphaned(10, Some(9))]), 10), 1);
-        let mut rereads = Rereads::of(vec![orphaned(10, None)]);
+        assert_eq!(due(&Rereads::of(vec![orphaned(10, Some(9))], None), 10), 1);
+        let mut rereads = Rereads::of(vec![orphaned(10, None)], None);
         assert_eq!(due(&rereads, 14), 0);
         assert_eq!(due(&rereads, 15), 0, "a sweep may not have stored what it has read");
         tokio::time::advance(Duration::from_secs(15)).await;
         assert_eq!(due(&rereads, 15), 1);
         was_read(&mut rereads, 15);
         assert_eq!(due(&rereads, 16), 0);
+
+        // A run that begins a minute later need not wait.
+        tokio::time::advance(Duration::from_secs(120)).await;
+        let doubt = Doubt { from: 9, to: 10, age: Duration::from_secs(60) };
+        let rereads = Rereads::of(vec![orphaned(10, None)], Some(doubt));
+        assert_eq!(rereads.to_search(&rereads.moment(14)).len(), 1);
+        assert_eq!((due(&rereads, 14), due(&rereads, 15)), (0, 1));
     }
 
     #[tokio::test(start_paused = true)]

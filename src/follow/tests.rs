@@ -55,6 +55,12 @@ struct World {
     last_block: Option<i64>,
     reads: BTreeMap<B256, (BlockReads, Option<Option<u64>>)>,
     rows_above: Option<RowsAbove>,
+    /// The first block that was followed.
+    followed_from: Option<u64>,
+    /// The blocks in doubt, and since when.
+    doubt: Option<(u64, u64, Instant)>,
+    /// How often a row was held to be covered.
+    covered: u64,
     /// The first and the last of the blocks that were replaced since that was last announced.
     replaced: Option<(u64, u64)>,
     /// The blocks with logs among those that were replaced, until that is announced.
@@ -79,6 +85,9 @@ impl World {
             last_block: None,
             reads: BTreeMap::new(),
             rows_above: None,
+            followed_from: None,
+            doubt: None,
+            covered: 0,
             replaced: None,
             removed: Vec::new(),
             deepest,
@@ -169,6 +178,29 @@ impl World {
                 let events = self.random.random_range(0..4);
                 self.mine(events);
             }
+        }
+    }
+
+    fn doubt(&mut self, from: u64, to: u64) {
+        let (first, last, _) = self.doubt.unwrap_or((from, to, Instant::now()));
+        self.doubt = Some((first.min(from), last.max(to), Instant::now()));
+    }
+
+    /// Panics unless all rows that count as covered are right, once the chain was followed to its head.
+    fn assert_covered_rows_are_right(&mut self, seed: u64) {
+        let head = self.chain.last().expect("a chain");
+        let is_followed = self.last_block == i64::try_from(head.block.number).ok();
+        let Some(from) = self.followed_from.filter(|_| is_followed && self.replaced.is_none())
+        else {
+            return;
+        };
+        let doubt = self.doubt.map_or(u64::MAX, |(doubt, _, _)| doubt);
+        let covered = self.rows.iter().filter(|(_, row)| (from..doubt).contains(&row.read_block));
+        for (wallet, row) in covered {
+            self.covered += 1;
+            let total = head.totals.get(wallet).copied().unwrap_or(0);
+            let story = || self.story.join("\n");
+            assert_eq!(row.total, total, "seed {seed}: {wallet} {row:?} {doubt}\n{}", story());
         }
     }
 
@@ -329,8 +361,9 @@ impl Journal for Shared {
 
     async fn reads(&self, _: &str) -> Result<RecentReads, RunError> {
         let world = self.call()?;
-        let mut reads =
-            RecentReads { rows_above: world.rows_above.clone(), ..RecentReads::default() };
+        let doubt = world.doubt.map(|(from, to, since)| Doubt { from, to, age: since.elapsed() });
+        let rows_above = world.rows_above.clone();
+        let mut reads = RecentReads { rows_above, doubt, ..RecentReads::default() };
         for (read, orphaned) in world.reads.values().cloned() {
             match orphaned {
                 None => reads.on_chain.push(read),
@@ -352,12 +385,27 @@ impl Journal for Shared {
         for read in blocks {
             world.reads.insert(read.hash, (read.clone(), Some(Some(from))));
         }
+        let numbers = || blocks.iter().map(|read| read.number);
+        world.doubt(numbers().fold(from, u64::min), numbers().fold(from, u64::max));
         Ok(())
     }
 
-    async fn advance(&self, _: &str, progress: &CheckpointUpdate) -> Result<(), RunError> {
+    async fn doubt(&self, _: &str, from: u64, to: u64) -> Result<(), RunError> {
+        self.call()?.doubt(from, to);
+        Ok(())
+    }
+
+    async fn advance(
+        &self,
+        _: &str,
+        progress: &CheckpointUpdate,
+    ) -> Result<HashSet<Wallet>, RunError> {
         let mut world = self.call()?;
         world.tell(format!("checkpoint {}", progress.last_block));
+        world.followed_from.get_or_insert(progress.last_block);
+        if progress.coverage.settled {
+            world.doubt = None;
+        }
         world.last_block = world.last_block.max(i64::try_from(progress.last_block).ok());
         if let Some(hash) = progress.hash {
             let (number, wallets) = (progress.last_block, BTreeSet::new());
@@ -376,7 +424,7 @@ impl Journal for Shared {
             }
             (!is_old || progress.keep.contains(hash)) && !progress.forget.contains(hash)
         });
-        Ok(())
+        Ok(HashSet::new())
     }
 
     async fn rows_above(
@@ -444,6 +492,7 @@ async fn follower<'a>(shared: &'a Shared, shutdown: &'a Shutdown) -> Follower<'a
         confirmations: 0,
         first_block: None,
         page_size: 5,
+        events: String::new(),
     };
     loop {
         if let Ok(follower) = Follower::new(context, settings.clone()).await {
@@ -454,8 +503,12 @@ async fn follower<'a>(shared: &'a Shared, shutdown: &'a Shutdown) -> Follower<'a
 
 /// Announces each block, as a WebSocket does, and follows the chain to its head; returns false if a step failed.
 async fn catch_up(follower: &mut Follower<'_>, shared: &Shared) -> bool {
-    if let Some((from, to)) = shared.world().replaced.take() {
-        follower.replaced_unseen(from, to);
+    let replaced = shared.world().replaced.take();
+    if let Some((from, to)) = replaced
+        && follower.replaced_unseen(from, to).await.is_err()
+    {
+        shared.world().replaced = replaced;
+        return false;
     }
     let removed = {
         let mut world = shared.world();
@@ -516,8 +569,11 @@ async fn one_life(seed: u64, with_restarts: bool, deepest: usize) {
         match what {
             0..4 => shared.world().change(),
             4..8 => {
-                catch_up(&mut following, &shared).await;
+                let is_done = catch_up(&mut following, &shared).await;
                 let mut world = shared.world();
+                if is_done {
+                    world.assert_covered_rows_are_right(seed);
+                }
                 // What it reads may be replaced before the follower comes so far.
                 if !with_restarts && swept.is_none() {
                     let wallets: Vec<u8> = (1..=WALLETS).collect();
@@ -550,7 +606,10 @@ async fn one_life(seed: u64, with_restarts: bool, deepest: usize) {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(catch_up(&mut following, &shared).await, "seed {seed}");
     }
-    let world = shared.world();
+    let mut world = shared.world();
+    world.covered = 0;
+    world.assert_covered_rows_are_right(seed);
+    assert_eq!(world.covered, world.rows.len() as u64, "seed {seed}: {:?}", world.doubt);
     let head = world.chain.last().expect("a chain");
     assert_eq!(world.last_block, i64::try_from(head.block.number).ok(), "seed {seed}");
     assert_eq!(world.rows_above, None, "seed {seed}");

@@ -163,8 +163,9 @@ impl Watcher<'_> {
         }
         self.follower.removed(&pending.removed).await?;
         pending.removed.clear();
-        if let Some((from, to)) = pending.replaced.take() {
-            self.follower.replaced_unseen(from, to);
+        if let Some((from, to)) = pending.replaced {
+            self.follower.replaced_unseen(from, to).await?;
+            pending.replaced = None;
         }
         let announced = pending.head;
         let head = match announced {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use alloy::primitives::keccak256;
 use serde::{Deserialize, Serialize};
 
-use super::model::Profile;
+use super::model::{Event, Profile, View};
 
 /// The chain and the reads that make up a total. Profiles with the same identity give the same totals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,28 @@ impl Profile {
         let reads =
             reads.map(|read| format!("{} of {:#x}", read.function.signature(), read.contract));
         Identity { chain_id: self.chain_id, reads: reads.collect() }
+    }
+}
+
+impl Profile {
+    /// The events that `watch` follows, as a text: the same for events that change the totals of the same wallets.
+    pub fn events_text(&self) -> String {
+        let event = |event: &Event| {
+            let members = event.members.as_ref().map(|members| {
+                let View { contract, function } = &members.view;
+                format!(" and {} of {contract:#x} for {}", function.signature(), members.of)
+            });
+            let wallets: BTreeSet<_> = event.wallets.iter().map(String::as_str).collect();
+            format!(
+                "{} of {:#x}: {}{}",
+                event.event.full_signature(),
+                event.contract,
+                wallets.into_iter().collect::<Vec<_>>().join(", "),
+                members.unwrap_or_default()
+            )
+        };
+        let events: BTreeSet<_> = self.events.iter().map(event).collect();
+        keccak256(events.into_iter().collect::<Vec<_>>().join("\n")).to_string()
     }
 }
 
@@ -95,6 +118,33 @@ mod tests {
             ("balanceOf(address)", "balanceOf(address who) view returns (uint256)"),
         ] {
             assert_eq!(identity(from, to), audius(), "{to}");
+        }
+    }
+
+    #[test]
+    fn other_events_have_another_text() {
+        let text = |from: &str, to: &str| {
+            let text = include_str!("audius.toml");
+            assert!(text.contains(from), "{from}");
+            let profile = Profile::parse("p.toml", &text.replace(from, to));
+            profile.expect("a profile").events_text()
+        };
+        let ours = Profile::audius().events_text();
+        for same in [
+            ("name = \"audius\"", "name = \"other\""),
+            ("wallets = [\"from\", \"to\"]", "wallets = [\"to\", \"from\"]"),
+        ] {
+            assert_eq!(text(same.0, same.1), ours, "{same:?}");
+        }
+        for other in [
+            ("wallets = [\"from\", \"to\"]", "wallets = [\"from\"]"),
+            (
+                "of = \"target\" }",
+                "of = \"target\" }\n\n[[event]]\ncontract = \"0x18aAA7115705e8be94bfFEBDE57Af9BFc265B998\"\nevent = \"Other(address indexed who)\"\nwallets = [\"who\"]",
+            ),
+            ("getDelegatorsList(address)", "others(address)"),
+        ] {
+            assert_ne!(text(other.0, other.1), ours, "{other:?}");
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
     BucketCursor, BucketPage, Stale,
     backend::Backend,
     changes::WithChanges,
+    coverage,
     dialect::{Column, Purpose, Value},
     error::StoreError,
     record::{Rows, write_and_compare},
@@ -40,6 +41,8 @@ struct Changes {
     unchanged: u64,
     superseded: u64,
     buckets: BucketColumns,
+    /// Unchanged totals that were never read before, each with the block at which it was.
+    first_reads: (Vec<String>, Vec<i64>),
 }
 
 /// Confirmed buckets as columns.
@@ -62,7 +65,7 @@ impl BucketColumns {
 }
 
 /// The text that divides buckets at a wallet: those that begin before it are less, all others are not.
-fn prefix(wallet: Wallet) -> String {
+pub(super) fn prefix(wallet: Wallet) -> String {
     let text = wallet.to_string();
     let digits = text[2..].trim_end_matches('0').len();
     text[..2 + digits].to_owned()
@@ -269,7 +272,8 @@ async fn create_in<D: Backend>(session: &mut Session<'_, D>, rows: u64) -> Resul
     Ok(digits + 1)
 }
 
-/// Excludes every other write of totals to these buckets until the end of the transaction.
+/// Excludes every other write of totals to these buckets until the end of the transaction, and a new beginning of what
+/// counts as covered.
 async fn lock<D: Backend>(
     session: &mut Session<'_, D>,
     buckets: impl Iterator<Item = Bucket>,
@@ -278,7 +282,7 @@ async fn lock<D: Backend>(
     if let Some(lock) = D::SQL.lock_buckets {
         session.execute(lock, &[Value::Rows(&[Column::Numbers(&digits)])]).await?;
     }
-    Ok(())
+    coverage::share_checkpoint(session).await
 }
 
 /// Compares what was read with the rows as they are now.
@@ -313,6 +317,10 @@ async fn compare<D: Backend>(
             changes.superseded += 1;
         } else if is_covered && total.parse() == Ok(read.total) && Some(read.read_block) == block {
             changes.unchanged += 1;
+            if stored_at.is_none() {
+                changes.first_reads.0.push(key);
+                changes.first_reads.1.push(bigint(read.read_block)?);
+            }
         } else {
             changes.totals.push(*read);
         }
@@ -337,7 +345,9 @@ async fn write<D: Backend>(
     changes: &Changes,
     tells: bool,
 ) -> Result<WithChanges<Recorded>, StoreError> {
-    let Changes { totals, failures, unchanged, superseded, buckets } = changes;
+    let Changes { totals, failures, unchanged, superseded, buckets, first_reads } = changes;
+    let early = coverage::early_reads(&first_reads.0, &first_reads.1, session).await?;
+    coverage::uncover(&early, session).await?;
     let mut recorded =
         Recorded { unchanged: *unchanged, superseded: *superseded, ..Recorded::default() };
     let mut told = Vec::new();

@@ -258,4 +258,39 @@ pub(super) struct Statements {
     pub(super) bucket_rows: &'static str,
     /// Rows of bucket, block, time of the selection, number of rows.
     pub(super) confirm_buckets: &'static str,
+    /// Those about rows that need no read.
+    pub(super) coverage: CoverageStatements,
+}
+
+/// The statements about coverage that differ between the dialects. Those on rows begin with five parameters: checkpoint,
+/// first covered block, first block in doubt, first wallet, the one behind the last.
+pub(super) struct CoverageStatements {
+    /// Checkpoint, events, last block if there is no checkpoint yet.
+    pub(super) begin: &'static str,
+    /// Checkpoint, newest block of which it is not known whom it affects, whether nothing is in doubt.
+    pub(super) extend: &'static str,
+    /// Checkpoint, first and last block.
+    pub(super) doubt: &'static str,
+    /// Checkpoint; returns first and last block, and how many seconds ago.
+    pub(super) doubt_of: &'static str,
+    /// Checkpoint, rows of wallet, block.
+    pub(super) uncover: &'static str,
+    /// Rows of wallet, block of the read; returns checkpoints, wallets and blocks.
+    pub(super) early_reads: &'static str,
+    /// Keeps others from writing totals until the end of the transaction; `None` where one excludes the other anyway.
+    pub(super) lock_checkpoint: Option<&'static str>,
+    /// Lets others write totals beside this transaction, but not lock the checkpoint.
+    pub(super) share_checkpoint: Option<&'static str>,
+    /// Checkpoint; from now on, who writes an early read notes it.
+    pub(super) follow_since: &'static str,
+    /// Checkpoint, first covered block, limit; returns how many rows were read before, at most `limit`.
+    pub(super) count_old: &'static str,
+    /// Whether rows of covered buckets are passed over; returns how many there are, and how many of them are failing.
+    pub(super) count: &'static str,
+    /// The same parameter; returns keys that are not failing, and whether they are placeholders.
+    pub(super) list: &'static str,
+    /// Behind this wallet, limit; returns the same, in order.
+    pub(super) page: &'static str,
+    /// Returns buckets.
+    pub(super) buckets: &'static str,
 }

@@ -3,13 +3,15 @@
 //! [`Store`] in `table` is what commands see, and [`open`] returns one. `sql_store` is the one flow of every
 //! method: which statements it executes and what their rows mean. `postgres` and `sqlite` hold the
 //! statements in their dialect of SQL, and how to connect, lock and name an error. `record` writes totals,
-//! `changes` tells which totals changed, `halves` finds the rows that the database refuses, `confirmations` confirms rows that need no write, and `freshness` says
-//! how old all rows are.
+//! `changes` tells which totals changed, `halves` finds the rows that the database refuses, `confirmations`
+//! confirms rows that need no write, `freshness` says how old all rows are, and `coverage` and `uncovered` know
+//! which rows need no read, as `watch` follows their events.
 
 mod backend;
 mod changes;
 mod confirmations;
 mod connections;
+mod coverage;
 mod dialect;
 mod error;
 mod freshness;
@@ -24,13 +26,14 @@ mod session;
 mod sql_store;
 mod sqlite;
 mod table;
+mod uncovered;
 
 use std::path::Path;
 
 pub use run_log::{RUNNING, Run, RunLog, RunRecord};
 pub use table::{
-    Access, BucketCursor, BucketPage, Checkpoint, Confirmed, Cursor, LockKey, Page, Row, Stale,
-    Store, TableCounts, TableFreshness, TableProfile,
+    Access, BucketCursor, BucketPage, Checkpoint, Confirmed, Coverage, Cursor, LockKey, Page, Row,
+    Stale, Store, TableCounts, TableFreshness, TableProfile, UncoveredCounts, UncoveredWallet,
 };
 
 use crate::tally::{RunError, Shutdown};

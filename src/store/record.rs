@@ -5,6 +5,7 @@ use std::{collections::HashMap, ops::Range};
 use super::{
     Row,
     changes::WithChanges,
+    coverage::{early_reads, uncover},
     dialect::{Column, Dialect, Value},
     error::StoreError,
     rows::{FailureColumns, RawRow, TotalColumns},
@@ -76,6 +77,7 @@ async fn write_totals<D: Dialect>(
         Column::Numbers(&totals.read_blocks),
         event_blocks,
     ];
+    let early = early_reads(&totals.wallets, &totals.read_blocks, session).await?;
     let updated = session.execute(D::SQL.record_totals, &[Value::Rows(&rows)]).await?;
     if totals.has_events() && updated < totals.count() {
         // A newer read does not undo the event.
@@ -83,6 +85,7 @@ async fn write_totals<D: Dialect>(
         session.execute(D::SQL.raise_event_blocks, &[Value::Rows(&rows)]).await?;
     }
     session.execute(D::SQL.forget_failures, &[Value::List(&totals.wallets)]).await?;
+    uncover(&early, session).await?;
     Ok(updated)
 }
 

@@ -15,7 +15,7 @@ use super::{
 pub(super) const MIGRATIONS: &str = "_ethtally_migrations";
 
 /// The tables that ethtally uses.
-pub(super) const TABLES: [&str; 8] = [
+pub(super) const TABLES: [&str; 10] = [
     "eth_wallet_balances",
     "eth_wallet_read_failures",
     "eth_indexer_checkpoints",
@@ -23,6 +23,8 @@ pub(super) const TABLES: [&str; 8] = [
     "eth_wallet_profile",
     "eth_wallet_runs",
     "eth_wallet_confirmations",
+    "eth_watch_coverage",
+    "eth_watch_uncovered",
     MIGRATIONS,
 ];
 
@@ -46,6 +48,7 @@ macro_rules! migrations {
             5 "profile" "0005_profile.sql",
             6 "runs" "0006_runs.sql",
             7 "confirmations" "0007_confirmations.sql",
+            8 "coverage" "0008_coverage.sql",
         )
     };
     ($dialect:literal: $($version:literal $name:literal $file:literal,)*) => {

@@ -12,9 +12,10 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use tracing::debug;
 
 use super::{
-    BucketCursor, BucketPage, Checkpoint, Cursor, LockKey, Page, Row, Stale, Store, TableCounts,
-    TableFreshness, TableProfile,
+    BucketCursor, BucketPage, Checkpoint, Coverage, Cursor, LockKey, Page, Row, Stale, Store,
+    TableCounts, TableFreshness, TableProfile, UncoveredCounts, UncoveredWallet,
     backend::Backend,
+    coverage::{self, doubt_in},
     dialect::{AnyRow, Column, Purpose, Value},
     error::{StoreError, unless_stopped},
     rows::{
@@ -277,6 +278,49 @@ impl<D: Backend> Store for SqlStore<D> {
         self.select_wallets(buckets, before).await
     }
 
+    async fn coverage(&self, checkpoint: &str, events: &str) -> Result<Option<Coverage>, RunError> {
+        self.covered_since(checkpoint, events).await
+    }
+
+    async fn count_uncovered(
+        &self,
+        coverage: &Coverage,
+        shard: Shard,
+    ) -> Result<UncoveredCounts, RunError> {
+        self.uncovered_count(coverage, shard).await
+    }
+
+    async fn list_uncovered(
+        &self,
+        coverage: &Coverage,
+        shard: Shard,
+    ) -> Result<Vec<UncoveredWallet>, RunError> {
+        self.uncovered_wallets(coverage, shard).await
+    }
+
+    async fn uncovered_page(
+        &self,
+        coverage: &Coverage,
+        shard: Shard,
+        after: &str,
+        limit: u32,
+    ) -> Result<(Vec<UncoveredWallet>, Option<String>), RunError> {
+        self.next_uncovered(coverage, shard, after, limit).await
+    }
+
+    async fn uncovered_buckets(
+        &self,
+        coverage: &Coverage,
+        shard: Shard,
+    ) -> Result<Vec<Bucket>, RunError> {
+        self.mostly_uncovered(coverage, shard).await
+    }
+
+    async fn tidy_coverage(&self, coverage: &Coverage) -> Result<(), RunError> {
+        let values = [Value::Text(&coverage.checkpoint), Value::Number(bigint(coverage.from)?)];
+        self.execute(coverage::TIDY, &values).await.map(drop)
+    }
+
     async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<Recorded, RunError> {
         self.insert(&keys_of(wallets)).await
     }
@@ -374,6 +418,9 @@ impl<D: Backend> Store for SqlStore<D> {
             if is_other_chain && adopted.is_ok() {
                 adopted = session.execute(forget_blocks, &[]).await;
             }
+            if adopted.is_ok() {
+                adopted = coverage::begin_anew(&mut session).await;
+            }
             session.end(adopted).await
         };
         self.retried(adopted).await.map(drop)
@@ -429,8 +476,19 @@ impl<D: Backend> Journal for SqlStore<D> {
         let reads = "select number, hash, wallets, gone, redo_from from eth_watch_blocks
              where checkpoint = $1";
         let rows = self.fetch(reads, &[Value::Text(checkpoint)]).await?;
-        recent_reads(rows)
-            .map_err(|error| RunError::Database(error).context(self.database.dialect.label()))
+        let mut reads = recent_reads(rows)
+            .map_err(|error| RunError::Database(error).context(self.database.dialect.label()))?;
+        reads.doubt = self.doubt_of(checkpoint).await?;
+        Ok(reads)
+    }
+
+    async fn doubt(&self, checkpoint: &str, from: u64, to: u64) -> Result<(), RunError> {
+        let doubted = || async {
+            let mut session = self.database.begin(Purpose::Write).await?;
+            let doubted = doubt_in(&mut session, checkpoint, from, to).await;
+            session.end(doubted).await
+        };
+        self.retried(doubted).await
     }
 
     async fn begin_reads(&self, checkpoint: &str, read: &BlockReads) -> Result<(), RunError> {
@@ -453,6 +511,9 @@ impl<D: Backend> Journal for SqlStore<D> {
         blocks: &[BlockReads],
         from: u64,
     ) -> Result<(), RunError> {
+        let numbers = || blocks.iter().map(|block| block.number);
+        let first = numbers().fold(from, u64::min);
+        let last = numbers().fold(from, u64::max);
         let blocks = BlockColumns::of(blocks)?;
         let rows = [
             Column::Numbers(&blocks.numbers),
@@ -460,10 +521,23 @@ impl<D: Backend> Journal for SqlStore<D> {
             Column::Texts(&blocks.wallets),
         ];
         let values = [Value::Text(checkpoint), Value::Number(bigint(from)?), Value::Rows(&rows)];
-        self.execute(D::SQL.orphan_blocks, &values).await.map(drop)
+        let orphaned = || async {
+            let mut session = self.database.begin(Purpose::Write).await?;
+            let orphaned = async {
+                session.execute(D::SQL.orphan_blocks, &values).await?;
+                doubt_in(&mut session, checkpoint, first, last).await
+            };
+            let orphaned = orphaned.await;
+            session.end(orphaned).await
+        };
+        self.retried(orphaned).await
     }
 
-    async fn advance(&self, checkpoint: &str, update: &CheckpointUpdate) -> Result<(), RunError> {
+    async fn advance(
+        &self,
+        checkpoint: &str,
+        update: &CheckpointUpdate,
+    ) -> Result<HashSet<Wallet>, RunError> {
         let name = Value::Text(checkpoint);
         let last_block = Value::Number(bigint(update.last_block)?);
         let forget_below = Value::Number(bigint(update.forget_below)?);
@@ -474,8 +548,15 @@ impl<D: Backend> Journal for SqlStore<D> {
         let remember_block = "insert into eth_watch_blocks (checkpoint, number, hash, wallets)
              values ($1, $2, $3, '[]')
              on conflict (checkpoint, hash) do update set gone = false, redo_from = null";
+        let unknown = keys_of(&update.coverage.unknown.iter().copied().collect::<Vec<_>>());
         let advance = async |session: &mut Session<'_, D>| {
+            let appeared = coverage::known_by_now(session, &unknown).await?;
+            if !appeared.is_empty() {
+                return Ok(appeared);
+            }
+            coverage::begin_in(session, checkpoint, update).await?;
             session.execute(D::SQL.move_checkpoint, &[name, last_block]).await?;
+            coverage::extend_in(session, checkpoint, &update.coverage).await?;
             if let Some(hash) = &update.hash {
                 let hash = hash.to_string();
                 let values = [name, last_block, Value::Text(&hash)];
@@ -484,14 +565,15 @@ impl<D: Backend> Journal for SqlStore<D> {
             session.execute(D::SQL.finish_rereads, &[name, Value::List(&redone)]).await?;
             let values = [name, forget_below, Value::List(&forget), Value::List(&keep)];
             session.execute(D::SQL.forget_blocks, &values).await?;
-            session.execute(forget_reads, &[name, forget_below]).await
+            session.execute(forget_reads, &[name, forget_below]).await?;
+            Ok(appeared)
         };
         let advanced = || async {
             let mut session = self.database.begin(Purpose::Write).await?;
             let advanced = advance(&mut session).await;
             session.end(advanced).await
         };
-        self.retried(advanced).await.map(drop)
+        self.retried(advanced).await
     }
 
     async fn rows_above(

@@ -109,6 +109,43 @@ pub trait Store: Ledger + Confirmer + Journal + RunLog {
         before: Option<DateTime<Utc>>,
     ) -> Result<Vec<Selection>, RunError>;
 
+    /// Since which block these events are followed without a gap, and up to which, for the checkpoint of this name; `None`
+    /// if they are not.
+    async fn coverage(&self, checkpoint: &str, events: &str) -> Result<Option<Coverage>, RunError>;
+
+    /// How many rows of a shard are not covered.
+    async fn count_uncovered(
+        &self,
+        coverage: &Coverage,
+        shard: Shard,
+    ) -> Result<UncoveredCounts, RunError>;
+
+    /// The wallets of a shard whose rows are not covered, without those on the record of failures.
+    async fn list_uncovered(
+        &self,
+        coverage: &Coverage,
+        shard: Shard,
+    ) -> Result<Vec<UncoveredWallet>, RunError>;
+
+    /// The same page by page: those behind `after`, in order, and the last key if there may be more.
+    async fn uncovered_page(
+        &self,
+        coverage: &Coverage,
+        shard: Shard,
+        after: &str,
+        limit: u32,
+    ) -> Result<(Vec<UncoveredWallet>, Option<String>), RunError>;
+
+    /// The buckets of a shard that are not covered, and of whose rows most are not.
+    async fn uncovered_buckets(
+        &self,
+        coverage: &Coverage,
+        shard: Shard,
+    ) -> Result<Vec<Bucket>, RunError>;
+
+    /// Forgets rows that were not covered and have been read since.
+    async fn tidy_coverage(&self, coverage: &Coverage) -> Result<(), RunError>;
+
     /// Stores unread wallets as the oldest rows; rows that exist stay as they are.
     /// `updated` is the number of new rows.
     async fn insert_placeholders(&self, wallets: &[Wallet]) -> Result<Recorded, RunError>;
@@ -327,6 +364,44 @@ pub struct Checkpoint {
     pub last_block: i64,
     /// When it last advanced.
     pub updated_at: DateTime<Utc>,
+}
+
+/// Since when the events of a profile are followed without a gap, and how far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    /// The checkpoint's name.
+    pub(super) checkpoint: String,
+    /// A row is covered if it was read at this block or later.
+    pub(super) from: u64,
+    /// Covered rows are right at this block, or were read later.
+    pub(super) to: u64,
+    /// Rows that were read at this block or later may be of replaced blocks.
+    pub(super) doubt_from: Option<u64>,
+}
+
+impl Coverage {
+    /// The block up to which covered rows are right.
+    pub const fn to(&self) -> u64 {
+        self.to
+    }
+}
+
+/// How many rows are not covered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UncoveredCounts {
+    /// All of them.
+    pub rows: u64,
+    /// Those among them that are on the record of failures.
+    pub failing: u64,
+}
+
+/// A wallet whose row is not covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UncoveredWallet {
+    /// The wallet.
+    pub wallet: Wallet,
+    /// True for a placeholder.
+    pub is_placeholder: bool,
 }
 
 /// Work that only one process does at a time.

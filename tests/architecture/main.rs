@@ -188,5 +188,5 @@ fn the_arguments_in_the_kubernetes_manifests_are_the_programs() {
         }
     }
     commands.sort();
-    assert_eq!(commands, ["migrate", "status", "sweep", "sweep", "verify", "watch"]);
+    assert_eq!(commands, ["migrate", "status", "sweep", "sweep", "verify", "watch", "watch"]);
 }

@@ -175,8 +175,22 @@ impl Journal for Database {
         .await
     }
 
-    async fn advance(&self, _: &str, progress: &CheckpointUpdate) -> Result<(), RunError> {
+    async fn doubt(&self, _: &str, _: u64, _: u64) -> Result<(), RunError> {
+        self.execute(|_| ()).await
+    }
+
+    async fn advance(
+        &self,
+        _: &str,
+        progress: &CheckpointUpdate,
+    ) -> Result<HashSet<Wallet>, RunError> {
         self.execute(|tables| {
+            let unknown = progress.coverage.unknown.iter();
+            let appeared: HashSet<_> =
+                unknown.filter(|wallet| tables.rows.contains_key(wallet)).copied().collect();
+            if !appeared.is_empty() {
+                return appeared;
+            }
             self.field.tell(format!("checkpoint {}", progress.last_block));
             tables.last_block = tables.last_block.max(Some(progress.last_block));
             if let Some(hash) = progress.hash {
@@ -192,6 +206,7 @@ impl Journal for Database {
             tables.reads.retain(|hash, (read, _)| {
                 read.number >= progress.forget_below && !progress.forget.contains(hash)
             });
+            appeared
         })
         .await
     }

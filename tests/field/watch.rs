@@ -94,6 +94,7 @@ async fn follow(world: &World, told: &Told<'_>) {
         confirmations: 0,
         first_block: None,
         page_size: 5_000,
+        events: String::new(),
     };
     let mut backoff = Backoff::default();
     let follower = loop {

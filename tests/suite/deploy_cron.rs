@@ -16,6 +16,12 @@ struct Case {
     mails: &'static [&'static str],
 }
 
+/// The line that is offered in the crontab, and as it is taken.
+const OFFER: &str = "\n# * * * * * eval";
+const TAKEN: &str = "\n* * * * * eval";
+/// The machines on which it is.
+const FOLLOWS: [&str; 2] = ["healthy, with watch --once", "no node, with watch --once"];
+
 fn settings(broken: &Broken) -> String {
     format!("ETH_RPC_URL={}\nDATABASE_URL={}\n", broken.node, broken.database.url)
 }
@@ -29,6 +35,7 @@ async fn cron_mails_what_is_wrong_once() {
     let cut_short = Broken::cut_short().await;
     let partly = Broken::partly_failing().await;
     let drifted = Broken::drifted().await;
+    let (followed, unfollowed) = (Broken::not().await, Broken::not().await);
     let [down_long, down_briefly] = [Broken::stale().await, Broken::stale().await];
     let database = |broken: &Broken| format!("DATABASE_URL={}\n", broken.database.url);
     let down = format!("ETH_RPC_URL={}\nETHTALLY_RETRIES=0\n", Stub::dead());
@@ -70,6 +77,12 @@ async fn cron_mails_what_is_wrong_once() {
             Machine::with(&(down + &database(&down_briefly))).succeeded("sweep", 5),
             &["status 1", "verify 3"],
         ),
+        case(FOLLOWS[0], Machine::with(&settings(&followed)).edit(OFFER, TAKEN), &[]),
+        case(
+            FOLLOWS[1],
+            Machine::with(&database(&unfollowed)).edit(OFFER, TAKEN),
+            &["sweep 2", "verify 2", "watch 2"],
+        ),
     ];
     let machines: Vec<_> = cases.iter().map(|case| &case.machine).collect();
     let mut cron = Cron::start(&machines);
@@ -78,10 +91,12 @@ async fn cron_mails_what_is_wrong_once() {
         results.matches(&format!("{{\"command\":\"{command}\"")).count()
     };
     cron.until("every line has run twice", |_| {
-        let twice = |machine: &&Machine| {
-            ["sweep", "verify", "status"].iter().all(|command| runs(machine, command) >= 2)
+        let twice = |Case { name, machine, .. }: &Case| {
+            let watch = FOLLOWS.contains(name).then_some("watch");
+            let commands = ["sweep", "verify", "status"].into_iter().chain(watch);
+            commands.into_iter().all(|command| runs(machine, command) >= 2)
         };
-        machines.iter().all(twice)
+        cases.iter().all(twice)
     });
     let mails = cron.mails();
     for Case { name, machine, mails: expected } in &cases {
@@ -103,7 +118,9 @@ async fn cron_mails_what_is_wrong_once() {
     let results =
         |name: &str| cases.iter().find(|case| case.name == name).expect("a case").machine.results();
     assert!(results("cut short").contains("\"outcome\":\"cut_short\""), "{}", results("cut short"));
-    assert!(!results("healthy").contains("\"error\":\""), "{}", results("healthy"));
+    for name in ["healthy", FOLLOWS[0]] {
+        assert!(!results(name).contains("\"error\":\""), "{}", results(name));
+    }
 }
 
 #[test]

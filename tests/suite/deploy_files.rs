@@ -11,8 +11,14 @@ use serde_json::Value;
 
 use crate::support::kubernetes::{OVERLAYS, build, job, pod, resources, root, succeeds, tool};
 
-const SERVICES: [&str; 5] =
-    ["ethtally-alert@", "ethtally-status", "ethtally-sweep", "ethtally-verify", "ethtally-watch"];
+const SERVICES: [&str; 6] = [
+    "ethtally-alert@",
+    "ethtally-status",
+    "ethtally-sweep",
+    "ethtally-verify",
+    "ethtally-watch",
+    "ethtally-watch-once",
+];
 
 fn text(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -34,7 +40,7 @@ fn systemd_accepts_every_unit() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|kind| kind == "service" || kind == "timer"))
         .collect();
-    assert_eq!(units.len(), SERVICES.len() + 3);
+    assert_eq!(units.len(), SERVICES.len() + 4);
     let output = Command::new("systemd-analyze").arg("verify").args(&units).output();
     let output = output.expect("systemd-analyze is missing; run tests/testbed/install-cron");
     let said = String::from_utf8(output.stderr).unwrap();
@@ -68,7 +74,7 @@ fn services_report_failures_and_keep_their_state() {
     assert!(
         watch.contains("\nRestart=always\n") && watch.contains("\nRestartPreventExitStatus=2\n")
     );
-    for command in ["sweep", "verify", "status"] {
+    for command in ["sweep", "verify", "status", "watch-once"] {
         assert!(unit(&format!("ethtally-{command}.timer")).is_file(), "{command}");
     }
 }
@@ -94,7 +100,7 @@ fn paths_are_the_same_everywhere() {
     assert!(text("cron/logrotate.conf").contains("\n/var/lib/ethtally/ethtally.json {\n"));
     for service in &SERVICES[1..] {
         let unit = fs::read_to_string(unit(&format!("{service}.service"))).unwrap();
-        let command = service.trim_start_matches("ethtally-");
+        let command = service.trim_start_matches("ethtally-").replace("-once", " --once");
         for line in [
             "EnvironmentFile=/etc/ethtally.env".to_owned(),
             "WorkingDirectory=/var/lib/ethtally".to_owned(),
@@ -103,7 +109,8 @@ fn paths_are_the_same_everywhere() {
             assert!(unit.contains(&format!("\n{line}")), "{service}: {line}");
         }
         if command != "watch" {
-            let file = format!("=/var/lib/prometheus/node-exporter/ethtally-{command}.prom\n");
+            let name = command.trim_end_matches(" --once");
+            let file = format!("=/var/lib/prometheus/node-exporter/ethtally-{name}.prom\n");
             assert!(unit.contains(&file), "{service}");
         }
     }

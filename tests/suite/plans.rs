@@ -62,7 +62,7 @@ const CONFIRMATIONS: &str = "
     ON CONFLICT (bucket) DO UPDATE SET block = excluded.block, selected_at = excluded.selected_at;";
 
 /// A server that logs every plan and does not gather statistics on its own.
-fn server() -> Cluster {
+pub(crate) fn server() -> Cluster {
     Cluster::start_with(&[
         ("session_preload_libraries", "auto_explain"),
         ("auto_explain.log_min_duration", "0"),
@@ -81,7 +81,7 @@ fn server() -> Cluster {
 }
 
 /// The plans of the program's statements in this part of the log.
-fn plans_of_the_program(log: &str) -> Vec<Value> {
+pub(crate) fn plans_of_the_program(log: &str) -> Vec<Value> {
     let mut lines = log.lines().peekable();
     let mut plans = Vec::new();
     while let Some(line) = lines.next() {
@@ -97,13 +97,13 @@ fn plans_of_the_program(log: &str) -> Vec<Value> {
 }
 
 /// A node of a plan and all below it.
-fn nodes(node: &Value) -> Vec<&Value> {
+pub(crate) fn nodes(node: &Value) -> Vec<&Value> {
     let below = node["Plans"].as_array().into_iter().flatten();
     std::iter::once(node).chain(below.flat_map(nodes)).collect()
 }
 
 /// Number of rows that a node returns over all its loops.
-fn rows(node: &Value) -> f64 {
+pub(crate) fn rows(node: &Value) -> f64 {
     let number = |name: &str| node[name].as_f64().unwrap_or_default();
     number("Actual Rows") * number("Actual Loops")
 }
@@ -124,7 +124,7 @@ fn fault(node: &Value) -> Option<&'static str> {
 }
 
 /// A plan as text.
-fn shown(plan: &Value) -> String {
+pub(crate) fn shown(plan: &Value) -> String {
     fn tree(node: &Value, depth: usize, text: &mut String) {
         let word = |name: &str| node[name].as_str().unwrap_or_default();
         let line = [word("Node Type"), word("Relation Name"), word("Index Name")].join(" ");

@@ -124,7 +124,8 @@ async fn an_empty_table_has_no_ages(database: Database) {
         format!(
             "{{\"command\":\"status\",\"wallets\":0,\"never_read\":0,\"unreadable\":0,\
              \"unreadable_reasons\":[],\"oldest_updated_at\":null,\"age_seconds\":null,\
-             \"age_bands\":[],\"stale\":{stale},\"checkpoint\":null,\"last_runs\":[]}}\n"
+             \"age_bands\":[],\"stale\":{stale},\"checkpoint\":null,\"last_runs\":[],\
+             \"current_to_block\":null,\"not_covered\":null}}\n"
         )
     };
     database.sql("delete from eth_wallet_runs").await;

@@ -8,7 +8,7 @@ use std::{
 use alloy::primitives::{B256, U256};
 use chrono::{DateTime, TimeDelta, Utc};
 use ethtally::{
-    follow::{BlockReads, CheckpointUpdate, OrphanedBlock, RecentReads, RowsAbove},
+    follow::{BlockReads, CheckpointUpdate, CoverageUpdate, OrphanedBlock, RecentReads, RowsAbove},
     store::{Access, Cursor, LockKey, Row, Stale, Store, TableFreshness, open},
     tally::{Lock, Recorded, Shard, Shutdown, TotalRead, Unreadable, Wallet},
 };
@@ -334,10 +334,12 @@ async fn check_journal(store: &dyn Store, database: &Database) {
         keep: Vec::new(),
         redone: Vec::new(),
         forget: Vec::new(),
+        coverage: CoverageUpdate::default(),
     };
     // The reads on the chain; there must be no orphaned ones.
     let reads = async |name: &str| {
-        let RecentReads { mut on_chain, orphaned, rows_above } = store.reads(name).await.unwrap();
+        let read = store.reads(name).await.unwrap();
+        let RecentReads { mut on_chain, orphaned, rows_above, doubt: _ } = read;
         assert_eq!((orphaned, rows_above), (vec![], None));
         on_chain.sort_by_key(|read| read.number);
         on_chain

@@ -85,6 +85,7 @@ async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing
         added,
         [
             "eth_wallet_balances|eth_wallet_balances_sweep_idx|CREATE INDEX eth_wallet_balances_sweep_idx ON public.eth_wallet_balances USING btree (updated_at, wallet)",
+            "eth_wallet_balances|eth_wallet_balances_unread_idx|CREATE INDEX eth_wallet_balances_unread_idx ON public.eth_wallet_balances USING btree (wallet) WHERE (read_block IS NULL)",
             "eth_wallet_balances|read_block|bigint",
             "eth_wallet_confirmations|block|bigint",
             "eth_wallet_confirmations|bucket|text",
@@ -126,6 +127,19 @@ async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing
             "eth_watch_blocks|number|bigint",
             "eth_watch_blocks|redo_from|bigint",
             "eth_watch_blocks|wallets|text",
+            "eth_watch_coverage|checkpoint|text",
+            "eth_watch_coverage|doubt_from|bigint",
+            "eth_watch_coverage|doubt_to|bigint",
+            "eth_watch_coverage|doubted_at|timestamp without time zone",
+            "eth_watch_coverage|eth_watch_coverage_pkey|CREATE UNIQUE INDEX eth_watch_coverage_pkey ON public.eth_watch_coverage USING btree (checkpoint)",
+            "eth_watch_coverage|events|text",
+            "eth_watch_coverage|followed_from|bigint",
+            "eth_watch_coverage|followed_since|timestamp without time zone",
+            "eth_watch_coverage|last_block|bigint",
+            "eth_watch_uncovered|block|bigint",
+            "eth_watch_uncovered|checkpoint|text",
+            "eth_watch_uncovered|eth_watch_uncovered_pkey|CREATE UNIQUE INDEX eth_watch_uncovered_pkey ON public.eth_watch_uncovered USING btree (checkpoint, wallet)",
+            "eth_watch_uncovered|wallet|text",
         ]
     );
     let read = "SELECT count(*) FROM eth_wallet_balances WHERE read_block IS NOT NULL";
@@ -321,7 +335,7 @@ async fn concurrent_migrations_are_applied_once(first: Database) {
         }
         assert_eq!(migrate(&database).expect(0).json()["applied"], json!([]));
         let versions = "select version from _ethtally_migrations order by version";
-        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4", "5", "6", "7"]);
+        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4", "5", "6", "7", "8"]);
     }
 }
 

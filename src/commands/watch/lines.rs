@@ -148,7 +148,7 @@ pub(super) enum EventBody {
 }
 
 /// The counts as words.
-fn text_of(counts: &WatchCounts) -> String {
+pub(super) fn text_of(counts: &WatchCounts) -> String {
     let WatchCounts { blocks, logs, updated, failed, superseded, calls, reorgs, errors } = counts;
     format!(
         "blocks:{blocks} logs:{logs} updated:{updated} failed:{failed} superseded:{superseded} \
@@ -156,7 +156,7 @@ fn text_of(counts: &WatchCounts) -> String {
     )
 }
 
-fn block(number: Option<u64>) -> String {
+pub(super) fn block(number: Option<u64>) -> String {
     number.map_or_else(|| "none".to_owned(), |number| number.to_string())
 }
 
@@ -175,6 +175,13 @@ fn seconds(milliseconds: u128) -> String {
 
 impl CommandOutput for EventLine {
     fn text(&self, _: &Styler) -> String {
+        self.words()
+    }
+}
+
+impl EventLine {
+    /// What a person reads.
+    pub(super) fn words(&self) -> String {
         match &self.what {
             EventBody::Listening { address } => format!("health and metrics at http://{address}"),
             EventBody::Standby => "another watch is running; standing by to take over".to_owned(),

@@ -105,6 +105,7 @@ impl Follower<'_> {
         logs: &[BlockReads],
         below: u64,
     ) -> Result<(), RunError> {
+        self.context.journal.doubt(&self.settings.checkpoint, fork + 1, tip).await?;
         let pass = RowsAbove::block(fork, self.rows_above.as_ref());
         self.context.journal.keep_rows_above(&self.settings.checkpoint, Some(&pass)).await?;
         self.context.journal.unconfirm(fork + 1, u64::MAX).await?;

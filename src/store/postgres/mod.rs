@@ -2,6 +2,7 @@
 
 mod backend;
 mod connect;
+mod coverage;
 mod errors;
 mod examine;
 mod faults;

@@ -3,7 +3,7 @@
 //! The columns of times are `timestamp`, or `timestamptz` in some databases of the original. [`UTC`] makes both mean the
 //! same. Indexes serve comparisons between the two types, so only what a query returns is cast.
 
-use super::super::dialect::Statements;
+use super::{super::dialect::Statements, coverage::COVERAGE};
 
 /// The confirmed bucket `confirmed` of the row `stored`.
 macro_rules! its_bucket {
@@ -295,17 +295,19 @@ pub(super) const SQL: Statements = Statements {
                  as read (bucket, block, at, wallets)
              where stored.bucket = read.bucket
                  and (stored.block is null or read.block is null or stored.block <= read.block)",
+    coverage: COVERAGE,
 };
 
-/// Holds every confirmation off until the end of the transaction: `lock_buckets` excludes it.
+/// Holds every confirmation off until the end of the transaction, and the checkpoint of `watch` (16): `lock_buckets`
+/// excludes it.
 pub(super) const HOLD_CONFIRMATIONS: &str =
     "select pg_advisory_xact_lock_shared(to_regclass('eth_wallet_confirmations')::oid::int, digit)
-     from generate_series(0, 15) digit";
+     from generate_series(0, 16) digit";
 
 /// The same without waiting: whether it succeeded. Before the table exists there is nothing to lock.
 pub(super) const TRY_HOLD_CONFIRMATIONS: &str = "select coalesce(bool_and(
          pg_try_advisory_xact_lock_shared(to_regclass('eth_wallet_confirmations')::oid::int, digit)), true)
-     from generate_series(0, 15) digit";
+     from generate_series(0, 16) digit";
 
 /// Makes times without a zone mean UTC where they are compared with a `timestamptz` or stored in one.
 pub(super) const UTC: &str = "set local timezone = 'UTC'";

@@ -1,5 +1,6 @@
 //! The store in an SQLite file: how it opens, binds values, locks and names an error.
 
+mod coverage;
 mod errors;
 mod faults;
 mod lock_file;

@@ -2,7 +2,7 @@
 //!
 //! Times are stored as `YYYY-MM-DD HH:MM:SS[.fff]`, which sorts as text.
 
-use super::super::dialect::Statements;
+use super::{super::dialect::Statements, coverage::COVERAGE};
 
 /// The confirmed bucket `confirmed` of the row `stored`.
 macro_rules! its_bucket {
@@ -291,6 +291,7 @@ pub(super) const SQL: Statements = Statements {
              where stored.bucket = read.value ->> 0
                  and (stored.block is null or read.value ->> 1 is null
                      or stored.block <= read.value ->> 1)",
+    coverage: COVERAGE,
 };
 
 /// The keys of some of the rows with these numbers.

@@ -15,7 +15,8 @@ use crate::support::{
 };
 
 /// The overlays, each of which is applied on its own.
-pub(crate) const OVERLAYS: [&str; 4] = ["full-round", "migrate", "production", "sweeps"];
+pub(crate) const OVERLAYS: [&str; 5] =
+    ["full-round", "migrate", "production", "sweeps", "watch-once"];
 
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,0 +1,188 @@
+//! Which wallets `sweep --not-covered` takes: those that no `watch` keeps current.
+//!
+//! Where rows are confirmed, buckets of which most rows are not covered come first, each as a whole. The other rows are
+//! taken one by one. Retries of failures come beside them, as in `queue`.
+
+use std::collections::{HashSet, VecDeque};
+
+use futures_util::{Stream, stream};
+use itertools::Itertools;
+
+use super::queue::{Due, page_size, share};
+use crate::{
+    app::PAGE,
+    store::{Coverage, Stale, Store, UncoveredWallet},
+    tally::{Bucket, Confirming, Retries, RunError, Wallet},
+};
+
+/// Up to so many wallets are selected at once, and held in memory.
+const AT_ONCE: u64 = 100_000;
+/// Buckets whose wallets are selected at once.
+const BUCKETS: usize = 4;
+
+/// Where the rows that are taken one by one come from.
+enum Rest {
+    NotYet,
+    Listed(VecDeque<Wallet>),
+    /// Page by page, behind this key.
+    After(String),
+    End,
+}
+
+/// The wallets of a sweep that were not taken yet.
+struct Uncovered<'a> {
+    store: &'a dyn Store,
+    coverage: &'a Coverage,
+    /// Confirms buckets; `None` where every row is written.
+    confirming: Option<&'a Confirming<'a>>,
+    stale: Stale,
+    buckets: Option<VecDeque<Bucket>>,
+    /// The buckets that were taken as a whole, and how many digits they have.
+    taken: HashSet<Bucket>,
+    digits: u8,
+    rest: Rest,
+    has_rows: bool,
+    due: Due<'a>,
+    /// How many more wallets to take.
+    left: u64,
+}
+
+/// The wallets to sweep in pages: at most `limit`, and the rest of the last bucket. Buckets are announced to `confirming`;
+/// wallets that are retries are added to `retries`.
+pub(super) fn pages<'a>(
+    store: &'a dyn Store,
+    coverage: &'a Coverage,
+    confirming: Option<&'a Confirming<'a>>,
+    stale: Stale,
+    limit: u64,
+    retries: &'a Retries,
+) -> impl Stream<Item = Result<Vec<Wallet>, RunError>> + Send + 'a {
+    let uncovered = Uncovered {
+        store,
+        coverage,
+        confirming,
+        stale,
+        buckets: None,
+        taken: HashSet::new(),
+        digits: 1,
+        rest: Rest::NotYet,
+        has_rows: false,
+        due: Due::new(store, stale, limit, retries),
+        left: limit,
+    };
+    stream::try_unfold(uncovered, |mut uncovered| async move {
+        Ok(uncovered.next().await?.map(|page| (page, uncovered)))
+    })
+}
+
+/// How many wallets all pages hold, but for covered rows of buckets that are taken as a whole.
+pub(super) async fn count(
+    store: &dyn Store,
+    coverage: &Coverage,
+    stale: &Stale,
+    limit: u64,
+) -> Result<u64, RunError> {
+    let counts = store.count_uncovered(coverage, stale.shard).await?;
+    let (rows, due) = (counts.rows - counts.failing, store.count_due(stale).await?);
+    let due = if rows == 0 { due } else { due.min(share(limit)) };
+    Ok((rows + due).min(limit))
+}
+
+impl Uncovered<'_> {
+    async fn next(&mut self) -> Result<Option<Vec<Wallet>>, RunError> {
+        while self.left > 0 {
+            let size = self.left.min(PAGE.into());
+            let are_rows_over = matches!(self.rest, Rest::End);
+            if are_rows_over && !self.has_rows {
+                // Nothing else is to be read.
+                self.due.left = self.left;
+            }
+            let due = self.due.next(if are_rows_over { size } else { share(size) }).await?;
+            let room = size - due.len() as u64;
+            let mut rows = self.whole_buckets(room).await?;
+            if rows.is_empty() {
+                rows = self.rest(room).await?;
+            }
+            if rows.is_empty() && due.is_empty() {
+                if matches!(self.rest, Rest::End) && self.due.is_over() {
+                    break;
+                }
+                continue;
+            }
+            self.has_rows |= !rows.is_empty();
+            // Another process may have taken a wallet off the record between the two.
+            let page: Vec<_> = rows.into_iter().chain(due).unique().collect();
+            self.left = self.left.saturating_sub(page.len() as u64);
+            return Ok(Some(page));
+        }
+        Ok(None)
+    }
+
+    /// The wallets of the next buckets: until there are `limit` of them.
+    async fn whole_buckets(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
+        let Some(confirming) = self.confirming else { return Ok(Vec::new()) };
+        if self.buckets.is_none() {
+            let buckets = self.store.uncovered_buckets(self.coverage, self.stale.shard).await?;
+            self.digits = buckets.first().map_or(self.digits, |bucket| bucket.digits());
+            self.buckets = Some(buckets.into());
+        }
+        let mut wallets = Vec::new();
+        while (wallets.len() as u64) < limit
+            && let Some(buckets) = self.buckets.as_mut().filter(|buckets| !buckets.is_empty())
+        {
+            let next: Vec<_> = buckets.drain(..BUCKETS.min(buckets.len())).collect();
+            let before = Some(self.stale.before);
+            for mut selection in self.store.select_buckets(&next, before).await? {
+                confirming.expect(&mut selection);
+                self.taken.insert(selection.bucket);
+                wallets.extend(selection.wallets);
+            }
+        }
+        Ok(wallets)
+    }
+
+    /// The next rows that are taken one by one, at most `limit`.
+    async fn rest(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        if matches!(self.rest, Rest::NotYet) {
+            let counts = self.store.count_uncovered(self.coverage, self.stale.shard).await?;
+            self.rest = match counts.rows {
+                ..=AT_ONCE => {
+                    let listed = self.store.list_uncovered(self.coverage, self.stale.shard).await?;
+                    Rest::Listed(self.without_taken(listed).into())
+                }
+                _ => Rest::After(String::new()),
+            };
+        }
+        match &mut self.rest {
+            Rest::NotYet | Rest::End => Ok(Vec::new()),
+            Rest::Listed(listed) => {
+                let count = usize::try_from(limit).unwrap_or(usize::MAX).min(listed.len());
+                let wallets = listed.drain(..count).collect();
+                if listed.is_empty() {
+                    self.rest = Rest::End;
+                }
+                Ok(wallets)
+            }
+            Rest::After(after) => {
+                let (coverage, shard) = (self.coverage, self.stale.shard);
+                let page = self.store.uncovered_page(coverage, shard, after, page_size(limit));
+                let (page, last) = page.await?;
+                self.rest = last.map_or(Rest::End, Rest::After);
+                Ok(self.without_taken(page))
+            }
+        }
+    }
+
+    /// Those that no bucket was taken with. Placeholders are no part of a bucket.
+    fn without_taken(&self, page: Vec<UncoveredWallet>) -> Vec<Wallet> {
+        let is_left = |row: &UncoveredWallet| {
+            row.is_placeholder
+                || self.taken.is_empty()
+                || !self.taken.contains(&Bucket::of(row.wallet, self.digits))
+        };
+        page.into_iter().filter(is_left).map(|row| row.wallet).collect()
+    }
+}
