@@ -1,12 +1,23 @@
 //! One search for "how much is too much": wallets in an `eth_call`, blocks in an `eth_getLogs`.
 //!
-//! Pure: it takes what was tried and how it ended, and gives what to try next. It begins with a guess, doubles while
-//! requests succeed, and closes in on the limit once one was too large. Limits are not sharp: wallets and blocks
-//! differ, and one bad moment of a node can fail any request. So a size that succeeded before and now fails is
-//! reduced by a small step first, and a size that failed is tried again after more and more successes.
+//! Pure: it takes what was tried and how it ended, and gives what to try next. It begins with a guess, tries also twice
+//! and four times as much at the same time, goes on so while requests succeed, and closes in on the limit once one was
+//! too large. Limits are not sharp: wallets and blocks differ, and one bad moment of a node can fail any request. So a
+//! size that succeeded before and now fails is reduced by a small step first, and a size that failed is tried again
+//! after more and more successes.
 
 /// A small step is 1/2⁵ of a size. The search ends when the failing size is no further above the good one.
 const SMALL_STEP: u32 = 5;
+/// How far above what succeeded sizes are tried at the same time, each twice the last.
+const AHEAD: usize = 4;
+/// How far below what failed sizes are tried at the same time where none succeeded, each half of the last.
+const BELOW: usize = 1 << LOST;
+/// How many sizes that are.
+const LOST: usize = 4;
+/// So few may well be halved where they are, down to one.
+const FEW: usize = 200;
+/// Successes before another size is tried between one that succeeded and one that failed: few requests do without it.
+const REST: u32 = 4;
 /// Successes before the size that failed is tried again, the first time.
 const PATIENCE: u32 = 16;
 /// The same where the node does not say that the size was too large.
@@ -17,24 +28,41 @@ const LONGEST_PATIENCE: u32 = 256;
 /// What is known of the sizes that one endpoint takes.
 #[derive(Clone, Debug)]
 pub struct LimitSearch {
+    /// Where it begins.
+    first: usize,
     /// The largest to try.
     ceiling: usize,
-    /// The largest that succeeded, or is assumed to; 0 for none.
+    /// What an earlier search found, until it is tried.
+    hint: Option<Found>,
+    /// The largest that succeeded.
+    proven: usize,
+    /// The largest that succeeds as far as is known; 0 for none.
     good: usize,
     /// The smallest above it that failed.
     bad: Option<usize>,
     /// What to try next, if anything.
     untried: Option<usize>,
-    /// Whether a call that tries it is under way.
-    trying: bool,
+    /// The sizes that requests under way are trying.
+    trying: Vec<usize>,
     /// A step up, as part of what succeeded: all of it at first, 1/2ⁿ after a failure.
     up: u32,
     /// A step down from what succeeded before, as part of it: 1/2ⁿ.
     down: u32,
+    /// Successes until a size between `good` and `bad` is tried.
+    rest: u32,
     /// Successes until `bad` is tried again.
     wait: u32,
     /// What `wait` was set to last.
     patience: u32,
+}
+
+/// What a search has found, for a later one to go on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The largest size that succeeded; at least 1.
+    pub good: usize,
+    /// The smallest above it that failed, if one did.
+    pub bad: Option<usize>,
 }
 
 /// A size to ask for.
@@ -42,21 +70,26 @@ pub struct LimitSearch {
 pub struct Size {
     /// The most that the request may ask for; at least 1.
     pub len: usize,
-    /// True if it is not known to succeed. One request at a time tries such a size.
+    /// True if it is not known to succeed, and this request is the one that tries it.
     pub is_untried: bool,
 }
 
 impl LimitSearch {
     /// A search from `first` up to `ceiling`, both at least 1.
     pub fn from(first: usize, ceiling: usize) -> Self {
+        let first = first.min(ceiling);
         Self {
+            first,
             ceiling,
+            hint: None,
+            proven: 0,
             good: 0,
             bad: None,
-            untried: Some(first.min(ceiling)),
-            trying: false,
+            untried: Some(first),
+            trying: Vec::new(),
             up: 0,
             down: SMALL_STEP,
+            rest: 0,
             wait: 0,
             patience: PATIENCE,
         }
@@ -68,9 +101,18 @@ impl LimitSearch {
         Self { good: number, untried: None, down: 1, ..Self::from(number, number) }
     }
 
-    /// True until a size was too large. One request at a time keeps the search cheap until then.
-    pub const fn is_doubling(&self) -> bool {
-        self.bad.is_none() && self.up == 0 && self.untried.is_some()
+    /// The same search, which goes on with what an earlier one found. One request tries that; if it fails, the search
+    /// begins as without it.
+    pub fn with_hint(self, hint: Found) -> Self {
+        let good = hint.good.clamp(1, self.ceiling);
+        Self { hint: Some(Found { good, ..hint }), untried: Some(good), ..self }
+    }
+
+    /// What was found; `None` while that is less than a search begins with.
+    pub fn found(&self) -> Option<Found> {
+        let good = self.good.min(self.proven);
+        let is_telling = self.bad.is_some() || good > self.first || good >= self.ceiling;
+        (good > 0 && self.hint.is_none() && is_telling).then_some(Found { good, bad: self.bad })
     }
 
     /// True once a size has succeeded.
@@ -78,35 +120,75 @@ impl LimitSearch {
         self.good > 0
     }
 
+    /// How many requests may be under way: any number, but few while none has succeeded and some have failed; one where
+    /// those were of few, which may have failed for another reason than their size.
+    pub const fn at_once(&self) -> usize {
+        match self.bad {
+            Some(bad) if self.good == 0 && bad / 2 < FEW => 1,
+            Some(_) if self.good == 0 => LOST,
+            _ => usize::MAX,
+        }
+    }
+
+    /// True if what failed is to be part of other requests, which will ask for less; false if it is to be halved: so few
+    /// cost little, or a request of this size has succeeded before, so that the size is not why it failed.
+    pub const fn gives_back(&self, len: usize) -> bool {
+        len >= FEW && len > self.proven
+    }
+
     /// The most that the next request may ask for.
     pub fn largest(&self) -> usize {
-        self.untried.unwrap_or(self.good).max(self.good)
+        let trying = self.trying.iter().copied().max();
+        self.untried.max(trying).unwrap_or(self.good).max(self.good)
     }
 
     /// The size of the next request.
     pub fn next_size(&mut self) -> Size {
-        match self.untried {
-            Some(len) if !self.trying => {
-                self.trying = true;
-                Size { len, is_untried: true }
+        if let Some(len) = self.next_untried() {
+            self.trying.push(len);
+            return Size { len, is_untried: true };
+        }
+        let len = match (self.good, self.bad) {
+            (0, Some(bad)) if bad > BELOW => bad / BELOW,
+            (0, Some(bad)) => (bad / 2).max(1),
+            (0, None) => self.hint.map_or(self.first, |hint| hint.good.min(self.first)),
+            (good, _) => good,
+        };
+        Size { len, is_untried: false }
+    }
+
+    /// A size that is not known to succeed, if one more is worth trying now.
+    fn next_untried(&self) -> Option<usize> {
+        let untried = self.untried?;
+        let trying = || self.trying.iter().copied();
+        match self.bad {
+            _ if self.trying.is_empty() => Some(untried),
+            None if self.hint.is_none() && self.up == 0 => {
+                let highest = trying().max().unwrap_or(0);
+                let next = if highest < untried { untried } else { self.twice(highest) };
+                (next > highest && next <= AHEAD * self.good.max(self.first)).then_some(next)
             }
-            untried => {
-                // While nothing is known, the half of what is tried is as good a guess as any.
-                let guess = (untried.unwrap_or(self.ceiling) / 2).max(1);
-                let len = if self.good > 0 { self.good } else { guess };
-                Size { len, is_untried: false }
+            Some(bad) if self.good == 0 && bad > BELOW => {
+                let lowest = trying().filter(|len| *len < bad).min();
+                let next = lowest.map_or(untried, |lowest| lowest / 2);
+                (next > bad / BELOW).then_some(next)
             }
+            _ => None,
         }
     }
 
     /// The request of this size has ended, whatever became of it.
     pub fn ended(&mut self, size: Size) {
-        self.trying &= !size.is_untried;
+        if let Some(place) = self.trying.iter().position(|len| size.is_untried && *len == size.len)
+        {
+            self.trying.swap_remove(place);
+        }
     }
 
     /// A request of this size succeeded.
     pub fn succeeded(&mut self, len: usize) {
         let len = len.min(self.ceiling);
+        self.proven = self.proven.max(len);
         if len >= self.good {
             self.good = len;
             self.down = SMALL_STEP;
@@ -114,12 +196,25 @@ impl LimitSearch {
         if self.bad.is_some_and(|bad| bad <= len) {
             self.bad = None;
         }
+        if let Some(hint) = self.hint.filter(|hint| hint.good <= len) {
+            self.hint = None;
+            self.bad = hint.bad.filter(|bad| *bad > len);
+            if self.bad.is_some() {
+                (self.wait, self.rest, self.up) = (self.patience, REST, SMALL_STEP);
+                self.untried = None;
+            }
+        }
         if self.untried.is_some_and(|untried| untried <= len) {
+            self.rest = 0;
             self.untried = self.between().or_else(|| self.above());
-        } else if self.untried.is_none() && self.bad.is_some() {
+        } else if self.untried.is_none() && self.bad.is_none() {
+            // Another one has succeeded with what was too large.
+            self.untried = self.above();
+        } else if self.untried.is_none() {
             self.wait = self.wait.saturating_sub(1);
+            self.rest = self.rest.saturating_sub(1);
             let again = self.bad.filter(|_| self.wait == 0);
-            self.untried = again.or_else(|| self.between());
+            self.untried = again.or_else(|| self.between().filter(|_| self.rest == 0));
         }
     }
 
@@ -127,6 +222,11 @@ impl LimitSearch {
     pub fn too_large(&mut self, len: usize, allowed: Option<usize>) {
         if len <= 1 {
             // Its size cannot be the cause.
+            return;
+        }
+        if self.hint.take().is_some() && len > self.first {
+            // It is of no use, and neither is this size.
+            self.untried = if self.good == 0 { Some(self.first) } else { self.above() };
             return;
         }
         if let Some(allowed) = allowed.filter(|allowed| (1..len).contains(allowed)) {
@@ -151,8 +251,10 @@ impl LimitSearch {
             self.bad = Some(len);
             self.untried = None;
         } else {
-            self.bad = Some(self.bad.map_or(len, |bad| bad.min(len)));
-            self.untried = self.between();
+            let bad = self.bad.map_or(len, |bad| bad.min(len));
+            self.bad = Some(bad);
+            self.rest = REST;
+            self.untried = (self.good == 0).then_some((bad / 2).max(1));
         }
     }
 
@@ -179,7 +281,10 @@ impl LimitSearch {
         if self.bad.is_some() || self.good >= self.ceiling {
             return None;
         }
-        let above = (self.good + part(self.good, self.up)).min(self.ceiling);
+        let above = match self.up {
+            0 => self.twice(self.good),
+            up => (self.good + part(self.good, up)).min(self.ceiling),
+        };
         self.up = self.up.saturating_sub(1);
         if self.up == 0 {
             self.patience = PATIENCE;
@@ -187,21 +292,38 @@ impl LimitSearch {
         Some(above)
     }
 
-    /// How many requests `total` takes on a node that takes `limit` in each.
-    pub fn requests_for(mut self, mut total: u64, limit: usize) -> u64 {
+    /// Twice this size; close to the ceiling, half way there.
+    fn twice(&self, len: usize) -> usize {
+        match 2 * len {
+            twice if twice <= self.ceiling => twice,
+            _ if len + part(len, SMALL_STEP) < self.ceiling / 4 * 3 => len.midpoint(self.ceiling),
+            _ => self.ceiling,
+        }
+    }
+
+    /// How many requests `total` takes, `at_once` of them at a time, on a node that takes `limit` in each.
+    pub fn requests_for(mut self, mut total: u64, limit: usize, at_once: usize) -> u64 {
         let mut requests = 0;
         while total > 0 {
-            let size = self.next_size();
-            let asked = total.min(size.len as u64);
-            let fits = asked <= limit as u64;
-            // What is too large is asked for again in halves.
-            requests += if fits { 1 } else { 3 };
-            match fits {
-                true => self.succeeded(asked as usize),
-                false => self.too_large(asked as usize, None),
+            let mut left = total;
+            let mut under_way = Vec::new();
+            while left > 0 && under_way.len() < at_once.max(1) {
+                let size = self.next_size();
+                let asked = left.min(size.len as u64) as usize;
+                left -= asked as u64;
+                under_way.push((size, asked));
             }
-            self.ended(size);
-            total -= asked;
+            for (size, asked) in under_way {
+                requests += 1;
+                if asked <= limit.max(1) {
+                    self.succeeded(asked);
+                    total -= asked as u64;
+                } else {
+                    // It is asked for again.
+                    self.too_large(asked, None);
+                }
+                self.ended(size);
+            }
         }
         requests
     }

@@ -57,6 +57,7 @@ fn reader(url: &str, method: Method, arguments: &Arguments) -> anyhow::Result<No
         method: match method {
             Method::Multicall3 => MethodChoice::Multicall3,
             Method::Packed => MethodChoice::Packed,
+            Method::Auto => MethodChoice::Auto,
         },
     };
     Ok(NodeReader::new(client, &profile, settings, shutdown))

@@ -21,8 +21,8 @@ use tempfile::{NamedTempFile, TempDir};
 
 use crate::{Backend, Rows, report::say, table::Table};
 
-/// Gas limit of a block, and of an `eth_call`, as many nodes have it.
-const GAS_LIMIT: u64 = 50_000_000;
+/// A node that allows more gas than this in a call takes bodies of more than 2 MB, too.
+const USUAL_GAS: u64 = 50_000_000;
 /// Settings as in production: durable, with the table in memory, and without a checkpoint every few seconds.
 const SETTINGS: [(&str, &str); 5] = [
     ("fsync", "on"),
@@ -65,13 +65,18 @@ impl Fixture {
     /// Starts the chain and the database, and fills a table.
     pub(crate) async fn prepare(
         count: u64,
+        gas_limit: u64,
         backend: Backend,
         rows: Rows,
         partitions: u32,
     ) -> anyhow::Result<Self> {
         let started = Instant::now();
         say(format_args!("{count} wallets: starting the chain …"));
-        let chain = Chain::builder().wallets(count).gas_limit(GAS_LIMIT).start().await?;
+        let mut chain = Chain::builder().wallets(count).gas_limit(gas_limit);
+        if gas_limit > USUAL_GAS {
+            chain = chain.arg("--no-request-size-limit");
+        }
+        let chain = chain.start().await?;
         let sum = holdings(count).map(|holding| holding.total()).sum();
         let mut wallets: Vec<Wallet> = (0..count).map(|n| wallet(n).into()).collect();
 

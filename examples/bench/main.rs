@@ -61,9 +61,12 @@ struct Arguments {
     /// eth_calls in flight
     #[arg(long, default_value_t = 4)]
     concurrency: u32,
-    /// Round-trip time between program and node in milliseconds, for `delay`
+    /// Round-trip time between program and node in milliseconds, for `delay` and `far-against`
     #[arg(long, default_value_t = 50)]
     round_trip: u64,
+    /// Gas that the node allows in a call
+    #[arg(long, default_value_t = 50_000_000)]
+    gas_limit: u64,
     /// Ticks of the original to time
     #[arg(long, default_value_t = 200)]
     ticks: u64,
@@ -125,6 +128,8 @@ enum Measure {
     Scale,
     /// `sweep --all` of another build
     Against,
+    /// `sweep --all` of another build, with latency between program and node
+    FarAgainst,
 }
 
 impl Measure {
@@ -147,6 +152,7 @@ impl Measure {
 enum Method {
     Multicall3,
     Packed,
+    Auto,
 }
 
 impl fmt::Display for Method {
@@ -154,6 +160,7 @@ impl fmt::Display for Method {
         f.write_str(match self {
             Self::Multicall3 => "multicall3",
             Self::Packed => "packed",
+            Self::Auto => "auto",
         })
     }
 }
@@ -163,8 +170,8 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = Arguments::parse();
     arguments.wallets = arguments.wallets.next_multiple_of(1_000);
     let program = Program::build()?;
-    let Arguments { wallets, database, rows, partitions, .. } = arguments;
-    let fixture = Fixture::prepare(wallets, database, rows, partitions).await?;
+    let Arguments { wallets, gas_limit, database, rows, partitions, .. } = arguments;
+    let fixture = Fixture::prepare(wallets, gas_limit, database, rows, partitions).await?;
     let report = Report::new(&fixture, arguments.round_trip).await?;
     let mut bench = Bench { arguments, program, fixture, report, failures: 0 };
     for measure in bench.arguments.only.clone() {
@@ -242,13 +249,26 @@ impl Bench {
             }
             Measure::Against => {
                 for method in readers {
-                    let sentence = self.against(method).await;
+                    let node = self.fixture.chain.url();
+                    let sentence = self.against(method, &node).await;
                     self.keep(sentence, |report, sentence| report.comparisons.push(sentence));
                 }
             }
+            Measure::FarAgainst => {
+                let delay = match self.delay() {
+                    Ok(delay) => delay,
+                    Err(error) => return self.keep_row(Err(error)),
+                };
+                for method in readers {
+                    let sentence = self.against(method, &delay.url()).await;
+                    self.keep(sentence, |report, sentence| {
+                        let round_trip = report.round_trip;
+                        report.comparisons.push(format!("{round_trip} ms round trip, {sentence}"));
+                    });
+                }
+            }
             Measure::Delay => {
-                let one_way = Duration::from_millis(self.arguments.round_trip) / 2;
-                let delay = match LatencyProxy::in_front_of(&self.fixture.chain.url(), one_way) {
+                let delay = match self.delay() {
                     Ok(delay) => delay,
                     Err(error) => return self.keep_row(Err(error)),
                 };
@@ -260,6 +280,12 @@ impl Bench {
                 }
             }
         }
+    }
+
+    /// Latency in front of the node.
+    fn delay(&self) -> anyhow::Result<LatencyProxy> {
+        let one_way = Duration::from_millis(self.arguments.round_trip) / 2;
+        LatencyProxy::in_front_of(&self.fixture.chain.url(), one_way)
     }
 
     /// Keeps a result. A failure is counted and does not stop the other measurements.
@@ -340,7 +366,7 @@ impl Bench {
     }
 
     /// Sweeps all wallets with this build and another one in turns; the ratio of their median times.
-    async fn against(&self, method: Method) -> anyhow::Result<String> {
+    async fn against(&self, method: Method, node: &str) -> anyhow::Result<String> {
         let path = self.arguments.against.clone().context("--only against needs --against PATH")?;
         let builds = [&self.program, &Program::at(path)];
         let mut runs = [Vec::new(), Vec::new()];
@@ -348,8 +374,7 @@ impl Bench {
             for index in [turn as usize % 2, (turn as usize + 1) % 2] {
                 let table = self.fixture.table().await?;
                 table.forget_migrations().await?;
-                let node = self.fixture.chain.url();
-                let command = self.command("sweep --all", method, &node, &table);
+                let command = self.command("sweep --all", method, node, &table);
                 let usage = builds[index].run(&[command])?;
                 table.check_read(&self.fixture).await?;
                 table.drop().await?;

@@ -127,7 +127,7 @@ impl Row {
 /// All results.
 pub(crate) struct Report {
     title: String,
-    round_trip: u64,
+    pub(crate) round_trip: u64,
     pub(crate) rows: Vec<Row>,
     /// By method; `None` is the original.
     pub(crate) prices: Vec<(Option<Method>, Price)>,
@@ -246,7 +246,7 @@ impl Report {
     /// The conclusions that the measurements allow.
     fn conclusions(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for method in [Method::Multicall3, Method::Packed] {
+        for method in [Method::Multicall3, Method::Packed, Method::Auto] {
             lines.extend(self.against_floor(method));
             lines.extend(self.against_reading(method));
             lines.extend(self.against(What::Original, What::Sweep(method)));

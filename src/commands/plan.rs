@@ -55,7 +55,7 @@ impl Plan {
     ) -> Self {
         let node = &app.settings.node;
         let (settings, parts) = (app.reader_settings(), app.profile.reads.len());
-        let needed = settings.expected_calls(parts, wallets);
+        let needed = settings.expected_calls(parts, wallets, app.concurrency().get());
         let budget = max_calls.map_or(u64::MAX, NonZeroU64::get);
         let calls = needed.min(budget);
         let compute_units = calls * u64::from(node.cu_per_call.get());

@@ -1,11 +1,16 @@
 //! The story that `sweep`, `refresh` and `backfill` share: open node and table, read wallets and store them, report
 //! the counts, and decide the verdict.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::anyhow;
 use futures_util::Stream;
 use serde::Serialize;
+use tokio::time::timeout;
+use tracing::debug;
 
 use crate::{
     app::{App, Claimed},
@@ -14,6 +19,9 @@ use crate::{
     store::{Access, Store},
     tally::{Counts, Ledger, Outcome, Pipeline, Retries, RunError, RunSummary, Unreadable, Wallet},
 };
+
+/// How long remembering what endpoints take may take.
+const HINTS_LIMIT: Duration = Duration::from_secs(2);
 
 /// A command that reads wallets and stores their totals.
 pub(super) struct Story<'a> {
@@ -40,6 +48,8 @@ impl<'a> Story<'a> {
         let store = app.store(access).await?;
         if let Some(reader) = &reader {
             reader.has_stored(store.newest_read_block().await?);
+            // Without them the run only searches anew.
+            reader.take_hints(&store.hints().await.unwrap_or_default());
         }
         Ok(Self { app, command, started, reader, store })
     }
@@ -59,7 +69,23 @@ impl<'a> Story<'a> {
         let ledger = &Claimed { app: self.app, store: self.store.as_ref(), ledger };
         let shutdown = &self.app.shutdown;
         let pipeline = Pipeline { reader, ledger, shutdown, progress: &bar, retries };
-        pipeline.run(pages, each).await
+        let run = pipeline.run(pages, each).await;
+        if !matches!(run.error, Some(RunError::Database(_))) {
+            self.remember(reader).await;
+        }
+        run
+    }
+
+    /// Remembers what was found of the endpoints, for the next run. That it cannot be is not an error.
+    async fn remember(&self, reader: &NodeReader) {
+        let hints = reader.hints();
+        if hints.is_empty() {
+            return;
+        }
+        let recorded = timeout(HINTS_LIMIT, self.store.record_hints(&hints)).await;
+        if let Ok(Err(error)) = recorded {
+            debug!("what endpoints take was not remembered: {error}");
+        }
     }
 
     /// The counts of a run, so far.

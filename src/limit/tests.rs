@@ -25,19 +25,162 @@ fn tries(search: &mut LimitSearch, limit: usize, calls: usize) -> Vec<(usize, bo
 
 #[test]
 fn a_limit_is_closed_in_on() {
-    let tried = tries(&mut auto(60_000), 2_300, 9);
+    let mut tried = tries(&mut auto(60_000), 2_300, 17);
+    // Between two attempts that fail, some requests go by that do not.
+    tried.dedup();
     let expected = [
         (200, true),
         (400, true),
         (800, true),
         (1_600, true),
         (3_200, false),
+        (1_600, true),
         (2_400, false),
+        (1_600, true),
         (2_000, true),
         (2_200, true),
         (2_300, true),
     ];
     assert_eq!(tried, expected);
+}
+
+/// Sizes that are given out at once.
+fn at_once(search: &mut LimitSearch, count: usize) -> Vec<Size> {
+    (0..count).map(|_| search.next_size()).collect()
+}
+
+/// The sizes alone.
+fn lens(sizes: &[Size]) -> Vec<usize> {
+    sizes.iter().map(|size| size.len).collect()
+}
+
+#[test]
+fn several_sizes_are_tried_at_once() {
+    let mut search = auto(60_000);
+    let sizes = at_once(&mut search, 5);
+    assert_eq!(lens(&sizes), [200, 400, 800, 200, 200]);
+    assert_eq!(sizes.iter().filter(|size| size.is_untried).count(), 3);
+    search.succeeded(400);
+    search.ended(sizes[1]);
+    assert_eq!(lens(&at_once(&mut search, 3)), [1_600, 400, 400], "800 is under way");
+}
+
+#[test]
+fn where_every_size_fails_smaller_ones_are_tried_at_once() {
+    let mut search = auto(60_000);
+    for size in at_once(&mut search, 4) {
+        search.too_large(size.len, None);
+        search.ended(size);
+    }
+    // Few at once, while none is known to succeed.
+    assert_eq!(search.at_once(), 1);
+    assert_eq!(lens(&at_once(&mut search, 4)), [100, 50, 25, 12]);
+    search.succeeded(25);
+    assert_eq!(search.at_once(), usize::MAX);
+}
+
+/// How a search of several requests at a time goes on a far node with a limit: the sizes in the order in which they
+/// ended, and which succeeded.
+fn run(search: &mut LimitSearch, mut left: usize, limit: usize, most: usize) -> Vec<(usize, bool)> {
+    // When it ends, how much was asked, of which size.
+    let mut under_way: Vec<(usize, usize, Size)> = Vec::new();
+    let (mut now, mut tried) = (0, Vec::new());
+    loop {
+        while left > 0 && under_way.len() < most.min(search.at_once()) {
+            let size = search.next_size();
+            let asked = size.len.min(left);
+            left -= asked;
+            // A round trip takes as long as 10,000 wallets.
+            under_way.push((now + 10_000 + asked.min(limit), asked, size));
+        }
+        let first = (0..under_way.len()).min_by_key(|index| under_way[*index].0);
+        let Some(first) = first else { return tried };
+        let (ended, asked, size) = under_way.remove(first);
+        now = ended;
+        match asked <= limit {
+            true => search.succeeded(asked),
+            false => (search.too_large(asked, None), left += asked).0,
+        }
+        search.ended(size);
+        tried.push((asked, asked <= limit));
+    }
+}
+
+/// What the packed reader has for three parts.
+fn packed() -> LimitSearch {
+    LimitSearch::from(2_303, 57_692)
+}
+
+#[test]
+fn a_provider_that_allows_550m_gas_is_read_in_few_calls() {
+    // Packed takes 10,116 gas a wallet here, 10,636 with the genuine contracts.
+    for (gas, most) in [(10_116, 75), (10_636, 78)] {
+        let calls = run(&mut packed(), 3_150_000, 550_000_000 / gas, 4).len();
+        assert!(calls <= most, "{gas}: {calls}");
+    }
+}
+
+#[test]
+fn a_small_table_is_read_in_two_waves() {
+    let tried = run(&mut packed(), 20_000, 4_900, 4);
+    assert!(tried.len() <= 8, "{tried:?}");
+    assert_eq!(tried.iter().filter(|(_, fits)| !fits).count(), 1, "{tried:?}");
+}
+
+#[test]
+fn a_million_gas_is_found_in_few_calls() {
+    for at_once in [1, 4, 16] {
+        let tried = run(&mut packed(), 20_000, 95, at_once);
+        let lost = tried.iter().filter(|(_, fits)| !fits).count();
+        assert!(lost <= 16 && tried.len() <= 260, "{at_once}: {} calls, {lost} lost", tried.len());
+    }
+}
+
+#[test]
+fn a_search_goes_on_where_an_earlier_one_ended() {
+    let mut search = packed();
+    run(&mut search, 3_150_000, 4_900, 4);
+    let found = search.found().unwrap();
+    assert!(found.good >= 4_750 && found.bad <= Some(5_060), "{found:?}");
+    let mut next = packed().with_hint(found);
+    let first = next.next_size();
+    assert_eq!(first, Size { len: found.good, is_untried: true });
+    assert_eq!(next.next_size(), Size { len: 2_303, is_untried: false }, "one tries a hint");
+    next.succeeded(first.len);
+    next.ended(first);
+    let tried = run(&mut next, 40_000, 4_900, 4);
+    assert!(tried.iter().all(|(asked, fits)| *fits && *asked <= found.good), "{tried:?}");
+    assert_eq!(next.found(), Some(found));
+}
+
+#[test]
+fn a_wrong_hint_costs_one_request() {
+    let lost = |search: &LimitSearch| {
+        let tried = run(&mut search.clone(), 100_000, 4_900, 4);
+        tried.iter().filter(|(_, fits)| !fits).count()
+    };
+    let without = lost(&packed());
+    for good in [5_000, 9_000, 54_000, 57_692, 1_000_000] {
+        let hinted = packed().with_hint(Found { good, bad: Some(good + good / 32) });
+        assert!(lost(&hinted) <= without + 1, "{good}: {} and {without}", lost(&hinted));
+        let mut search = hinted;
+        run(&mut search, 100_000, 4_900, 4);
+        assert!(search.found().is_some_and(|found| found.good <= 4_900), "it is replaced");
+    }
+    // One that is too small: of another node.
+    let calls = |search: LimitSearch| run(&mut search.clone(), 100_000, 4_900, 4).len();
+    let small = packed().with_hint(Found { good: 95, bad: None });
+    assert!(calls(small.clone()) <= calls(packed()) + 16, "{}", calls(small));
+}
+
+#[test]
+fn what_a_small_run_did_not_try_is_no_hint() {
+    let mut search = packed();
+    run(&mut search, 50, 4_900, 4);
+    assert_eq!(search.found(), None);
+    let mut search = packed().with_hint(Found { good: 4_600, bad: Some(4_800) });
+    run(&mut search, 50, 4_900, 4);
+    assert_eq!(search.found(), None);
 }
 
 #[test]
@@ -115,7 +258,6 @@ fn a_limit_that_the_node_does_not_state_is_found_at_little_cost() {
 #[test]
 fn a_number_is_a_ceiling_from_the_start() {
     let mut search = LimitSearch::at_most(500);
-    assert!(!search.is_doubling());
     assert!(tries(&mut search, 10_000, 50).iter().all(|tried| *tried == (500, true)));
     search.too_large(500, None);
     let tried = tries(&mut search, 10_000, 100);
@@ -125,16 +267,15 @@ fn a_number_is_a_ceiling_from_the_start() {
 }
 
 #[test]
-fn an_untried_size_is_tried_by_one_call_at_a_time() {
+fn a_size_is_tried_by_one_call_at_a_time() {
     let mut search = auto(60_000);
     tries(&mut search, 60_000, 1);
-    assert_eq!(search.next_size(), Size { len: 400, is_untried: true });
-    let meanwhile = search.next_size();
-    assert_eq!(meanwhile, Size { len: 200, is_untried: false });
-    search.ended(meanwhile);
+    let sizes = at_once(&mut search, 3);
+    assert_eq!(lens(&sizes), [400, 800, 200]);
+    search.ended(sizes[2]);
     assert_eq!(search.next_size(), Size { len: 200, is_untried: false });
-    search.ended(Size { len: 400, is_untried: true });
-    assert_eq!(search.next_size(), Size { len: 400, is_untried: true });
+    sizes.iter().for_each(|size| search.ended(*size));
+    assert_eq!(search.next_size(), Size { len: 400, is_untried: true }, "it did not come to it");
 }
 
 #[test]
@@ -149,7 +290,7 @@ fn one_poisoned_chunk_makes_the_next_ones_little_smaller() {
 #[test]
 fn a_number_that_is_too_much_is_halved_and_the_limit_closed_in_on() {
     for (number, limit) in [(5_000, 1_488), (20_000, 5_050), (2_000, 1_000)] {
-        let calls = LimitSearch::at_most(number).requests_for(1_000_000, limit);
+        let calls = LimitSearch::at_most(number).requests_for(1_000_000, limit, 1);
         let fewest = 1_000_000 / limit as u64;
         assert!(calls <= fewest * 11 / 10 + 20, "{number}, {limit}: {calls} of {fewest}");
     }
@@ -190,13 +331,13 @@ fn several_failures_of_one_size_count_once() {
 fn the_plan_of_a_table_is_near_the_fewest_calls() {
     // 50M gas at 9.8k and at 21k a wallet, and 2 MB at 1,344 bytes a wallet.
     for (limit, most) in [(5_100, 700), (2_380, 1_450), (1_560, 2_300)] {
-        let calls = auto(60_000).requests_for(3_150_000, limit);
+        let calls = auto(60_000).requests_for(3_150_000, limit, 4);
         let fewest = 3_150_000_u64.div_ceil(limit as u64);
         assert!(calls >= fewest && calls <= most, "{limit}: {calls} of {fewest}");
     }
-    assert_eq!(LimitSearch::at_most(200).requests_for(1_001, 5_000), 6);
-    assert_eq!(auto(60_000).requests_for(3, 5_000), 1);
-    assert_eq!(auto(60_000).requests_for(0, 5_000), 0);
+    assert_eq!(LimitSearch::at_most(200).requests_for(1_001, 5_000, 4), 6);
+    assert_eq!(auto(60_000).requests_for(3, 5_000, 4), 1);
+    assert_eq!(auto(60_000).requests_for(0, 5_000, 4), 0);
 }
 
 proptest! {

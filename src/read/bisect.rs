@@ -9,13 +9,17 @@ use super::{
     aggregate3::{Aggregator, Answers, Question, decode},
     calls::{Blame, Calls, ReadError},
 };
-use crate::{rpc::RequestError, tally::Wallet};
+use crate::{
+    rpc::{Limit, RequestError},
+    tally::Wallet,
+};
 
 /// What a chunk gave: its answers, and the error for those wallets that have none.
 pub(super) type ChunkRead<T> = (Answers<T>, Option<ReadError>);
 
 impl Calls<'_> {
-    /// Asks through Multicall3, halving what fails until each wallet is answered or has failed alone.
+    /// Asks through Multicall3, halving what fails until each wallet is answered or has failed alone. A chunk that is far too
+    /// large is given back.
     pub(super) async fn ask<Q: Question>(
         &self,
         aggregator: &Aggregator,
@@ -62,12 +66,17 @@ impl Calls<'_> {
                 }
                 Err(error) => {
                     let limit = question.limit().filter(|_| wallets.len() == size);
+                    let gives_back =
+                        limit.is_some_and(|limit| self.gives_back(limit, &error, wallets.len()));
                     let Blame { reason, enough } =
                         match self.blame(error, wallets.len(), limit).await {
                             Ok(blame) => blame,
                             Err(error) => return (done, Some(error)),
                         };
                     if wallets.len() > 1 {
+                        if gives_back {
+                            break;
+                        }
                         open.extend(halves(wallets));
                         continue;
                     }
@@ -82,6 +91,13 @@ impl Calls<'_> {
             }
         }
         (done, None)
+    }
+
+    /// True if a chunk that failed like this is to be read in other chunks.
+    fn gives_back(&self, limit: Limit, error: &RequestError, wallets: usize) -> bool {
+        let RequestError::Node(failure) = error else { return false };
+        let endpoint = self.client().endpoint(&failure.endpoint);
+        endpoint.limit(limit, |search| search.gives_back(wallets))
     }
 
     /// One `aggregate3` for these wallets.

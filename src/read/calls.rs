@@ -17,7 +17,7 @@ use crate::{
     profile::MULTICALL3,
     rpc::{
         Action, BlockRef, Call, Client, Endpoint, EndpointId, ErrorKind, Limit, NodeError, Origin,
-        Permit, RequestError,
+        Parked, Permit, RequestError,
     },
     tally::{RunError, Shutdown, Wallet},
 };
@@ -133,6 +133,16 @@ impl<'a> Calls<'a> {
     /// The same permit for calls at another block.
     pub(super) fn at(self, block: BlockRef) -> Self {
         Self { block, ..self }
+    }
+
+    /// Calls at the same block under another permit.
+    pub(super) const fn beside(&self, permit: Permit<'a>) -> Self {
+        Self { caller: self.caller, permit, block: self.block }
+    }
+
+    /// Nothing is sent until this is dropped, as another chunk is waited for.
+    pub(super) fn park(&self) -> Parked<'_> {
+        self.permit.park()
     }
 
     /// True if a shutdown was requested.

@@ -1,6 +1,15 @@
 //! From pages of wallets to chunks of another size.
 
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
 use futures_util::StreamExt;
+use tokio::sync::Notify;
 
 use crate::tally::{Pages, RunError, Wallet};
 
@@ -11,17 +20,36 @@ pub(super) struct Chunker<'a> {
     /// The error that ended the pages.
     pub(super) error: Option<RunError>,
     /// True if the pages have ended.
-    pub(super) is_over: bool,
+    is_over: bool,
+    returned: Arc<Returned>,
 }
+
+/// Wallets of chunks that were too large, until they are part of other chunks.
+#[derive(Default)]
+struct Returned {
+    wallets: Mutex<VecDeque<Wallet>>,
+    /// Chunks that are being read.
+    under_way: AtomicUsize,
+    changed: Notify,
+}
+
+/// A chunk that is being read.
+pub(super) struct UnderWay(Arc<Returned>);
 
 impl<'a> Chunker<'a> {
     pub(super) fn new(pages: Pages<'a>) -> Self {
-        Self { pages, wallets: Vec::new().into_iter(), error: None, is_over: false }
+        let wallets = Vec::new().into_iter();
+        Self { pages, wallets, error: None, is_over: false, returned: Arc::default() }
     }
 
     /// The next `count` wallets; fewer at the end, and before an error.
     pub(super) async fn take(&mut self, count: usize) -> Vec<Wallet> {
-        let mut taken: Vec<_> = self.wallets.by_ref().take(count).collect();
+        let mut taken: Vec<_> = {
+            let mut returned = self.returned.wallets();
+            let count = count.min(returned.len());
+            returned.drain(..count).collect()
+        };
+        taken.extend(self.wallets.by_ref().take(count - taken.len()));
         while taken.len() < count && !self.is_over {
             match self.pages.next().await {
                 Some(Ok(page)) => {
@@ -33,5 +61,46 @@ impl<'a> Chunker<'a> {
             }
         }
         taken
+    }
+
+    /// Reading begins with what was taken last.
+    pub(super) fn begin(&self) -> UnderWay {
+        self.returned.under_way.fetch_add(1, SeqCst);
+        UnderWay(Arc::clone(&self.returned))
+    }
+
+    /// After the last page: waits until wallets come back; false if none will.
+    pub(super) async fn has_more(&mut self) -> bool {
+        loop {
+            let changed = self.returned.changed.notified();
+            let is_last = self.returned.under_way.load(SeqCst) == 0;
+            if !self.returned.wallets().is_empty() {
+                return true;
+            }
+            if is_last {
+                return false;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Returned {
+    fn wallets(&self) -> MutexGuard<'_, VecDeque<Wallet>> {
+        self.wallets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UnderWay {
+    /// These wallets are to be part of other chunks.
+    pub(super) fn give_back(&self, wallets: Vec<Wallet>) {
+        self.0.wallets().extend(wallets);
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, SeqCst);
+        self.0.changed.notify_one();
     }
 }

@@ -1,5 +1,7 @@
 //! What a method to read totals is, and what its calls cost.
 
+use std::collections::{HashSet, VecDeque};
+
 use alloy::primitives::U256;
 use async_trait::async_trait;
 
@@ -7,11 +9,13 @@ use super::{bisect::ChunkRead, calls::Calls, settings::ChunkLimit};
 use crate::{
     limit::LimitSearch,
     rpc::{Client, Endpoint, Limit},
-    tally::Wallet,
+    tally::{Reading, Wallet},
 };
 
-/// Wallets in the first call, where the size is searched for.
-const FIRST: usize = 200;
+/// Gas of the first call, where the size is searched for: most nodes allow twice as much, 50M.
+const FIRST_GAS: usize = 23_500_000;
+/// Bytes that the first call sends, at most: many gateways take twice as much, 1 MB.
+const FIRST_BYTES: usize = 490_000;
 /// Bytes of JSON that one call may take, there and back: larger ones are no faster.
 const BYTES_IN_CALL: usize = 6_000_000;
 
@@ -34,22 +38,24 @@ pub(super) trait TotalsMethod: Send + Sync {
         client.preferred_of(|endpoint| self.suits(endpoint)).unwrap_or_else(|| client.preferred())
     }
 
-    /// Reads the totals of a chunk that is small enough for one call, as far as is known.
+    /// Reads the totals of a chunk that is small enough for one call, as far as is known. Where that turns out to be wrong,
+    /// wallets are left without a reading: they are to be read in smaller chunks.
     async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<U256>;
 
     /// Reads the totals of any number of wallets, in as many chunks as it takes.
     async fn read_all(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<U256> {
         let mut readings = Vec::with_capacity(wallets.len());
-        let mut left = wallets.as_slice();
+        let mut left = VecDeque::from(wallets);
         while !left.is_empty() && !calls.is_stopped() {
             let size = self.preferred(calls.client()).next_size(self.limit());
-            let (now, later) = left.split_at(size.get().min(left.len()));
-            let (read, error) = self.read(calls, now.to_vec()).await;
+            let mut chunk: Vec<_> = left.drain(..size.get().min(left.len())).collect();
+            let (read, error) = self.read(calls, chunk.clone()).await;
+            keep_unread(&mut chunk, &read);
             readings.extend(read);
             if error.is_some() {
                 return (readings, error);
             }
-            left = later;
+            left.extend(chunk);
         }
         (readings, None)
     }
@@ -77,16 +83,31 @@ impl CallCost {
         (50_000_000 / self.gas).min(2_000_000 / (2 * self.bytes_sent))
     }
 
+    /// Wallets in the first call, where the size is searched for.
+    pub(super) fn first(self) -> usize {
+        (FIRST_GAS / self.gas).min(FIRST_BYTES / (2 * self.bytes_sent)).max(1)
+    }
+
     /// The most wallets in one call.
     const fn ceiling(self) -> usize {
         BYTES_IN_CALL / self.json_bytes()
     }
 }
 
+/// Takes the wallets that were read out of a chunk.
+pub(super) fn keep_unread(chunk: &mut Vec<Wallet>, readings: &[Reading]) {
+    if readings.len() == chunk.len() {
+        chunk.clear();
+    } else if !readings.is_empty() {
+        let read: HashSet<_> = readings.iter().map(|(wallet, _)| wallet).collect();
+        chunk.retain(|wallet| !read.contains(wallet));
+    }
+}
+
 /// The search for the number of wallets in a call that costs this much for each.
 pub(super) fn search(chunk: ChunkLimit, cost: CallCost) -> LimitSearch {
     match chunk {
-        ChunkLimit::Auto => LimitSearch::from(FIRST, cost.ceiling()),
+        ChunkLimit::Auto => LimitSearch::from(cost.first(), cost.ceiling()),
         ChunkLimit::AtMost(number) => LimitSearch::at_most(number.get()),
     }
 }
@@ -97,5 +118,5 @@ pub(super) fn limit(method: &'static str, chunk: ChunkLimit, cost: CallCost) -> 
         ChunkLimit::Auto => None,
         ChunkLimit::AtMost(number) => Some(number.get()),
     };
-    Limit { kind: method, first: FIRST, ceiling: cost.ceiling(), at_most }
+    Limit { kind: method, first: cost.first(), ceiling: cost.ceiling(), at_most }
 }

@@ -83,6 +83,11 @@ pub(super) struct PackedResult {
 }
 
 impl PackedResult {
+    /// True if nothing is known of any wallet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.totals.is_empty() && self.marked.is_empty()
+    }
+
     fn readings(&self) -> Vec<Reading> {
         self.totals.iter().map(|(wallet, total)| (*wallet, Ok(*total))).collect()
     }
@@ -154,7 +159,7 @@ impl Packed {
         calls.call(wallets.len() > 1, self.call(wallets), read).await
     }
 
-    /// Reads a chunk by the program alone, halving what is too large. While an endpoint `is_trial`, what it does not say
+    /// Reads a chunk by the program alone, halving what is too large, or giving it back for other chunks. While an endpoint `is_trial`, what it does not say
     /// to be too large fails at once: the chunk is then read without the program, which shows whether that is the cause.
     pub(super) async fn read_packed(
         &self,
@@ -206,7 +211,11 @@ impl Packed {
             }
             if wallets.len() == size {
                 let endpoint = calls.client().endpoint(&failure.endpoint);
+                let gives_back = endpoint.limit(self.limit, |search| search.gives_back(size));
                 endpoint.too_large(self.limit, size, &failure);
+                if gives_back {
+                    break;
+                }
             }
             match is_alone {
                 true => result.marked.extend(wallets),

@@ -1,6 +1,7 @@
 //! How many calls a sweep would take, for `--dry-run`.
 
 use super::{
+    auto::COMPARED,
     method::{CallCost, search},
     multicall::Multicall3,
     packed::Packed,
@@ -9,18 +10,19 @@ use super::{
 
 impl ReaderSettings {
     /// About how many `eth_call`s the totals of `wallets` take, each of `parts` parts, from a node with the usual
-    /// limits: 50M gas in a call, and bodies of 2 MB.
-    pub fn expected_calls(&self, parts: usize, wallets: u64) -> u64 {
+    /// limits: 50M gas in a call, and bodies of 2 MB. `at_once` of them are in flight.
+    pub fn expected_calls(&self, parts: usize, wallets: u64, at_once: usize) -> u64 {
         let search = |cost| search(self.chunk, cost);
-        let calls = |cost: CallCost, wallets| search(cost).requests_for(wallets, cost.usual());
+        let calls =
+            |cost: CallCost, wallets| search(cost).requests_for(wallets, cost.usual(), at_once);
         let (multicall3, packed) = (Multicall3::cost(parts), Packed::cost(parts));
         match self.method {
             MethodChoice::Multicall3 => calls(multicall3, wallets),
             MethodChoice::Packed => calls(packed, wallets),
-            // The first chunk is read by both methods.
+            // Some wallets of the first chunk are read by both methods.
             MethodChoice::Auto => {
-                let first = search(packed).next_size().len as u64;
-                calls(packed, wallets) + calls(multicall3, first.min(wallets))
+                let compared = search(packed).next_size().len.min(COMPARED) as u64;
+                calls(packed, wallets) + calls(multicall3, compared.min(wallets))
             }
         }
     }

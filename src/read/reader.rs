@@ -2,7 +2,6 @@
 //! as suits the node.
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -15,14 +14,15 @@ use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
+use tokio::sync::Mutex;
 
 use super::{
     aggregate3::{Aggregator, Answers, List, Parts},
-    auto::Methods,
+    auto::{Methods, Trial},
     calls::{Caller, Calls, ReadError},
-    chunker::Chunker,
+    chunker::{Chunker, UnderWay},
     direct::{Direct, PartsRead},
-    method::TotalsMethod,
+    method::{TotalsMethod, keep_unread},
     multicall::Multicall3,
     packed::Packed,
     pin::PinnedBlock,
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     profile::{Profile, View},
     rpc::{BlockChoice, BlockRef, Client, Endpoint, RequestError, SizeInUse},
-    tally::{Chunk, Pages, Reader, Reading, RunError, Shutdown, Wallet},
+    tally::{Chunk, NodeHint, Pages, Reader, Reading, RunError, Shutdown, Wallet},
 };
 
 /// Bytes of JSON that all calls in flight may take, so that memory is bounded.
@@ -60,6 +60,7 @@ struct Cut<'a> {
     endpoint: &'a Endpoint,
     calls: Calls<'a>,
     size: SizeInUse<'a>,
+    trial: Option<Trial<'a>>,
 }
 
 impl NodeReader {
@@ -83,7 +84,7 @@ impl NodeReader {
         let packed = Packed::new(&parts, chain_id, chunk, Arc::clone(&plain), origin);
         Self {
             caller: Caller::new(client, totals, aggregator.clone(), shutdown),
-            methods: Methods { choice: method, plain, packed },
+            methods: Methods { choice: method, plain, packed, trial: Mutex::default() },
             direct,
             aggregator,
             block,
@@ -94,6 +95,16 @@ impl NodeReader {
     /// The table holds a total that was read at this block: an endpoint far behind it is passed over.
     pub fn has_stored(&self, block: Option<u64>) {
         self.caller.client.has_stored(block.unwrap_or_default());
+    }
+
+    /// Remembers what earlier runs found of the endpoints.
+    pub fn take_hints(&self, hints: &[NodeHint]) {
+        self.caller.client.take_hints(hints);
+    }
+
+    /// What was found of the endpoints, as far as it is worth to be remembered and not remembered yet.
+    pub fn hints(&self) -> Vec<NodeHint> {
+        self.caller.client.hints()
     }
 
     /// `eth_call`s sent so far.
@@ -197,21 +208,24 @@ impl NodeReader {
         let permit = client.permit(|| self.chunks_at_once()).await;
         let endpoint = self.methods.preferred(client);
         let size = endpoint.next_size(self.methods.of(endpoint).limit());
+        let trial = self.methods.begin_trial(endpoint, client);
         // The block is resolved once there are wallets.
-        Cut { endpoint, calls: self.caller.with_permit(permit, 0.into()), size }
+        Cut { endpoint, calls: self.caller.with_permit(permit, 0.into()), size, trial }
     }
 
     /// How many chunks may be in flight now.
     fn chunks_at_once(&self) -> usize {
         let endpoint = self.methods.preferred(&self.caller.client);
         let method = self.methods.of(endpoint);
-        let (is_doubling, largest) =
-            endpoint.limit(method.limit(), |search| (search.is_doubling(), search.largest()));
-        // What one call finds out, several would find out at the price of several.
-        if is_doubling || self.methods.is_trial(endpoint) {
+        let limit = method.limit();
+        // Where the user limits calls, one finds out whether the reader works, at the price of one.
+        if limit.at_most.is_some() && self.methods.is_trial(endpoint) {
             return 1;
         }
-        (BYTES_IN_FLIGHT / (largest * method.cost_of_wallet().json_bytes())).max(1)
+        let (at_once, largest) =
+            endpoint.limit(limit, |search| (search.at_once(), search.largest()));
+        let fit = BYTES_IN_FLIGHT / (largest * method.cost_of_wallet().json_bytes());
+        at_once.min(fit).max(1)
     }
 
     /// Reads what `pages` gives in chunks, several at once: at `fixed`, or at the block that was chosen, resolved
@@ -219,25 +233,31 @@ impl NodeReader {
     fn read_pages<'a>(&'a self, pages: Pages<'a>, fixed: Option<BlockRef>) -> BoxStream<'a, Chunk> {
         // After a chunk has failed, no further one is begun.
         let gave_up = Arc::new(AtomicBool::new(false));
-        let state = Some((Chunker::new(pages), Arc::clone(&gave_up)));
-        let chunks = stream::unfold(state, move |state| async move {
-            let (mut chunker, gave_up) = state?;
-            let cut = self.cut().await;
-            if gave_up.load(Relaxed) {
-                return None;
+        let state = (Chunker::new(pages), Arc::clone(&gave_up));
+        let chunks = stream::unfold(state, move |(mut chunker, gave_up)| async move {
+            loop {
+                let cut = self.cut().await;
+                if gave_up.load(Relaxed) {
+                    return None;
+                }
+                let wallets = chunker.take(cut.size.get()).await;
+                let error = chunker.error.take();
+                if !wallets.is_empty() || error.is_some() {
+                    let under_way = chunker.begin();
+                    return Some(((cut, wallets, error, under_way), (chunker, gave_up)));
+                }
+                drop(cut);
+                if !chunker.has_more().await {
+                    return None;
+                }
             }
-            let wallets = chunker.take(cut.size.get()).await;
-            let error = chunker.error.take();
-            let is_over = wallets.is_empty() && error.is_none();
-            let next = (!chunker.is_over).then_some((chunker, gave_up));
-            (!is_over).then_some(((cut, wallets, error), next))
         });
-        let read = chunks.map(move |(cut, wallets, error)| {
+        let read = chunks.map(move |(cut, wallets, error, under_way)| {
             let gave_up = Arc::clone(&gave_up);
             async move {
                 let mut chunks = match wallets.is_empty() {
                     true => Vec::new(),
-                    false => self.read_chunk(cut, wallets, fixed).await,
+                    false => self.read_chunk(cut, wallets, fixed, &under_way).await,
                 };
                 if let Some(error) = error {
                     chunks.push(Chunk { error: Some(error), ..Chunk::default() });
@@ -250,12 +270,14 @@ impl NodeReader {
         read.buffer_unordered(usize::MAX).flatten().boxed()
     }
 
-    /// Reads one chunk at one block; where a node no longer has that block's state, the rest of it at a newer one.
+    /// Reads one chunk at one block; where a node no longer has that block's state, the rest of it at a newer one. What
+    /// turns out to be too much for a call is given back.
     async fn read_chunk(
         &self,
-        Cut { endpoint, mut calls, size }: Cut<'_>,
+        Cut { endpoint, mut calls, size, mut trial }: Cut<'_>,
         mut wallets: Vec<Wallet>,
         fixed: Option<BlockRef>,
+        under_way: &UnderWay,
     ) -> Vec<Chunk> {
         let mut chunks = Vec::new();
         let mut requested = wallets.len() as u64;
@@ -274,7 +296,8 @@ impl NodeReader {
         };
         loop {
             calls = calls.at(block);
-            let (readings, error) = self.methods.read(endpoint, &calls, wallets.clone()).await;
+            let reading = self.methods.read(endpoint, &calls, wallets.clone(), trial.take());
+            let (readings, error) = reading.await;
             let newer = match &error {
                 Some(error) if chunks.len() < RENEWALS && fixed.is_none() => {
                     self.newer_than(block, &calls, error).await
@@ -282,13 +305,17 @@ impl NodeReader {
                 _ => None,
             };
             let Some(newer) = newer else {
+                if error.is_none() && !calls.is_stopped() {
+                    keep_unread(&mut wallets, &readings);
+                    requested -= wallets.len() as u64;
+                    under_way.give_back(wallets);
+                }
                 let error = error.map(RunError::from);
                 chunks.push(Chunk { block: block.number, requested, readings, error });
                 drop(size);
                 return chunks;
             };
-            let read: HashSet<_> = readings.iter().map(|(wallet, _)| *wallet).collect();
-            wallets.retain(|wallet| !read.contains(wallet));
+            keep_unread(&mut wallets, &readings);
             let left = wallets.len() as u64;
             let requested_here = requested - left;
             chunks.push(Chunk {

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -12,7 +13,7 @@ use std::{
 use alloy::primitives::{Address, Bytes, U64};
 use futures_util::future::join_all;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 use tracing::info;
 
 use super::{
@@ -20,6 +21,7 @@ use super::{
     block::{BlockChoice, Header},
     endpoint::{Availability, Endpoint, Unfit},
     error::RequestError,
+    learnt::Checks,
     sender::{Rejected, Sender},
 };
 use crate::{profile::Profile, tally::Shutdown};
@@ -30,6 +32,9 @@ const BEHIND: Duration = Duration::from_secs(30);
 const MISTAKEN: Duration = Duration::from_secs(600);
 /// Blocks over which the time between two blocks is measured.
 const SPAN: u64 = 100;
+
+/// How long an endpoint that is near takes to answer.
+const NEAR: Duration = Duration::from_millis(50);
 
 /// Tells the time; a simulation has its own.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -117,6 +122,14 @@ pub(super) struct Checker<'a> {
     pub(super) shutdown: &'a Shutdown,
 }
 
+/// What was asked, and whether it is as it must be.
+struct Asked {
+    of_chain: Result<(), CheckFailure>,
+    newest: Result<(), CheckFailure>,
+    /// By contract.
+    looked: Vec<(Address, Result<(), CheckFailure>)>,
+}
+
 impl Checker<'_> {
     /// Checks what is not known yet.
     pub(super) async fn check(&self) -> Result<(), CheckFailure> {
@@ -125,21 +138,10 @@ impl Checker<'_> {
         if endpoint.is_checked() {
             return Ok(());
         }
-        if !checks.is_of_chain {
-            self.check_chain().await?;
-            checks.is_of_chain = true;
-        }
-        let block = match checks.block.clone() {
-            Some(block) => block,
-            None => checks.block.insert(self.check_newest().await?).clone(),
-        };
-        let Expected { contracts, .. } = self.expected;
-        let missing = contracts.iter().filter(|(address, _)| !checks.contracts.contains(*address));
-        let looked = join_all(missing.map(async |(address, what)| {
-            (*address, self.check_code(*address, what, &block).await)
-        }));
-        let mut first_failure = Ok(());
-        for (address, result) in looked.await {
+        let Asked { of_chain, newest, looked } = self.ask_all(&checks).await?;
+        (checks.is_of_chain, checks.is_fresh) = (of_chain.is_ok(), newest.is_ok());
+        let mut first_failure = of_chain.and(newest);
+        for (address, result) in looked {
             match result {
                 Ok(()) => drop(checks.contracts.insert(address)),
                 Err(failure) => first_failure = first_failure.and(Err(failure)),
@@ -149,6 +151,35 @@ impl Checker<'_> {
         info!("{}: chain {}, every contract has code", endpoint.id, self.expected.chain_id);
         endpoint.passed_checks();
         Ok(())
+    }
+
+    /// Asks for what is not known yet. One that is near is asked no more once its chain is not the right one, or it does
+    /// not answer. Of one that is far each round trip is as long as a whole call, so that all is asked at once; that also
+    /// opens the connections that calls will use.
+    async fn ask_all(&self, checks: &Checks) -> Result<Asked, CheckFailure> {
+        let Expected { contracts, block, .. } = self.expected;
+        let block = block.to_string();
+        let missing = contracts.iter().filter(|(address, _)| !checks.contracts.contains(*address));
+        let of_chain = async { if checks.is_of_chain { Ok(()) } else { self.check_chain().await } };
+        let newest = async { if checks.is_fresh { Ok(()) } else { self.check_newest().await } };
+        let looked = join_all(missing.map(async |(address, what)| {
+            (*address, self.check_code(*address, what, &block).await)
+        }));
+        let mut of_chain = pin!(of_chain);
+        let first = match timeout(NEAR, &mut of_chain).await {
+            // It has failed, and is asked again.
+            Err(_) if !self.endpoint.is_available() => Ok((&mut of_chain).await),
+            first => first,
+        };
+        let (of_chain, newest, looked) = match first {
+            Ok(of_chain) => {
+                of_chain?;
+                let (newest, looked) = tokio::join!(newest, looked);
+                (Ok(()), newest, looked)
+            }
+            Err(_) => tokio::join!(of_chain, newest, looked),
+        };
+        Ok(Asked { of_chain, newest, looked })
     }
 
     pub(super) async fn check_chain(&self) -> Result<(), CheckFailure> {
@@ -169,18 +200,13 @@ impl Checker<'_> {
         )))
     }
 
-    /// Checks how old the newest block is; returns the block at which contracts are looked for.
-    async fn check_newest(&self) -> Result<String, CheckFailure> {
+    /// Checks how old the newest block is, unless totals are read at a certain one.
+    async fn check_newest(&self) -> Result<(), CheckFailure> {
         if matches!(self.expected.block, BlockChoice::Number(_)) {
-            return Ok(self.expected.block.to_string());
+            return Ok(());
         }
         let newest = self.ask("eth_getBlockByNumber", ("latest", false), Header::existing).await?;
-        self.check_age(&newest).await?;
-        Ok(match self.expected.block {
-            BlockChoice::Latest => BlockChoice::Number(newest.number.to()),
-            tag => tag,
-        }
-        .to_string())
+        self.check_age(&newest).await
     }
 
     /// Fails if the newest block is too old, or too far behind the table.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     profile::Profile,
-    tally::{RequestCounts, RequestSeries, Shutdown},
+    tally::{NodeHint, RequestCounts, RequestSeries, Shutdown},
 };
 
 /// How to reach the chain.
@@ -152,21 +152,32 @@ impl Client {
         self.sender.permit(cap).await
     }
 
-    /// The endpoint that would be asked now.
+    /// A permit, if one more `eth_call` may be in flight now.
+    pub fn try_permit(&self) -> Option<Permit<'_>> {
+        self.sender.try_permit()
+    }
+
+    /// Remembers what earlier runs found of the endpoints.
+    pub fn take_hints(&self, hints: &[NodeHint]) {
+        self.endpoints.iter().for_each(|endpoint| endpoint.take_hints(hints));
+    }
+
+    /// What was found of the endpoints, as far as it is worth to be remembered and not remembered yet.
+    pub fn hints(&self) -> Vec<NodeHint> {
+        self.endpoints.iter().flat_map(Endpoint::hints).collect()
+    }
+
+    /// The endpoint that would be asked now, or after its pause.
     pub fn preferred(&self) -> &Endpoint {
-        let available = self.endpoints.iter().find(|endpoint| endpoint.is_available());
-        available.unwrap_or(&self.endpoints[0])
+        let first = |is_meant: fn(&Endpoint) -> bool| self.endpoints.iter().find(|it| is_meant(it));
+        let left = first(Endpoint::is_available).or_else(|| first(Endpoint::is_left));
+        left.unwrap_or(&self.endpoints[0])
     }
 
     /// The endpoint that would be asked now, of those that `suits` is true for; `None` if it is for none.
     pub fn preferred_of(&self, suits: impl Fn(&Endpoint) -> bool) -> Option<&Endpoint> {
         let suitable = || self.endpoints.iter().filter(|endpoint| suits(endpoint));
         suitable().find(|endpoint| endpoint.is_available()).or_else(|| suitable().next())
-    }
-
-    /// True if an endpoint that `suits` is true for was not given up, though it may be paused.
-    pub fn is_left(&self, suits: impl Fn(&Endpoint) -> bool) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.is_left() && suits(endpoint))
     }
 
     /// Another endpoint that may be asked now.

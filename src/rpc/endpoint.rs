@@ -25,6 +25,9 @@ use super::{
 /// The longest wait that a provider may ask for; with a longer one the endpoint is given up.
 const LONGEST_ASKED_WAIT: Duration = Duration::from_secs(120);
 
+/// Bytes of a request from which on it may be compressed.
+const WORTH_GZIP: usize = 16 << 10;
+
 /// How long an endpoint that does not answer cools down while there are others.
 pub(super) const SILENT: Duration = Duration::from_secs(30);
 /// How long ago an answer shows that an endpoint is well.
@@ -95,17 +98,35 @@ impl Endpoint {
         }
     }
 
-    /// Sends a request, once; the response may have `limit` bytes.
+    /// Sends a request, once; the response may have `limit` bytes. Returns also whether it was compressed.
     pub(super) async fn request<P: Serialize, R: DeserializeOwned>(
         &self,
         method: &str,
         params: &P,
         limit: usize,
-    ) -> Result<R, NodeError> {
+    ) -> (Result<R, NodeError>, bool) {
         let id = self.next_id.fetch_add(1, Relaxed);
-        let posted = self.transport.post(json::request(id, method, params), limit);
+        let body = json::request(id, method, params);
+        let is_compressed = body.len() >= WORTH_GZIP && self.may_take_gzip();
+        (self.post(id, body, is_compressed, limit).await, is_compressed)
+    }
+
+    async fn post<R: DeserializeOwned>(
+        &self,
+        id: u64,
+        body: Vec<u8>,
+        is_compressed: bool,
+        limit: usize,
+    ) -> Result<R, NodeError> {
+        let posted = match is_compressed {
+            true => self.transport.post_compressed(body, limit),
+            false => self.transport.post(body, limit),
+        };
         let posted = timeout(self.timeout, posted).await.unwrap_or(Err(HttpError::TimedOut));
         let response = posted.map_err(|error| NodeError::of_http(&self.id, error))?;
+        if response.shows_gzip() {
+            self.learnt.knows_gzip.store(true, Relaxed);
+        }
         if !(200..300).contains(&response.status) {
             return Err(NodeError::of_response(&self.id, &response));
         }

@@ -1,6 +1,10 @@
 //! Asks for blocks' numbers and headers.
 
+use std::time::Duration;
+
 use alloy::primitives::{B256, U64};
+use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::{
     block::{BlockChoice, Header},
@@ -8,6 +12,7 @@ use super::{
     client::Client,
     endpoint::Endpoint,
     error::RequestError,
+    failover::Attempt,
     request::{Freshness, Request},
     sender::{Rejected, Sender},
 };
@@ -20,12 +25,21 @@ impl Client {
     pub async fn block_number(&self, choice: BlockChoice) -> Result<u64, RequestError> {
         let tag = match choice {
             BlockChoice::Number(number) => return Ok(number),
-            BlockChoice::Latest => return Ok(self.newest_header().await?.number.to()),
+            BlockChoice::Latest => return self.newest_number().await,
             tag @ (BlockChoice::Safe | BlockChoice::Finalized) => tag,
         };
         let present = |header: Option<Header>| header.ok_or(format!("it has no {tag} block yet"));
         let request = Request::new("eth_getBlockByNumber", (tag.to_string(), false));
         Ok(self.send(request, present).await?.0.number.to())
+    }
+
+    /// The number of the newest block, which the checks of an endpoint have just seen or which is asked for.
+    async fn newest_number(&self) -> Result<u64, RequestError> {
+        let attempt = SeenInChecks { since: Instant::now() };
+        match self.attempt(&attempt).await?.0 {
+            Some(number) => Ok(number),
+            None => Ok(self.newest_header().await?.number.to()),
+        }
     }
 
     /// The newest header, of an endpoint that is not behind.
@@ -82,6 +96,33 @@ impl Client {
 /// The header of this block, or that there is no such block.
 fn existing(header: Option<Header>, block: impl std::fmt::Display) -> Result<Header, Rejected> {
     header.ok_or_else(|| Rejected::NoBlock(format!("it does not have block {block}")))
+}
+
+/// The block that the checks of an endpoint see, if they are made now. Sends nothing itself.
+struct SeenInChecks {
+    since: Instant,
+}
+
+#[async_trait]
+impl Attempt for SeenInChecks {
+    type Answer = Option<u64>;
+
+    async fn at(&self, endpoint: &Endpoint) -> Result<Option<u64>, RequestError> {
+        let seen = endpoint.head().filter(|head| head.seen >= self.since);
+        Ok(seen.map(|head| head.number))
+    }
+
+    fn method(&self) -> &'static str {
+        "eth_getBlockByNumber"
+    }
+
+    fn can_split(&self) -> bool {
+        false
+    }
+
+    fn patience(&self, _endpoint: &Endpoint) -> Option<Duration> {
+        None
+    }
 }
 
 impl Sender {

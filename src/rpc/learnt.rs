@@ -11,7 +11,7 @@ use std::{
 use alloy::primitives::Address;
 use tokio::{sync::OnceCell, time::Instant};
 
-use crate::limit::LimitSearch;
+use crate::{limit::LimitSearch, tally::NodeHint};
 
 /// What was learnt of an endpoint.
 #[derive(Default)]
@@ -32,14 +32,18 @@ pub(super) struct Learnt {
     pub(super) features: Mutex<HashMap<Feature, (Support, Instant)>>,
     /// How large requests may be, by kind.
     pub(super) limits: Mutex<HashMap<&'static str, LimitSearch>>,
+    /// What earlier runs found, by kind.
+    pub(super) hints: Mutex<HashMap<String, NodeHint>>,
+    /// True once it has answered with a compressed body, or said that it takes one.
+    pub(super) knows_gzip: AtomicBool,
 }
 
 /// How far the checks of an endpoint have come.
 #[derive(Default)]
 pub(super) struct Checks {
     pub(super) is_of_chain: bool,
-    /// The block at which contracts are looked for, as JSON-RPC names it.
-    pub(super) block: Option<String>,
+    /// True if its newest block is new enough.
+    pub(super) is_fresh: bool,
     /// Contracts that have code.
     pub(super) contracts: HashSet<Address>,
 }
@@ -63,6 +67,8 @@ pub enum Feature {
     BlockNumber,
     /// The `logsBloom` of a header holds the block's logs.
     LogsBloom,
+    /// Requests compressed by gzip.
+    GzipRequests,
 }
 
 /// Whether an endpoint has a [`Feature`].

@@ -101,6 +101,8 @@ struct Concurrency {
     /// The limit; its whole part counts.
     limit: f64,
     in_use: usize,
+    /// Those of them whose holders send nothing, as they wait for another one.
+    parked: usize,
     /// When the limit was last reduced.
     reduced_at: Option<Instant>,
 }
@@ -116,17 +118,28 @@ impl ConcurrencyLimiter {
     /// A limit of `most`, at least 1.
     pub(super) fn new(most: usize) -> Self {
         let most = most.max(1);
-        let state = Concurrency { limit: most as f64, in_use: 0, reduced_at: None };
+        let state = Concurrency { limit: most as f64, in_use: 0, parked: 0, reduced_at: None };
         Self { most, state: Mutex::new(state), released: Notify::new() }
     }
 
     /// Waits for a permit. `cap` may lower the limit for this permit; it is asked again after each release.
     pub(super) async fn acquire(&self, cap: impl Fn() -> usize) -> Permit<'_> {
-        self.enter(cap).await;
+        self.enter(cap, true).await;
         Permit { limiter: self, is_held: AtomicBool::new(true) }
     }
 
-    async fn enter(&self, cap: impl Fn() -> usize) {
+    /// A permit, if there is one now.
+    pub(super) fn try_acquire(&self) -> Option<Permit<'_>> {
+        let mut state = self.state();
+        if state.in_use >= state.limit as usize {
+            return None;
+        }
+        state.in_use += 1;
+        Some(Permit { limiter: self, is_held: AtomicBool::new(true) })
+    }
+
+    /// Waits for room. For one that has been let in before, those that are parked leave room.
+    async fn enter(&self, cap: impl Fn() -> usize, is_new: bool) {
         loop {
             let mut released = pin!(self.released.notified());
             // From here on no release is missed.
@@ -134,7 +147,8 @@ impl ConcurrencyLimiter {
             let cap = cap();
             {
                 let mut state = self.state();
-                if state.in_use < cap.min(state.limit as usize) {
+                let parked = if is_new { 0 } else { state.parked };
+                if state.in_use - parked < cap.min(state.limit as usize) {
                     state.in_use += 1;
                     return;
                 }
@@ -151,7 +165,7 @@ impl ConcurrencyLimiter {
     /// True if more are in use than the limit allows, as it has fallen.
     fn is_over(&self) -> bool {
         let state = self.state();
-        state.in_use > state.limit as usize
+        state.in_use - state.parked > state.limit as usize
     }
 
     /// An `eth_call` was answered.
@@ -182,8 +196,36 @@ impl Permit<'_> {
             self.limiter.leave();
         }
         if !self.is_held.load(Relaxed) {
-            self.limiter.enter(|| usize::MAX).await;
+            self.limiter.enter(|| usize::MAX, false).await;
             self.is_held.store(true, Relaxed);
+        }
+    }
+}
+
+impl Permit<'_> {
+    /// Lets others go on that have been let in before, until this is dropped: nothing is sent meanwhile. Without it, whoever
+    /// waits for another one while the limit falls might keep that one from its calls.
+    pub fn park(&self) -> Parked<'_> {
+        let is_parked = self.is_held.load(Relaxed);
+        if is_parked {
+            self.limiter.state().parked += 1;
+            self.limiter.released.notify_waiters();
+        }
+        Parked { limiter: self.limiter, is_parked }
+    }
+}
+
+/// A permit that is not used.
+#[derive(Debug)]
+pub struct Parked<'a> {
+    limiter: &'a ConcurrencyLimiter,
+    is_parked: bool,
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        if self.is_parked {
+            self.limiter.state().parked -= 1;
         }
     }
 }
@@ -263,6 +305,21 @@ mod tests {
         assert!(third.as_mut().now_or_never().is_none());
         drop(first);
         assert!(third.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_permit_that_is_parked_leaves_room_for_one_that_was_let_in_before() {
+        let limiter = ConcurrencyLimiter::new(2);
+        let acquire = || limiter.acquire(|| 2).now_or_never();
+        let (first, second) = (acquire().unwrap(), acquire().unwrap());
+        limiter.rate_limited(Instant::now());
+        let mut renewed = Box::pin(first.renew());
+        assert!(renewed.as_mut().now_or_never().is_none(), "the other one holds the only permit");
+        let parked = second.park();
+        renewed.now_or_never().unwrap();
+        assert!(acquire().is_none(), "and none for a new one");
+        drop(parked);
+        assert!(second.renew().now_or_never().is_none());
     }
 
     #[test]

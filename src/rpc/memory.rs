@@ -10,7 +10,13 @@ use super::{
     kind::ErrorKind,
     learnt::{Checks, Feature, Head, Support, lock},
 };
-use crate::limit::{LimitSearch, Size};
+use crate::{
+    limit::{Found, LimitSearch, Size},
+    tally::NodeHint,
+};
+
+/// The kind of hint that says whether requests may be compressed.
+const GZIP: &str = "gzip";
 
 /// How long a form that did not work is not tried again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(600);
@@ -93,12 +99,60 @@ impl Endpoint {
         before.map_or(Support::Untried, |(support, _)| support)
     }
 
+    /// True if it is worth to send it a compressed request: it is known to take them, or may, as it knows gzip.
+    pub(super) fn may_take_gzip(&self) -> bool {
+        match self.support(Feature::GzipRequests) {
+            Support::Works => true,
+            Support::Untried => self.learnt.knows_gzip.load(Relaxed),
+            Support::Missing => false,
+        }
+    }
+
+    /// A compressed request was answered.
+    pub(super) fn took_gzip(&self) {
+        if self.support(Feature::GzipRequests) == Support::Untried {
+            self.learn(Feature::GzipRequests, Support::Works);
+        }
+    }
+
+    /// A compressed request failed. Unless the failure shows that it was understood, none is sent for a while, and this
+    /// one has to be sent again as it is: then this returns true.
+    pub(super) fn refused_gzip(&self, failure: &NodeError) -> bool {
+        let was_understood = match failure.kind {
+            ErrorKind::RateLimited | ErrorKind::QuotaExhausted => true,
+            ErrorKind::TooLarge
+            | ErrorKind::Reverted
+            | ErrorKind::BlockUnavailable
+            | ErrorKind::BlockReplaced => !failure.is_ambiguous(),
+            // A connection may break at any time.
+            ErrorKind::TimedOut => self.support(Feature::GzipRequests) == Support::Works,
+            ErrorKind::Refused
+            | ErrorKind::NotUnderstood
+            | ErrorKind::Unreachable
+            | ErrorKind::Unknown => false,
+        };
+        if was_understood {
+            return false;
+        }
+        self.learn(Feature::GzipRequests, Support::Missing);
+        true
+    }
+
     /// The search for the largest request of this kind.
     pub fn limit<T>(&self, limit: Limit, work: impl FnOnce(&mut LimitSearch) -> T) -> T {
         let mut limits = lock(&self.learnt.limits);
         let new = || match limit.at_most {
             Some(number) => LimitSearch::at_most(number),
-            None => LimitSearch::from(limit.first, limit.ceiling),
+            None => {
+                let search = LimitSearch::from(limit.first, limit.ceiling);
+                match lock(&self.learnt.hints).get(limit.kind) {
+                    Some(hint) => search.with_hint(Found {
+                        good: usize::try_from(hint.accepted).unwrap_or(usize::MAX),
+                        bad: hint.refused.and_then(|refused| usize::try_from(refused).ok()),
+                    }),
+                    None => search,
+                }
+            }
         };
         work(limits.entry(limit.kind).or_insert_with(new))
     }
@@ -110,6 +164,45 @@ impl Endpoint {
             true => search.too_large(len, None),
             false => search.may_be_too_large(len),
         });
+    }
+
+    /// Remembers what earlier runs found of it.
+    pub(super) fn take_hints(&self, hints: &[NodeHint]) {
+        let key = self.id.key();
+        let ours = hints.iter().filter(|hint| hint.endpoint == key);
+        for hint in ours {
+            if hint.kind == GZIP {
+                let taken = if hint.accepted > 0 { Support::Works } else { Support::Missing };
+                self.learn(Feature::GzipRequests, taken);
+            }
+            lock(&self.learnt.hints).insert(hint.kind.clone(), hint.clone());
+        }
+    }
+
+    /// What was found of it that is not remembered yet.
+    pub(super) fn hints(&self) -> Vec<NodeHint> {
+        let hint = |kind: &str, accepted: usize, refused: Option<usize>| NodeHint {
+            endpoint: self.id.key(),
+            kind: kind.to_owned(),
+            accepted: accepted as u64,
+            refused: refused.map(|refused| refused as u64),
+            is_old: false,
+        };
+        let mut found: Vec<_> = lock(&self.learnt.limits)
+            .iter()
+            .filter_map(|(kind, search)| {
+                let Found { good, bad } = search.found()?;
+                Some(hint(kind, good, bad))
+            })
+            .collect();
+        match self.support(Feature::GzipRequests) {
+            Support::Untried => {}
+            Support::Works => found.push(hint(GZIP, 1, None)),
+            Support::Missing => found.push(hint(GZIP, 0, None)),
+        }
+        let known = lock(&self.learnt.hints);
+        found.retain(|hint| known.get(&hint.kind).is_none_or(|known| !known.says(hint)));
+        found
     }
 
     /// The size of the next request of this kind.

@@ -39,7 +39,7 @@ pub use endpoint_id::EndpointId;
 pub use error::{NodeError, RequestError};
 pub use kind::{Action, ErrorKind};
 pub use learnt::{Feature, Support};
-pub use limiter::{Permit, RateLimits, UNITS_PER_CALL};
+pub use limiter::{Parked, Permit, RateLimits, UNITS_PER_CALL};
 pub use memory::{Limit, SizeInUse};
 pub use preflight::Needs;
 pub use request::{Call, Freshness, Origin, OriginCheck, Override, Overrides, Request};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::{
     endpoint::Endpoint,
@@ -97,6 +97,11 @@ impl Sender {
         self.concurrency.acquire(cap).await
     }
 
+    /// A permit, if one more `eth_call` may be in flight now.
+    pub(super) fn try_permit(&self) -> Option<Permit<'_>> {
+        self.concurrency.try_acquire()
+    }
+
     /// Sends a request to an endpoint, once.
     pub(super) async fn ask<P: Serialize, R: DeserializeOwned, T>(
         &self,
@@ -119,16 +124,39 @@ impl Sender {
     ) -> Result<T, RequestError> {
         let needed = returned.map_or(usize::MAX, |bytes| 2 * bytes + ROOM_FOR_ERROR);
         let limit = needed.min(LONGEST_RESPONSE);
-        let is_call = method == "eth_call";
+        let first = self.send(endpoint, method, params, limit, &read).await?;
+        match first {
+            (Err(failure), true) if endpoint.refused_gzip(&failure) => {
+                info!(method, "{failure}; sending it again, uncompressed");
+                Ok(self.send(endpoint, method, params, limit, &read).await?.0?)
+            }
+            (answer, is_compressed) => {
+                if is_compressed && answer.is_ok() {
+                    endpoint.took_gzip();
+                }
+                Ok(answer?)
+            }
+        }
+    }
+
+    /// One request, within the limits; whether it was compressed.
+    async fn send<P: Serialize, R: DeserializeOwned, T>(
+        &self,
+        endpoint: &Endpoint,
+        method: &'static str,
+        params: &P,
+        limit: usize,
+        read: impl Fn(R) -> Result<T, Rejected>,
+    ) -> Result<(Result<T, NodeError>, bool), RequestError> {
         self.unless_stopped(endpoint, self.rates.until_ready(method)).await?;
-        if is_call && !self.may_call() {
+        if method == "eth_call" && !self.may_call() {
             return Err(no_answer(endpoint));
         }
         debug!(method, endpoint = %endpoint.id, "sending");
         self.requests.fetch_add(1, Relaxed);
         let mut counted = self.log.sent(method, &endpoint.id);
         let sent = Instant::now();
-        let answer = tokio::select! {
+        let (answer, is_compressed) = tokio::select! {
             answer = endpoint.request::<P, R>(method, params, limit) => answer,
             () = self.shutdown.overdue() => return Err(no_answer(endpoint)),
         };
@@ -144,7 +172,7 @@ impl Sender {
         }
         let read = answer.and_then(|answer| read(answer).map_err(|why| why.by(&endpoint.id)));
         counted.ended(read.as_ref().err().map(|failure| failure.kind));
-        Ok(read?)
+        Ok((read, is_compressed))
     }
 
     /// Waits for this, unless a shutdown comes first.

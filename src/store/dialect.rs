@@ -239,6 +239,12 @@ pub(super) struct Statements {
     pub(super) insert_run: &'static str,
     /// Number, outcome, exit status, counts, error.
     pub(super) update_run: &'static str,
+    /// Those of the last week.
+    pub(super) hints: &'static str,
+    /// Endpoint, kind, accepted, refused.
+    pub(super) record_hint: &'static str,
+    /// Those that are older than a month.
+    pub(super) forget_hints: &'static str,
     /// From this block, up to this one, seconds since the oldest was written.
     pub(super) rows_read_at: &'static str,
     /// Numbers from 0 to 15: the first digits of buckets in which no other total may be written. `None` where all

@@ -16,6 +16,8 @@ mod dialect;
 mod error;
 mod freshness;
 mod halves;
+mod hint_log;
+mod hints;
 mod postgres;
 mod record;
 mod rows;
@@ -30,6 +32,7 @@ mod uncovered;
 
 use std::path::Path;
 
+pub use hint_log::HintLog;
 pub use run_log::{RUNNING, Run, RunLog, RunRecord};
 pub use table::{
     Access, BucketCursor, BucketPage, Checkpoint, Confirmed, Coverage, Cursor, LockKey, Page, Row,

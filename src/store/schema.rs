@@ -15,7 +15,7 @@ use super::{
 pub(super) const MIGRATIONS: &str = "_ethtally_migrations";
 
 /// The tables that ethtally uses.
-pub(super) const TABLES: [&str; 10] = [
+pub(super) const TABLES: [&str; 11] = [
     "eth_wallet_balances",
     "eth_wallet_read_failures",
     "eth_indexer_checkpoints",
@@ -25,6 +25,7 @@ pub(super) const TABLES: [&str; 10] = [
     "eth_wallet_confirmations",
     "eth_watch_coverage",
     "eth_watch_uncovered",
+    "eth_wallet_node_hints",
     MIGRATIONS,
 ];
 
@@ -49,6 +50,7 @@ macro_rules! migrations {
             6 "runs" "0006_runs.sql",
             7 "confirmations" "0007_confirmations.sql",
             8 "coverage" "0008_coverage.sql",
+            9 "node hints" "0009_node_hints.sql",
         )
     };
     ($dialect:literal: $($version:literal $name:literal $file:literal,)*) => {

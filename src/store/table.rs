@@ -5,7 +5,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::run_log::RunLog;
+use super::{hint_log::HintLog, run_log::RunLog};
 use crate::{
     follow::Journal,
     tally::{
@@ -27,7 +27,7 @@ pub enum Access {
 
 /// The table of totals and the tables beside it.
 #[async_trait]
-pub trait Store: Ledger + Confirmer + Journal + RunLog {
+pub trait Store: Ledger + Confirmer + Journal + RunLog + HintLog {
     /// Creates or upgrades the tables; returns the names of the migrations that it applied.
     ///
     /// Processes that migrate at once wait for each other.

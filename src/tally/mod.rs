@@ -9,6 +9,7 @@ mod change;
 mod check;
 mod confirming;
 mod error;
+mod hint;
 mod lock;
 mod pipeline;
 mod reading;
@@ -23,6 +24,7 @@ pub use change::{Change, ChangeSink};
 pub use check::{Check, CheckStatus};
 pub use confirming::{BucketReads, Confirmer, Confirming, Selection};
 pub use error::RunError;
+pub use hint::NodeHint;
 pub use lock::{Lock, Locked};
 pub use pipeline::{Counts, Pipeline, Progress, RunSummary, pages_of};
 pub use reading::{

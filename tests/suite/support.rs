@@ -5,6 +5,7 @@ pub(crate) mod chains;
 pub(crate) mod chromium;
 pub(crate) mod cron;
 pub(crate) mod database;
+pub(crate) mod gzip;
 pub(crate) mod kubernetes;
 pub(crate) mod metrics;
 pub(crate) mod original;

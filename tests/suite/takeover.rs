@@ -335,7 +335,7 @@ async fn concurrent_migrations_are_applied_once(first: Database) {
         }
         assert_eq!(migrate(&database).expect(0).json()["applied"], json!([]));
         let versions = "select version from _ethtally_migrations order by version";
-        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4", "5", "6", "7", "8"]);
+        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
     }
 }
 

@@ -236,6 +236,14 @@ pub(super) const SQL: Statements = Statements {
     update_run: "update eth_wallet_runs
              set ended_at = now() at time zone 'utc', outcome = $2, exit_status = $3, counts = $4, error = $5
              where id = $1",
+    hints: "select endpoint, kind, accepted, refused, seen_at < now() at time zone 'utc' - interval '1 day'
+             from eth_wallet_node_hints
+             where seen_at >= now() at time zone 'utc' - interval '7 days'",
+    record_hint: "insert into eth_wallet_node_hints (endpoint, kind, accepted, refused, seen_at)
+             values ($1, $2, $3, $4, now() at time zone 'utc')
+             on conflict (endpoint, kind) do update set
+                 accepted = excluded.accepted, refused = excluded.refused, seen_at = excluded.seen_at",
+    forget_hints: "delete from eth_wallet_node_hints where seen_at < now() at time zone 'utc' - interval '30 days'",
     rows_read_at: "select wallet, read_block from eth_wallet_balances
              where updated_at >= now() at time zone 'utc' - interval '1 second' * $3::bigint
                  and read_block between $1 and $2

@@ -241,6 +241,14 @@ pub(super) const SQL: Statements = Statements {
              set ended_at = strftime('%Y-%m-%d %H:%M:%f', 'now'), outcome = $2, exit_status = $3, counts = $4,
                  error = $5
              where id = $1",
+    hints: "select endpoint, kind, accepted, refused, seen_at < strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day')
+             from eth_wallet_node_hints
+             where seen_at >= strftime('%Y-%m-%d %H:%M:%f', 'now', '-7 days')",
+    record_hint: "insert into eth_wallet_node_hints (endpoint, kind, accepted, refused, seen_at)
+             values ($1, $2, $3, $4, strftime('%Y-%m-%d %H:%M:%f', 'now'))
+             on conflict (endpoint, kind) do update set
+                 accepted = excluded.accepted, refused = excluded.refused, seen_at = excluded.seen_at",
+    forget_hints: "delete from eth_wallet_node_hints where seen_at < strftime('%Y-%m-%d %H:%M:%f', 'now', '-30 days')",
     rows_read_at: "select wallet, read_block from eth_wallet_balances
              where updated_at >= strftime('%Y-%m-%d %H:%M:%f', 'now', format('-%d seconds', $3))
                  and read_block between $1 and $2",
