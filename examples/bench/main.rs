@@ -243,8 +243,8 @@ impl Bench {
             }
             Measure::Scale => {
                 for rows in self.arguments.scale.clone() {
-                    let sentence = scale::shards(&self.fixture, rows).await;
-                    self.keep(sentence, |report, sentence| report.comparisons.push(sentence));
+                    let sentences = scale::shards(&self.fixture, rows).await;
+                    self.keep(sentences, |report, sentences| report.comparisons.extend(sentences));
                 }
             }
             Measure::Against => {
@@ -373,7 +373,7 @@ impl Bench {
         for turn in 0..self.arguments.turns {
             for index in [turn as usize % 2, (turn as usize + 1) % 2] {
                 let table = self.fixture.table().await?;
-                table.forget_migrations().await?;
+                table.keep_only_totals().await?;
                 let command = self.command("sweep --all", method, node, &table);
                 let usage = builds[index].run(&[command])?;
                 table.check_read(&self.fixture).await?;

@@ -20,7 +20,7 @@ use crate::{
 
 /// How many shards a table has, and which of them are measured.
 const SHARDS: u32 = 100;
-const MEASURED: [u32; 3] = [0, 37, 99];
+const MEASURED: [u32; 3] = [0, 37, 98];
 /// Wallets of the buckets that are selected at once, as in a sweep.
 const PAGE: usize = 5_000;
 /// Buckets whose names are read at once, as in a sweep.
@@ -30,8 +30,9 @@ const TOTAL: u64 = 1_000_000_000_000_000_000;
 /// One row in this many has changed.
 const CHANGED: usize = 1_000;
 
-/// Measures a table of this many rows; the result as a sentence.
-pub(crate) async fn shards(fixture: &Fixture, rows: u64) -> anyhow::Result<String> {
+/// Measures a table of this many rows, in the order in which they came and in that of their keys; each result as a
+/// sentence.
+pub(crate) async fn shards(fixture: &Fixture, rows: u64) -> anyhow::Result<Vec<String>> {
     let table = fixture.empty_table().await?;
     say(format_args!("filling a table of {} rows …", grouped(rows as f64)));
     let store = store::open(&table.url, None, Access::Write, &Shutdown::default()).await?;
@@ -42,33 +43,56 @@ pub(crate) async fn shards(fixture: &Fixture, rows: u64) -> anyhow::Result<Strin
     let confirm = "update eth_wallet_confirmations
          set block = 1, selected_at = timestamp '2020-01-02', wallets = 1";
     run(&mut connection, confirm).await?;
-    run(&mut connection, "vacuum analyze").await?;
-    run(&mut connection, "checkpoint").await?;
-    let session: i32 =
-        sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
-    let (mut swept, mut time, mut cpu) = (0, Duration::ZERO, Duration::ZERO);
-    for index in MEASURED {
-        let shard: Shard = format!("{index}/{SHARDS}").parse()?;
-        let (started, before) = (Instant::now(), server_cpu(session)?);
-        let rows = sweep(store.as_ref(), shard).await?;
-        say(format_args!("shard {shard}: {rows} rows in {:.1} s", started.elapsed().as_secs_f64()));
-        swept += rows;
-        time += started.elapsed();
-        cpu += server_cpu(session)?.saturating_sub(before);
+    let session = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
+    let mut sentences = Vec::new();
+    for (order, first) in [("they came", 0), ("of their keys", 1)] {
+        if first > 0 {
+            say(format_args!("ordering the rows by their keys …"));
+            let cluster = "cluster eth_wallet_balances using eth_wallet_balances_pkey";
+            run(&mut connection, cluster).await?;
+        }
+        run(&mut connection, "vacuum analyze").await?;
+        run(&mut connection, "checkpoint").await?;
+        let spent = measure(store.as_ref(), session, first).await?;
+        let millions = spent.rows as f64 / 1e6;
+        sentences.push(format!(
+            "a shard of {SHARDS} in a table of {} rows in the order {order}, --write changed, SQL only: {} rows in \
+             buckets by {digits} digits, {:.1} s and {:.1} CPU-s of the database per million rows",
+            grouped(rows as f64),
+            grouped(spent.rows as f64 / MEASURED.len() as f64),
+            spent.time.as_secs_f64() / millions,
+            spent.cpu.as_secs_f64() / millions,
+        ));
     }
-    ensure!(swept > 0, "the shards are empty");
     store.close().await;
     sqlx::Connection::close(connection).await?;
     table.drop().await?;
-    let millions = swept as f64 / 1e6;
-    Ok(format!(
-        "a shard of {SHARDS} in a table of {} rows, --write changed, SQL only: {} rows in buckets by {digits} digits, \
-         {:.1} s and {:.1} CPU-s of the database per million rows",
-        grouped(rows as f64),
-        grouped(swept as f64 / MEASURED.len() as f64),
-        time.as_secs_f64() / millions,
-        cpu.as_secs_f64() / millions,
-    ))
+    Ok(sentences)
+}
+
+/// What some shards took.
+struct Spent {
+    rows: usize,
+    time: Duration,
+    /// Of the database.
+    cpu: Duration,
+}
+
+/// Sweeps some shards: those of [`MEASURED`], or this many behind each.
+async fn measure(store: &dyn Store, session: i32, behind: u32) -> anyhow::Result<Spent> {
+    let mut spent = Spent { rows: 0, time: Duration::ZERO, cpu: Duration::ZERO };
+    for index in MEASURED {
+        let shard: Shard = format!("{}/{SHARDS}", (index + behind) % SHARDS).parse()?;
+        let (started, before) = (Instant::now(), server_cpu(session)?);
+        let rows = sweep(store, shard).await?;
+        let time = started.elapsed();
+        say(format_args!("shard {shard}: {rows} rows in {:.1} s", time.as_secs_f64()));
+        spent.rows += rows;
+        spent.time += time;
+        spent.cpu += server_cpu(session)?.saturating_sub(before);
+    }
+    ensure!(spent.rows > 0, "the shards are empty");
+    Ok(spent)
 }
 
 /// Selects and confirms the rows of a shard as a sweep does; returns how many there are.

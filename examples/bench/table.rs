@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use alloy::primitives::U256;
 use anyhow::ensure;
 use futures_util::{StreamExt, TryStreamExt};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::fixture::{Fixture, name_of, postgres, run, settle, sqlite};
 
@@ -115,16 +115,39 @@ impl Table {
         Ok(())
     }
 
-    /// Forgets which migrations were applied: another build may know fewer of them, and applies its own.
-    pub(crate) async fn forget_migrations(&self) -> anyhow::Result<()> {
-        let forget = "delete from _ethtally_migrations";
+    /// Drops everything beside the totals: another build may know fewer of these tables, and makes its own.
+    pub(crate) async fn keep_only_totals(&self) -> anyhow::Result<()> {
         match self.cleanup {
-            Cleanup::Postgres { .. } => run(&mut postgres(&self.url).await?, forget).await,
+            Cleanup::Postgres { .. } => {
+                let mut connection = postgres(&self.url).await?;
+                let others: Vec<String> = sqlx::query_scalar(
+                    "select relname::text from pg_class
+                     where relkind = 'r' and (relname like 'eth\\_%' or relname like '\\_ethtally\\_%')
+                         and relname not like 'eth\\_wallet\\_balances%'",
+                )
+                .fetch_all(&mut connection)
+                .await?;
+                for other in others {
+                    run(&mut connection, &format!("drop table {other} cascade")).await?;
+                }
+            }
             Cleanup::Sqlite(_) => {
-                sqlx::query(forget).execute(&mut sqlite(&self.url).await?).await?;
-                Ok(())
+                let mut connection = sqlite(&self.url).await?;
+                let others: Vec<(String, String)> = sqlx::query_as(
+                    "select type, name from sqlite_master
+                     where type in ('table', 'view') and name <> 'eth_wallet_balances'
+                         and (name like 'eth\\_%' escape '\\' or name like '\\_ethtally\\_%' escape '\\')
+                     order by type desc",
+                )
+                .fetch_all(&mut connection)
+                .await?;
+                for (kind, name) in others {
+                    let drop = AssertSqlSafe(format!("drop {kind} {name}"));
+                    sqlx::raw_sql(drop).execute(&mut connection).await?;
+                }
             }
         }
+        Ok(())
     }
 
     /// Deletes the table, so that the disk holds only one copy.

@@ -103,8 +103,18 @@ impl Attempts {
         endpoint.last = Some(failure);
         endpoint.failures += 1;
         self.last = Some(index);
-        self.left = self.left.saturating_sub(1);
-        let is_spent = self.left == 0;
+        // A vague limit may be one on the size of the request.
+        let is_limited = kind == ErrorKind::RateLimited && !(self.can_split && is_answer);
+        if is_limited {
+            self.rate_limited_since.get_or_insert_with(Instant::now);
+        }
+        let waits = |since: Instant| since.elapsed() < RATE_LIMIT_PATIENCE;
+        let is_waited_out = self.rate_limited_since.is_some_and(waits);
+        // What is waited out is no failure.
+        if !(is_limited && is_waited_out) {
+            self.left = self.left.saturating_sub(1);
+        }
+        let is_spent = self.left == 0 || is_limited;
         match kind {
             ErrorKind::TooLarge | ErrorKind::Reverted if self.can_split => return Next::Return,
             ErrorKind::TooLarge | ErrorKind::Reverted => endpoint.is_done = self.is_sized,
@@ -116,10 +126,7 @@ impl Attempts {
             ErrorKind::BlockUnavailable if !is_answer => {
                 endpoint.is_done = is_pruned || patience.is_some_and(|patience| waited >= patience);
             }
-            // A vague limit may be one on the size of the request.
-            ErrorKind::RateLimited if !(self.can_split && is_answer) => {
-                self.rate_limited_since.get_or_insert_with(Instant::now);
-            }
+            _ if is_limited => {}
             _ if self.can_split && is_answer => {
                 self.answered += 1;
                 if self.answered >= BEFORE_SPLIT {
@@ -129,9 +136,8 @@ impl Attempts {
             _ => {}
         }
         let all_done = self.endpoints.iter().all(|endpoint| endpoint.is_done);
-        let waits = |since: Instant| since.elapsed() < RATE_LIMIT_PATIENCE;
         let may_pass = is_alive && self.may_retry && !self.is_sized && waits(self.began);
-        let is_over = is_spent && !self.rate_limited_since.is_some_and(waits) && !may_pass;
+        let is_over = is_spent && !is_waited_out && !may_pass;
         if all_done || is_over { Next::Return } else { Next::Retry }
     }
 
@@ -200,6 +206,17 @@ mod tests {
         assert_eq!((0..9).map(|_| failed()).filter(|next| *next == Next::Retry).count(), 9);
         tokio::time::advance(Duration::from_secs(31)).await;
         assert_eq!(failed(), Next::Return);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_limit_that_is_waited_out_costs_no_retry() {
+        let mut attempts = Attempts::new("eth_call", 1, 2, false);
+        let mut failed = |kind| attempts.failed(failure(0, kind), None, false);
+        (0..9).for_each(|_| assert_eq!(failed(ErrorKind::RateLimited), Next::Retry));
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert_eq!(failed(ErrorKind::TimedOut), Next::Retry);
+        assert_eq!(failed(ErrorKind::TimedOut), Next::Retry);
+        assert_eq!(failed(ErrorKind::TimedOut), Next::Return);
     }
 
     #[tokio::test(start_paused = true)]

@@ -206,4 +206,15 @@ impl Endpoint {
         }
         *lock(&self.availability) = Availability::Unfit(unfit, Instant::now() + time);
     }
+
+    /// Lets it be checked again now if it is passed over for what may have ended; whether it is.
+    pub(super) fn ends_pause(&self) -> bool {
+        let mut availability = lock(&self.availability);
+        let is_paused =
+            matches!(&*availability, Availability::Unfit(unfit, _) if !unfit.is_mistake);
+        if is_paused {
+            *availability = Availability::From(Instant::now());
+        }
+        is_paused
+    }
 }

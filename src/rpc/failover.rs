@@ -77,7 +77,8 @@ impl Client {
                         }
                         let next = attempts.failed(failure, None, endpoint.answered_lately());
                         // The only endpoint has had every retry.
-                        if next == Next::Return || !has_others {
+                        let is_left = has_others || self.ends_pauses(endpoint);
+                        if next == Next::Return || !is_left {
                             return Err(self.failed(attempts, RequestError::stopped()));
                         }
                         continue;
@@ -126,6 +127,13 @@ impl Client {
     fn has_others(&self, endpoint: &Endpoint) -> bool {
         let mut others = self.endpoints.iter().filter(|other| other.id != endpoint.id);
         others.any(|other| unfit(other).is_none())
+    }
+
+    /// Once this endpoint is given up, asks those again that are only passed over for a time. Returns false if it is not
+    /// given up, or there are none.
+    fn ends_pauses(&self, endpoint: &Endpoint) -> bool {
+        let is_given_up = matches!(endpoint.availability(), Availability::GivenUp(_));
+        is_given_up && self.endpoints.iter().filter(|other| other.ends_pause()).count() > 0
     }
 
     /// Passes an endpoint over for this time, and then checks it again.

@@ -1,4 +1,4 @@
-//! What each database does in a way of its own, with connections of a [`Dialect`]: locks, upgrades, samples.
+//! What each database does in a way of its own, with connections of a [`Dialect`]: locks, upgrades.
 
 use async_trait::async_trait;
 
@@ -10,9 +10,6 @@ use crate::tally::{Check, Lock};
 pub(super) trait Backend: Dialect {
     /// Its migrations.
     const MIGRATIONS: &'static [Migration];
-
-    /// The keys of `count` random rows, each at most once.
-    async fn sample(database: &Database<Self>, count: u32) -> Result<Vec<(String,)>, StoreError>;
 
     /// Applies missing migrations, one process at a time; returns their names.
     async fn migrate(database: &Database<Self>) -> Result<Vec<String>, StoreError>;

@@ -245,6 +245,8 @@ pub(super) struct Statements {
     pub(super) record_hint: &'static str,
     /// Those that are older than a month.
     pub(super) forget_hints: &'static str,
+    /// A list of wallets; returns for each the first from there on that has a row, or null.
+    pub(super) first_from: &'static str,
     /// From this block, up to this one, seconds since the oldest was written.
     pub(super) rows_read_at: &'static str,
     /// Numbers from 0 to 15: the first digits of buckets in which no other total may be written. `None` where all

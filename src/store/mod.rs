@@ -5,7 +5,8 @@
 //! statements in their dialect of SQL, and how to connect, lock and name an error. `record` writes totals,
 //! `changes` tells which totals changed, `halves` finds the rows that the database refuses, `confirmations`
 //! confirms rows that need no write, `freshness` says how old all rows are, and `coverage` and `uncovered` know
-//! which rows need no read, as `watch` follows their events.
+//! which rows need no read, as `watch` follows their events. `sample` draws random rows, and `hints` keeps what endpoints
+//! took last time.
 
 mod backend;
 mod changes;
@@ -23,6 +24,7 @@ mod record;
 mod rows;
 mod run_log;
 mod runs;
+mod sample;
 mod schema;
 mod session;
 mod sql_store;

@@ -22,7 +22,7 @@ use super::{
         BlockColumns, ROWS_ABOVE, bigint, hash_texts, keys_of, recent_reads, rows_above_json,
         wallets_and_blocks, wallets_json, wallets_of,
     },
-    schema,
+    sample, schema,
     session::{Database, Session},
 };
 use crate::{
@@ -335,8 +335,7 @@ impl<D: Backend> Store for SqlStore<D> {
     }
 
     async fn sample(&self, count: u32) -> Result<Vec<Wallet>, RunError> {
-        let keys = self.retried(|| D::sample(&self.database, count)).await?;
-        Ok(wallets_of(keys.into_iter().map(|(key,)| key)))
+        self.retried(|| sample::draw(&self.database, count)).await
     }
 
     async fn counts(&self) -> Result<TableCounts, RunError> {

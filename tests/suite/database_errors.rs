@@ -74,7 +74,8 @@ fn postgres_connection_errors_name_the_mistake_and_the_remedy() {
 #[test]
 fn missing_rights_name_the_role_the_table_and_the_grant() {
     const TABLES: &str = "eth_wallet_balances, eth_wallet_read_failures, eth_indexer_checkpoints, \
-        eth_watch_blocks, eth_wallet_profile, eth_wallet_runs, eth_wallet_confirmations, _ethtally_migrations";
+        eth_watch_blocks, eth_wallet_profile, eth_wallet_runs, eth_wallet_confirmations, \
+        eth_watch_coverage, eth_watch_uncovered, eth_wallet_node_hints, _ethtally_migrations";
     let database = Database::postgres();
     ethtally(["migrate"]).database(&database).run().expect(0);
     let name = database.url.rsplit('/').next().unwrap();
@@ -223,11 +224,13 @@ fn limits_and_modes_of_roles_are_named_with_the_remedy() {
     assert!(error.contains(&format!("run: alter role {name} connection limit")), "{error}");
 
     let (url, name) = role(&database, "hasty", "login superuser");
-    postgres::psql(&database.url, &format!("alter role {name} set statement_timeout = 1")).unwrap();
+    // One that ends at the very moment of its statement reads as somebody's request.
+    let timeout = format!("alter role {name} set statement_timeout = 500");
+    postgres::psql(&database.url, &timeout).unwrap();
     postgres::psql(
         &database.url,
         "create function slow() returns trigger language plpgsql as
-             $$ begin perform pg_sleep(0.2); return new; end $$;
+             $$ begin perform pg_sleep(3); return new; end $$;
          create trigger slow before insert on eth_wallet_balances for each row execute function slow()",
     )
     .unwrap();

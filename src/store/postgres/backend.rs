@@ -1,4 +1,4 @@
-//! What PostgreSQL does in a way of its own: locks, upgrades, samples.
+//! What PostgreSQL does in a way of its own: locks, upgrades.
 
 use async_trait::async_trait;
 
@@ -12,7 +12,7 @@ use super::{
         session::Database,
     },
     PgDialect, SessionRow, examine, lock, session_text,
-    sql::{HOLDER, SAMPLE},
+    sql::HOLDER,
     upgrade,
 };
 use crate::tally::{Check, Lock};
@@ -20,20 +20,6 @@ use crate::tally::{Check, Lock};
 #[async_trait]
 impl Backend for PgDialect {
     const MIGRATIONS: &'static [Migration] = schema::POSTGRES;
-
-    async fn sample(database: &Database<Self>, count: u32) -> Result<Vec<(String,)>, StoreError> {
-        let count = i64::from(count);
-        let drawn = |pages: i64| async move {
-            let values = [Value::Number(count), Value::Number(pages)];
-            database.fetch::<(String,)>(Purpose::Read, SAMPLE, &values).await
-        };
-        let few = drawn(4).await?;
-        if few.len() as i64 >= count {
-            return Ok(few);
-        }
-        // The table is small, or its pages hold few rows: draw from all of them.
-        drawn(i32::MAX.into()).await
-    }
 
     async fn migrate(database: &Database<Self>) -> Result<Vec<String>, StoreError> {
         upgrade::run(database).await

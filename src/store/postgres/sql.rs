@@ -244,6 +244,9 @@ pub(super) const SQL: Statements = Statements {
              on conflict (endpoint, kind) do update set
                  accepted = excluded.accepted, refused = excluded.refused, seen_at = excluded.seen_at",
     forget_hints: "delete from eth_wallet_node_hints where seen_at < now() at time zone 'utc' - interval '30 days'",
+    first_from: "select (
+                 select wallet from eth_wallet_balances where wallet >= address order by wallet limit 1)
+             from unnest($1::text[]) as address",
     rows_read_at: "select wallet, read_block from eth_wallet_balances
              where updated_at >= now() at time zone 'utc' - interval '1 second' * $3::bigint
                  and read_block between $1 and $2
@@ -386,15 +389,6 @@ pub(super) const HOLDS: &str = "select exists (
          where pid = pg_backend_pid() and locktype = 'advisory' and granted and objsubid = 1
              and (classid::bigint << 32 | objid::bigint) = $1)
      and not pg_is_in_recovery() and current_setting('default_transaction_read_only') = 'off'";
-
-/// The keys of rows from random pages of the table and its partitions: $2 pages for each of the $1 rows, and some to
-/// spare. A small table is drawn from as a whole.
-pub(super) const SAMPLE: &str = "select wallet from eth_wallet_balances tablesample system (
-                 least(100, 100.0 * $2 * ($1::bigint + 10) * current_setting('block_size')::bigint
-                     / greatest(1, coalesce(
-                         (select sum(pg_relation_size(relid)) from pg_partition_tree('eth_wallet_balances')),
-                         pg_relation_size('eth_wallet_balances')))))
-             order by random() limit $1";
 
 /// The server as the role sees it: version, role, schema of new tables, right to create them, whether it takes no
 /// writes, whether autovacuum runs.

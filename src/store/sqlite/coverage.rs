@@ -16,7 +16,7 @@ macro_rules! bucket_of {
 /// The time up to which rows may have been written from reads before the first covered block without being noted.
 macro_rules! followed_since {
     () => {
-        "(select coalesce(max(followed_since), '9999') from eth_watch_coverage
+        "(select coalesce(max(followed_since), '9999-12-31') from eth_watch_coverage
              where checkpoint = $1 and followed_from >= $2)"
     };
 }

@@ -23,7 +23,7 @@ use sqlx::{
 use self::{
     errors::BUSY_TIMEOUT,
     lock_file::{LockFile, beside, create_for_owner, folder_of},
-    sql::{SAMPLE, SQL},
+    sql::SQL,
 };
 use super::{
     Access, LockKey,
@@ -234,26 +234,6 @@ impl Dialect for SqliteDialect {
 #[async_trait]
 impl Backend for SqliteDialect {
     const MIGRATIONS: &'static [Migration] = schema::SQLITE;
-
-    async fn sample(database: &Database<Self>, count: u32) -> Result<Vec<(String,)>, StoreError> {
-        let limit = Value::Number(count.into());
-        let last = "select coalesce(max(rowid), 0) from eth_wallet_balances";
-        let last: Vec<(i64,)> = database.fetch(Purpose::Read, last, &[]).await?;
-        let last = last.first().map_or(0, |(last,)| *last);
-        // Random numbers: unless most of them have no row, more than enough of these have one.
-        if last / 4 > i64::from(count) {
-            let numbers: Vec<_> =
-                (0..2 * count + 10).map(|_| rand::random_range(1..=last)).collect();
-            let numbers = json!(numbers).to_string();
-            let values = [limit, Value::Text(&numbers)];
-            let keys: Vec<(String,)> = database.fetch(Purpose::Read, SAMPLE, &values).await?;
-            if keys.len() >= count as usize {
-                return Ok(keys);
-            }
-        }
-        let any = "select wallet from eth_wallet_balances order by random() limit $1";
-        database.fetch(Purpose::Read, any, &[limit]).await
-    }
 
     async fn migrate(database: &Database<Self>) -> Result<Vec<String>, StoreError> {
         let _migrating = database.dialect.open_lock(&database.shutdown).await?;

@@ -249,6 +249,9 @@ pub(super) const SQL: Statements = Statements {
              on conflict (endpoint, kind) do update set
                  accepted = excluded.accepted, refused = excluded.refused, seen_at = excluded.seen_at",
     forget_hints: "delete from eth_wallet_node_hints where seen_at < strftime('%Y-%m-%d %H:%M:%f', 'now', '-30 days')",
+    first_from: "select (
+                 select wallet from eth_wallet_balances where wallet >= address.value order by wallet limit 1)
+             from json_each($1) as address",
     rows_read_at: "select wallet, read_block from eth_wallet_balances
              where updated_at >= strftime('%Y-%m-%d %H:%M:%f', 'now', format('-%d seconds', $3))
                  and read_block between $1 and $2",
@@ -301,8 +304,3 @@ pub(super) const SQL: Statements = Statements {
                      or stored.block <= read.value ->> 1)",
     coverage: COVERAGE,
 };
-
-/// The keys of some of the rows with these numbers.
-pub(super) const SAMPLE: &str = "select wallet from eth_wallet_balances
-             where rowid in (select value from json_each($2))
-             order by random() limit $1";
