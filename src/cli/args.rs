@@ -155,6 +155,9 @@ pub struct VerifyArgs {
     /// Store the total from the chain in every row that differs
     #[arg(long)]
     pub fix: bool,
+    /// Prove those parts of the total whose storage slot the profile names
+    #[arg(long, conflicts_with = "sample")]
+    pub proof: bool,
     /// Exit 1 only for wrong rows, not for those whose wallets have changed since they were read
     #[arg(long)]
     pub ignore_moved: bool,

@@ -78,6 +78,10 @@ pub enum Command {
     /// never read, its wallet has moved since; otherwise the row is wrong. If the node no longer has the
     /// state of that block, an event of the wallet since then shows that it has moved. A row is never
     /// compared with a block older than its own: if the node is behind, it stays unchecked.
+    ///
+    /// --proof also proves the value of each view that has a slot in the profile, by eth_getProof and the
+    /// hash of the block, which must be the same at every --rpc-url. The result names the parts that are
+    /// proven and those that are believed.
     Verify(VerifyArgs),
     /// Follow the chain's events and refresh the wallets they affect
     ///

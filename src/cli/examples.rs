@@ -83,6 +83,7 @@ const BACKFILL: &str = r"
 const VERIFY: &str = r"
   ethtally verify 0xe6D97B2099F142513be7A2a068bE040656Ae4591
   ethtally verify 0xe6D97B2099F142513be7A2a068bE040656Ae4591 --fix
+  ethtally verify 0xe6D97B2099F142513be7A2a068bE040656Ae4591 --proof --profile erc20.toml
   ethtally verify --sample 500 --json | jq .drifted
   ethtally verify --sample 500 --ignore-moved        exit 1 only for rows that were never right
 ";

@@ -9,7 +9,10 @@ use alloy::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::model::{Event, MAX_HEAD_AGE, MULTICALL3, Members, Profile, View};
+use super::{
+    model::{Event, MAX_HEAD_AGE, MULTICALL3, Members, Profile, View},
+    slot::Slot,
+};
 
 /// The file as it is written; a [`Spanned`] value is one whose mistakes are found after parsing.
 #[derive(Deserialize)]
@@ -32,6 +35,7 @@ pub(super) struct Document {
 struct ReadTable {
     contract: Contract,
     function: ViewOfAddress,
+    slot: Option<Spanned<Slot>>,
 }
 
 #[derive(Deserialize)]
@@ -164,6 +168,11 @@ impl Document {
                     "this [[read]] is a duplicate and would count twice; remove it".into(),
                 ));
             }
+            let ReadTable { contract, function, slot } = read.get_ref();
+            if let Some(slot) = slot {
+                let is_multicall3 = Some(contract.0) == self.multicall3();
+                Slot::check(&function.0, is_multicall3).map_err(|why| (slot.span(), why))?;
+            }
         }
         if *self.decimals.get_ref() > 77 {
             return Err((self.decimals.span(), "decimals must be at most 77".into()));
@@ -171,7 +180,19 @@ impl Document {
         self.event.iter().try_for_each(EventTable::check)
     }
 
+    fn multicall3(&self) -> Option<Address> {
+        match &self.multicall3 {
+            Some(OrNone::Value(contract)) => Some(contract.0),
+            Some(OrNone::None) => None,
+            None => Some(MULTICALL3),
+        }
+    }
+
     pub(super) fn into_profile(self, source: &str) -> Profile {
+        let multicall3 = self.multicall3();
+        let slot =
+            |read: &Spanned<ReadTable>| read.get_ref().slot.as_ref().map(|slot| slot.get_ref().0);
+        let slots = self.read.get_ref().iter().map(slot).collect();
         let view = |contract: Contract, function: ViewOfAddress| View {
             contract: contract.0,
             function: function.0,
@@ -195,12 +216,9 @@ impl Document {
                 .map(Spanned::into_inner)
                 .map(|table| view(table.contract, table.function))
                 .collect(),
+            slots,
             events: self.event.into_iter().map(event).collect(),
-            multicall3: match self.multicall3 {
-                Some(OrNone::Value(contract)) => Some(contract.0),
-                Some(OrNone::None) => None,
-                None => Some(MULTICALL3),
-            },
+            multicall3,
             max_head_age: match self.max_head_age {
                 Some(OrNone::Value(age)) => Some(age.0),
                 Some(OrNone::None) => None,

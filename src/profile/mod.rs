@@ -6,6 +6,7 @@ mod document;
 mod identity;
 mod load;
 mod model;
+mod slot;
 
 pub use identity::Identity;
 pub use load::ProfileError;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alloy::{
     json_abi::{Event as AbiEvent, Function},
-    primitives::{Address, address},
+    primitives::{Address, U256, address},
 };
 
 /// Multicall3, at the same address on most chains.
@@ -30,6 +30,8 @@ pub struct Profile {
     pub checkpoint: String,
     /// The views whose values are summed, in this order. Never empty.
     pub reads: Vec<View>,
+    /// The storage slot of the mapping that each of them answers from, where the profile names it.
+    pub slots: Vec<Option<U256>>,
     /// The events that change a total.
     pub events: Vec<Event>,
     /// Multicall3's address on the chain; `None` if it is not there, so that only the packed reader works.

@@ -110,6 +110,16 @@ impl NodeError {
         Self { kind, endpoint, message, wait, cause, elsewhere, is_certain, is_pruned, remedy }
     }
 
+    /// The same with this remedy instead of the usual one of its kind; it begins with `; `.
+    pub(super) fn with_remedy(self, remedy: &'static str) -> Self {
+        Self { remedy: Some(remedy), ..self }
+    }
+
+    /// True if it has another remedy than the usual one of its kind.
+    pub(super) const fn has_remedy(&self) -> bool {
+        self.remedy.is_some()
+    }
+
     /// True if the endpoint answered or let us wait in vain, so that asking for less may help; false if it is down, or
     /// has refused us, or lacks the block.
     pub const fn is_answer(&self) -> bool {

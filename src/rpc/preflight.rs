@@ -12,10 +12,10 @@ use super::{
 use crate::{redact, tally::Check};
 
 /// Where nothing is deployed: code is put there by a state override.
-const NOWHERE: Address = address!("00000000000000000000000000000000e7a11e57");
+pub(super) const NOWHERE: Address = address!("00000000000000000000000000000000e7a11e57");
 /// Code that returns [`ANSWER`] as a word.
-const CODE: &str = "0x602a60005260206000f3";
-const ANSWER: u64 = 42;
+pub(super) const CODE: &str = "0x602a60005260206000f3";
+pub(super) const ANSWER: u64 = 42;
 /// `getBlockNumber()` of Multicall3.
 const GET_BLOCK_NUMBER: Bytes = bytes!("42cbb15c");
 /// How far back state is looked for, in blocks.

@@ -37,7 +37,7 @@ impl From<String> for Rejected {
 }
 
 impl Rejected {
-    fn by(self, endpoint: &EndpointId) -> NodeError {
+    pub(super) fn by(self, endpoint: &EndpointId) -> NodeError {
         match self {
             Self::Malformed(message) => NodeError::malformed(endpoint, message),
             Self::NoBlock(message) => {

@@ -39,6 +39,7 @@ mod plans_covered;
 mod pooler;
 mod price;
 mod profile;
+mod proofs;
 mod recipes;
 mod refresh;
 mod results;

@@ -9,6 +9,7 @@ use super::{
     fix::fix,
     judge::Judge,
     page::{Check, PageReader, Target},
+    prove::{Proof, Prover},
 };
 use crate::{
     app::App,
@@ -50,6 +51,8 @@ struct VerifiedWallet {
     stale_node: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fixed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<Proof>,
     /// For people: a name and an amount on each line.
     #[serde(skip)]
     lines: Vec<(String, String)>,
@@ -116,6 +119,7 @@ impl VerifiedWallet {
             drift: None,
             stale_node: None,
             fixed: None,
+            proof: None,
             lines: vec![("stored total".to_owned(), stored)],
             reason: None,
         }
@@ -146,12 +150,19 @@ impl VerifiedWallet {
         self.chain_total = Some(on_chain.total.to_string());
         self.batched_total = Some(on_chain.batched.to_string());
     }
+
+    /// Adds what is proven of it.
+    fn proven(&mut self, proof: Proof) {
+        self.lines.extend(proof.lines());
+        self.proof = Some(proof);
+    }
 }
 
 pub(super) async fn run(
     app: &App,
     pages: &PageReader<'_>,
     judge: Judge<'_>,
+    prover: Option<Prover<'_>>,
     store: &dyn Store,
     wallet: Wallet,
     args: &VerifyArgs,
@@ -189,6 +200,9 @@ pub(super) async fn run(
     let mut verified = verified(on_chain.block);
     verified.read(app, &on_chain);
     verified.in_sync = Some(in_sync);
+    if let Some(prover) = prover {
+        verified.proven(prover.prove(wallet, &on_chain).await?);
+    }
     let fixed = match args.fix && !in_sync {
         true => fix(app, store, wallet, row.as_ref(), &on_chain).await?,
         false => false,
