@@ -23,7 +23,7 @@ use crate::{
     redact,
     report::{ChangeLines, Report},
     rpc::{BlockChoice, Client, ClientSettings, Contracts, RateLimits},
-    store::{self, Access, Store},
+    store::{self, Access, PartColumn, Store},
     tally::{Amount, RunError, Shutdown},
 };
 
@@ -111,7 +111,12 @@ impl App {
 
     /// A reader of totals that shares its client with others.
     pub fn reader_through(&self, client: Arc<Client>) -> NodeReader {
-        NodeReader::new(client, &self.profile, self.reader_settings(), self.shutdown.clone())
+        self.reader_of(client, &self.profile)
+    }
+
+    /// A reader of the totals of this profile that shares its client with others.
+    pub fn reader_of(&self, client: Arc<Client>, profile: &Profile) -> NodeReader {
+        NodeReader::new(client, profile, self.reader_settings(), self.shutdown.clone())
     }
 
     /// How wallets are read.
@@ -287,7 +292,12 @@ impl App {
     pub async fn open(&self, access: Access) -> Result<Arc<dyn Store>, RunError> {
         let database = &self.settings.database;
         let schema = database.schema.as_deref();
-        let opened = store::open(&database.database_url, schema, access, &self.shutdown).await;
+        let columns = self.profile.columns();
+        let columns = columns
+            .map(|(name, view)| PartColumn { name: name.to_owned(), holds: view.to_string() })
+            .collect();
+        let (url, shutdown) = (&database.database_url, &self.shutdown);
+        let opened = store::open(url, schema, columns, access, shutdown).await;
         let store: Arc<dyn Store> = match opened {
             Err(error @ RunError::Settings(_)) => {
                 return Err(match &database.database_url_file {

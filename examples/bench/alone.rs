@@ -80,7 +80,8 @@ pub(crate) async fn reading(
 pub(crate) async fn writing(fixture: &Fixture, table: &Table) -> anyhow::Result<Row> {
     let what = What::Writing;
     say(format_args!("{what} …"));
-    let store = store::open(&table.url, None, Access::Write, &Shutdown::default()).await?;
+    let store =
+        store::open(&table.url, None, Vec::new(), Access::Write, &Shutdown::default()).await?;
     store.migrate().await?;
     let row = measured(what, fixture, &NullReader, store.as_ref()).await?;
     store.close().await;
@@ -118,7 +119,10 @@ impl Reader for NullReader {
                 Ok(wallets) => Chunk {
                     block: 1,
                     requested: wallets.len() as u64,
-                    readings: wallets.iter().map(|wallet| (*wallet, Ok(total(wallet)))).collect(),
+                    readings: wallets
+                        .iter()
+                        .map(|wallet| (*wallet, Ok(total(wallet).into())))
+                        .collect(),
                     error: None,
                 },
                 Err(error) => Chunk { error: Some(error), ..Chunk::default() },

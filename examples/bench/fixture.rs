@@ -195,7 +195,8 @@ impl Template {
             ensure!(matches!(self, Self::Postgres { .. }), "SQLite has no partitions");
             run(&mut postgres(&url).await?, &partitioned(partitions)).await?;
         }
-        let store = store::open(&url, None, Access::Write, &Shutdown::default()).await?;
+        let store =
+            store::open(&url, None, Vec::new(), Access::Write, &Shutdown::default()).await?;
         store.migrate().await?;
         match rows {
             Rows::New => {

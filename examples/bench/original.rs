@@ -86,7 +86,7 @@ fn provider(node: &str) -> anyhow::Result<RootProvider> {
 }
 
 fn call(wallets: &[Address], block: &str) -> Value {
-    let views = Profile::audius().reads;
+    let views: Vec<_> = Profile::audius().reads.into_iter().map(|read| read.view).collect();
     let part = |wallet: &Address, view: &ethtally::profile::View| Call3 {
         target: view.contract,
         allowFailure: true,

@@ -35,7 +35,8 @@ const CHANGED: usize = 1_000;
 pub(crate) async fn shards(fixture: &Fixture, rows: u64) -> anyhow::Result<Vec<String>> {
     let table = fixture.empty_table().await?;
     say(format_args!("filling a table of {} rows …", grouped(rows as f64)));
-    let store = store::open(&table.url, None, Access::Write, &Shutdown::default()).await?;
+    let store =
+        store::open(&table.url, None, Vec::new(), Access::Write, &Shutdown::default()).await?;
     store.migrate().await?;
     fill(&table.url, rows).await?;
     let digits = store.create_buckets().await?;
@@ -126,7 +127,7 @@ async fn sweep(store: &dyn Store, shard: Shard) -> anyhow::Result<usize> {
 fn read(Selection { bucket, at, wallets }: Selection) -> BucketReads {
     let read = |(index, wallet)| {
         let changed = u64::from(index % CHANGED == 0);
-        let total = U256::from(TOTAL + changed);
+        let total = U256::from(TOTAL + changed).into();
         TotalRead { wallet, total, read_block: 2, event_block: None }
     };
     BucketReads {

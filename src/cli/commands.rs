@@ -103,9 +103,9 @@ pub enum Command {
     /// Write every wallet's total at one block to a file that can be checked
     ///
     /// Reads the wallets of the table, or of --from-csv, at the --block: a number, safe or finalized. Writes
-    /// `wallet,total` as CSV, sorted by wallet, and beside it FILE.json, the manifest: block, profile, number of
-    /// rows, sum and SHA-256. The same wallets at the same block give the same bytes. Writes nothing to the
-    /// table. An old block needs an archive node.
+    /// `wallet,total` and the profile's columns of parts as CSV, sorted by wallet, and beside it FILE.json, the
+    /// manifest: block, profile, number of rows, sum and SHA-256. The same wallets at the same block give the
+    /// same bytes. Writes nothing to the table. An old block needs an archive node.
     ///
     /// A run that was stopped leaves FILE.partial; --resume continues it. A wallet that cannot be read ends
     /// the run, unless --allow-missing is given.

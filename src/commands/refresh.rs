@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use itertools::Itertools;
 use serde::Serialize;
 
-use super::story::{RunOutput, Story, verdict};
+use super::{
+    story::{RunOutput, Story, verdict},
+    verify::as_object,
+};
 use crate::{
     app::{App, PAGE},
     cli::RefreshArgs,
@@ -26,6 +29,9 @@ struct Refreshed {
 struct RefreshedWallet {
     wallet: Wallet,
     total: Option<String>,
+    /// Those parts that have a column; `null` where none was read.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_object")]
+    parts: Vec<(String, Option<String>)>,
     read_block: Option<u64>,
     /// For people: the amount, or why there is none.
     #[serde(skip)]
@@ -57,10 +63,17 @@ pub(super) async fn run(app: &App, args: RefreshArgs) -> Result<Verdict, RunErro
     let none = Retries::default();
     let run = story.run(story.store.as_ref(), requested, pages, &none, keep).await;
     let summary = RunOutput { command: "refresh", requested, counts: story.counts(&run) };
+    let columns: Vec<_> = app.profile.columns().map(|(name, _)| name).collect();
     let wallet = |wallet: Wallet| {
+        let mut parts: Vec<_> = columns.iter().map(|name| ((*name).to_owned(), None)).collect();
         let (total, read_block, text) = match read.get(&wallet) {
             Some((block, Outcome::Read(total))) => {
-                (Some(total.to_string()), Some(*block), app.amount(*total).to_string())
+                let mut text = app.amount(total.sum).to_string();
+                for ((name, shown), part) in parts.iter_mut().zip(&total.parts) {
+                    text.push_str(&format!(", {name} {}", app.amount(*part)));
+                    *shown = Some(part.to_string());
+                }
+                (Some(total.sum.to_string()), Some(*block), text)
             }
             Some((_, Outcome::Unreadable(reason))) => {
                 (None, None, format!("could not be read: {reason}"))
@@ -68,7 +81,7 @@ pub(super) async fn run(app: &App, args: RefreshArgs) -> Result<Verdict, RunErro
             Some((_, Outcome::Refused(reason))) => (None, None, reason.clone()),
             None => (None, None, "was not read".to_owned()),
         };
-        RefreshedWallet { wallet, total, read_block, text }
+        RefreshedWallet { wallet, total, parts, read_block, text }
     };
     let wallets = wallets.into_iter().map(wallet).collect();
     app.report.note(&summary.text(&Styler::default()));

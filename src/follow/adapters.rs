@@ -42,7 +42,7 @@ impl Ledger for WithEvents<'_> {
     ) -> Result<Recorded, RunError> {
         let event_block = |read: &TotalRead| self.events.get(&read.wallet).copied();
         let totals: Vec<_> = (totals.iter())
-            .map(|read| TotalRead { event_block: event_block(read), ..*read })
+            .map(|read| TotalRead { event_block: event_block(read), ..read.clone() })
             .collect();
         self.ledger.record(&totals, failures).await
     }

@@ -213,7 +213,7 @@ impl World {
     }
 
     fn row(&mut self, read: &TotalRead) -> bool {
-        let total = read.total.to();
+        let total = read.total.sum.to();
         let (read_block, event_block) = (read.read_block, read.event_block);
         let row = Row { total, read_block, event_block, written: Instant::now() };
         let Some(stored) = self.rows.get_mut(&read.wallet) else {
@@ -325,7 +325,10 @@ impl Reader for Shared {
             let world = self.call()?;
             let made = world.at(block).ok_or_else(|| RunError::node("header not found"))?;
             let total = |wallet| made.totals.get(&wallet).copied().unwrap_or(0);
-            Ok(pair.into_iter().map(|wallet| (wallet, Ok(U256::from(total(wallet))))).collect())
+            Ok(pair
+                .into_iter()
+                .map(|wallet| (wallet, Ok(U256::from(total(wallet)).into())))
+                .collect())
         };
         // Two wallets in a call, so that a failure comes in between.
         let pairs = pages.flat_map(|page| {
@@ -536,7 +539,7 @@ fn sweep(world: &World, wallets: &[u8]) -> Vec<TotalRead> {
     let head = world.chain.last().expect("a chain");
     let read = |n: &u8| TotalRead {
         wallet: wallet(*n),
-        total: U256::from(head.totals.get(&wallet(*n)).copied().unwrap_or(0)),
+        total: U256::from(head.totals.get(&wallet(*n)).copied().unwrap_or(0)).into(),
         read_block: head.block.number,
         event_block: None,
     };

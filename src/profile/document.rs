@@ -10,7 +10,8 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
 use super::{
-    model::{Event, MAX_HEAD_AGE, MULTICALL3, Members, Profile, View},
+    column,
+    model::{Event, MAX_HEAD_AGE, MULTICALL3, Members, Profile, Read, View},
     slot::Slot,
 };
 
@@ -36,6 +37,7 @@ struct ReadTable {
     contract: Contract,
     function: ViewOfAddress,
     slot: Option<Spanned<Slot>>,
+    column: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -168,7 +170,13 @@ impl Document {
                     "this [[read]] is a duplicate and would count twice; remove it".into(),
                 ));
             }
-            let ReadTable { contract, function, slot } = read.get_ref();
+            let ReadTable { contract, function, column, slot } = read.get_ref();
+            if let Some(column) = column {
+                let before = &self.read.get_ref()[..index];
+                let taken = before.iter().filter_map(|other| other.get_ref().column.as_ref());
+                column::check(column.get_ref(), taken.map(|other| other.get_ref().as_str()))
+                    .map_err(|mistake| (column.span(), mistake))?;
+            }
             if let Some(slot) = slot {
                 let is_multicall3 = Some(contract.0) == self.multicall3();
                 Slot::check(&function.0, is_multicall3).map_err(|why| (slot.span(), why))?;
@@ -190,9 +198,6 @@ impl Document {
 
     pub(super) fn into_profile(self, source: &str) -> Profile {
         let multicall3 = self.multicall3();
-        let slot =
-            |read: &Spanned<ReadTable>| read.get_ref().slot.as_ref().map(|slot| slot.get_ref().0);
-        let slots = self.read.get_ref().iter().map(slot).collect();
         let view = |contract: Contract, function: ViewOfAddress| View {
             contract: contract.0,
             function: function.0,
@@ -214,9 +219,12 @@ impl Document {
             checkpoint: self.checkpoint,
             reads: (self.read.into_inner().into_iter())
                 .map(Spanned::into_inner)
-                .map(|table| view(table.contract, table.function))
+                .map(|ReadTable { contract, function, column, slot }| Read {
+                    view: view(contract, function),
+                    column: column.map(Spanned::into_inner),
+                    slot: slot.map(|slot| slot.into_inner().0),
+                })
                 .collect(),
-            slots,
             events: self.event.into_iter().map(event).collect(),
             multicall3,
             max_head_age: match self.max_head_age {

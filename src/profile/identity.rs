@@ -16,11 +16,9 @@ pub struct Identity {
 }
 
 impl Profile {
-    /// Its identity: neither names, units and events nor the order of the reads belong to it.
+    /// Its identity: neither names, columns, units and events nor the order of the reads belong to it.
     pub fn identity(&self) -> Identity {
-        let reads = self.reads.iter();
-        let reads =
-            reads.map(|read| format!("{} of {:#x}", read.function.signature(), read.contract));
+        let reads = self.reads.iter().map(|read| read.view.to_string());
         Identity { chain_id: self.chain_id, reads: reads.collect() }
     }
 }
@@ -116,6 +114,7 @@ mod tests {
             ("decimals = 18", "decimals = 6"),
             ("checkpoint = \"audio_transfers\"", "checkpoint = \"other\""),
             ("balanceOf(address)", "balanceOf(address who) view returns (uint256)"),
+            ("function = \"balanceOf", "column = \"held\"\nfunction = \"balanceOf"),
         ] {
             assert_eq!(identity(from, to), audius(), "{to}");
         }

@@ -83,7 +83,7 @@ mod tests {
     fn the_built_in_profile_holds_the_selectors_and_events_of_audius() {
         let profile = Profile::audius();
         let selectors: Vec<_> =
-            profile.reads.iter().map(|read| hex::encode(read.function.selector())).collect();
+            profile.reads.iter().map(|read| hex::encode(read.view.function.selector())).collect();
         assert_eq!(selectors, ["70a08231", "4b341aed", "b0303b75"]);
         assert_eq!(profile.part_names(), ["balanceOf", "totalStakedFor", "getTotalDelegatorStake"]);
         assert_eq!(profile.events.len(), 9);
@@ -152,6 +152,11 @@ mod tests {
                 "profile p.toml, line 27: event \"Transfer(address indexed from, address indexed to, uint256 value) anonymous\" is anonymous",
             ),
             ("wallets = [\"user\"]", "wallets = []", "line 33: wallets is empty; use user"),
+            (
+                "function = \"balanceOf(address)\"",
+                "function = \"balanceOf(address)\"\ncolumn = \"balance\"",
+                "profile p.toml, line 13: column \"balance\" has another meaning in the table",
+            ),
         ];
         for (from, to, expected) in cases {
             let error = broken(from, to);

@@ -2,6 +2,7 @@
 //!
 //! Everything that is particular to AUDIO is in `audius.toml`; nothing else in the crate knows of it.
 
+mod column;
 mod document;
 mod identity;
 mod load;
@@ -10,4 +11,4 @@ mod slot;
 
 pub use identity::Identity;
 pub use load::ProfileError;
-pub use model::{Event, MULTICALL3, Members, Profile, View};
+pub use model::{Event, MULTICALL3, Members, Profile, Read, View};

@@ -1,6 +1,6 @@
 //! What a profile says, once it is parsed.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use alloy::{
     json_abi::{Event as AbiEvent, Function},
@@ -29,9 +29,7 @@ pub struct Profile {
     /// The row of `eth_indexer_checkpoints` that holds the last block whose events were followed.
     pub checkpoint: String,
     /// The views whose values are summed, in this order. Never empty.
-    pub reads: Vec<View>,
-    /// The storage slot of the mapping that each of them answers from, where the profile names it.
-    pub slots: Vec<Option<U256>>,
+    pub reads: Vec<Read>,
     /// The events that change a total.
     pub events: Vec<Event>,
     /// Multicall3's address on the chain; `None` if it is not there, so that only the packed reader works.
@@ -40,6 +38,17 @@ pub struct Profile {
     pub max_head_age: Option<Duration>,
     /// The TOML text of the profile.
     pub source: String,
+}
+
+/// A part of a total.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// The view that gives it.
+    pub view: View,
+    /// The column that it is stored in, beside the total; `None` if only the total has it.
+    pub column: Option<String>,
+    /// The storage slot of the mapping that the view answers from, where the profile names it.
+    pub slot: Option<U256>,
 }
 
 /// A view of one `address` parameter, on one contract.
@@ -73,16 +82,49 @@ pub struct Members {
     pub of: String,
 }
 
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {:#x}", self.function.signature(), self.contract)
+    }
+}
+
 impl Profile {
     /// The name of each part of a total, in the order of [`Profile::reads`]: the
     /// function's name, and its contract too where two parts share that name.
     pub fn part_names(&self) -> Vec<String> {
-        let shared =
-            |name: &str| self.reads.iter().filter(|read| read.function.name == name).count() > 1;
-        let name = |read: &View| match &read.function.name {
-            name if shared(name) => format!("{name}@{:#x}", read.contract),
+        let views = || self.reads.iter().map(|read| &read.view);
+        let shared = |name: &str| views().filter(|view| view.function.name == name).count() > 1;
+        let name = |view: &View| match &view.function.name {
+            name if shared(name) => format!("{name}@{:#x}", view.contract),
             name => name.clone(),
         };
-        self.reads.iter().map(name).collect()
+        views().map(name).collect()
+    }
+
+    /// The columns of those parts that have one, in the order of [`Profile::reads`].
+    pub fn columns(&self) -> impl Iterator<Item = (&str, &View)> {
+        self.reads.iter().filter_map(|read| Some((read.column.as_deref()?, &read.view)))
+    }
+
+    /// The profile with these columns instead of its own, in this order: a name each, and the view that gives the part as
+    /// text.
+    ///
+    /// # Errors
+    /// If it has no such view.
+    pub fn with_columns<'a>(
+        &self,
+        columns: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, String> {
+        let mut left = self.reads.clone();
+        let mut reads = Vec::with_capacity(left.len());
+        for (column, holds) in columns {
+            let place = left.iter().position(|read| read.view.to_string() == holds);
+            let place = place.ok_or_else(|| {
+                format!("column {column} holds {holds}, which is not a part of the total")
+            })?;
+            reads.push(Read { column: Some(column.to_owned()), ..left.remove(place) });
+        }
+        reads.extend(left.into_iter().map(|read| Read { column: None, ..read }));
+        Ok(Self { reads, ..self.clone() })
     }
 }

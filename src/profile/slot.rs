@@ -77,6 +77,10 @@ mod tests {
         Profile::parse("p.toml", &text).map_err(|error| error.to_string())
     }
 
+    fn slots(profile: &Profile) -> Vec<Option<U256>> {
+        profile.reads.iter().map(|read| read.slot).collect()
+    }
+
     #[test]
     fn a_slot_is_a_number_or_hexadecimal_and_part_of_no_identity() {
         let namespaced = format!("0x52{}", "0f".repeat(31));
@@ -87,10 +91,10 @@ mod tests {
             (&*format!("slot = '{namespaced}'"), namespaced.parse().unwrap()),
         ] {
             let profile = with_slot(slot).unwrap();
-            assert_eq!(profile.slots, [Some(expected), None, None], "{slot}");
+            assert_eq!(slots(&profile), [Some(expected), None, None], "{slot}");
             assert_eq!(profile.identity(), Profile::audius().identity());
         }
-        assert_eq!(Profile::audius().slots, [None; 3]);
+        assert_eq!(slots(&Profile::audius()), [None; 3]);
     }
 
     #[test]

@@ -15,9 +15,9 @@ use alloy::{
 };
 
 use crate::{
-    profile::{Profile, View},
+    profile::{Profile, Read, View},
     rpc::{Call, Limit, Origin, OriginCheck},
-    tally::{Reading, Wallet},
+    tally::{Reading, Total, Wallet},
 };
 
 /// Sub-calls in front, which tell where the call ran.
@@ -106,8 +106,7 @@ pub(super) struct Totals {
 }
 
 impl Question for Totals {
-    /// The total in wei.
-    type Answer = U256;
+    type Answer = Total;
 
     fn limit(&self) -> Option<Limit> {
         Some(self.limit)
@@ -132,11 +131,18 @@ impl Question for Totals {
 pub(super) struct Parts {
     views: Vec<View>,
     names: Vec<String>,
+    /// Which of them are stored in columns of their own.
+    are_stored: Vec<bool>,
 }
 
 impl Parts {
     pub(super) fn of(profile: &Profile) -> Self {
-        Self { views: profile.reads.clone(), names: profile.part_names() }
+        let reads = || profile.reads.iter();
+        Self {
+            views: reads().map(|Read { view, .. }| view.clone()).collect(),
+            names: profile.part_names(),
+            are_stored: reads().map(|read| read.column.is_some()).collect(),
+        }
     }
 
     /// Contract and call data of each part of a wallet's total.
@@ -154,23 +160,40 @@ impl Parts {
         &self.names
     }
 
-    /// The sum of a wallet's parts in wei; every part must be there.
-    fn sum(&self, results: &[CallResult]) -> Result<U256, String> {
-        let mut sum = U256::ZERO;
-        for (name, result) in self.names.iter().zip(results) {
-            if !result.success {
-                return Err(format!("{name} failed"));
+    /// True if any part is stored in a column of its own.
+    pub(super) fn has_stored(&self) -> bool {
+        self.are_stored.contains(&true)
+    }
+
+    /// A wallet's total from the values of its parts in wei, in order; every part must be there.
+    pub(super) fn total(
+        &self,
+        values: impl Iterator<Item = Result<U256, String>>,
+    ) -> Result<Total, String> {
+        let (mut sum, mut parts) = (U256::ZERO, Vec::new());
+        for (value, is_stored) in values.zip(&self.are_stored) {
+            let value = value?;
+            sum = sum.checked_add(value).ok_or(OVERFLOW)?;
+            if *is_stored {
+                parts.push(value);
             }
-            let part = word(&result.returnData).map_err(|why| format!("{name} {why}"))?;
-            sum = sum.checked_add(part).ok_or(OVERFLOW)?;
         }
-        Ok(sum)
+        Ok(Total { sum, parts: parts.into() })
+    }
+
+    /// The value of a part, from the result of its sub-call.
+    fn value((name, result): (&String, &CallResult)) -> Result<U256, String> {
+        match result.success {
+            true => word(&result.returnData).map_err(|why| format!("{name} {why}")),
+            false => Err(format!("{name} failed")),
+        }
     }
 
     fn decode(&self, wallets: &[Wallet], results: &[CallResult]) -> Result<Vec<Reading>, String> {
         require_count(results, wallets.len() * self.views.len())?;
         let of_each = results.chunks_exact(self.views.len());
-        Ok(wallets.iter().zip(of_each).map(|(wallet, parts)| (*wallet, self.sum(parts))).collect())
+        let total = |results| self.total(self.names.iter().zip(results).map(Self::value));
+        Ok(wallets.iter().zip(of_each).map(|(wallet, results)| (*wallet, total(results))).collect())
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use alloy::primitives::U256;
+use itertools::Itertools;
 use tokio::sync::{Mutex, MutexGuard};
 use tracing::{info, warn};
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     rpc::{Client, Endpoint, EndpointId, Feature, NodeError, Permit, RequestError, Support},
-    tally::{Reading, Wallet},
+    tally::{Reading, Total, Wallet},
 };
 
 /// What the packed reader needs of an endpoint.
@@ -100,7 +100,7 @@ impl Methods {
         calls: &Calls<'_>,
         wallets: Vec<Wallet>,
         trial: Option<Trial<'_>>,
-    ) -> ChunkRead<U256> {
+    ) -> ChunkRead<Total> {
         if self.choice == MethodChoice::Auto && self.is_packed(endpoint) {
             return self.read_auto(calls, wallets, trial).await;
         }
@@ -112,7 +112,7 @@ impl Methods {
         calls: &Calls<'_>,
         wallets: Vec<Wallet>,
         trial: Option<Trial<'_>>,
-    ) -> ChunkRead<U256> {
+    ) -> ChunkRead<Total> {
         let client = calls.client();
         let untried = |id: &EndpointId| is_untried(client.endpoint(id));
         let packed = self.packed.read_packed(calls, wallets.clone(), untried);
@@ -156,7 +156,7 @@ impl Methods {
     }
 
     /// Reads what the packed reader has no total for.
-    async fn finish(&self, calls: &Calls<'_>, mut result: PackedResult) -> ChunkRead<U256> {
+    async fn finish(&self, calls: &Calls<'_>, mut result: PackedResult) -> ChunkRead<Total> {
         let client = calls.client();
         if asked(&result).any(|id| client.endpoint(id).support(OVERRIDES) == Support::Missing) {
             return (Vec::new(), None);
@@ -183,8 +183,8 @@ impl Methods {
         calls: &Calls<'_>,
         wallets: &[Wallet],
         mut result: PackedResult,
-        compared_before: Option<ChunkRead<U256>>,
-    ) -> ChunkRead<U256> {
+        compared_before: Option<ChunkRead<Total>>,
+    ) -> ChunkRead<Total> {
         let client = calls.client();
         let sample = compared(wallets);
         let (mut readings, error) = match compared_before {
@@ -271,18 +271,19 @@ enum Comparison {
 /// Compares what was read through Multicall3 with what the packed reader gave. A wallet that it has no total for is read
 /// through Multicall3 in any case; if it has none for any, it is of no use.
 fn difference(readings: &[Reading], result: &PackedResult) -> Comparison {
-    let packed: HashMap<_, _> = result.totals.iter().copied().collect();
+    let packed: HashMap<_, _> =
+        result.totals.iter().map(|(wallet, total)| (*wallet, total)).collect();
     let marked: HashSet<_> = result.marked.iter().copied().collect();
     let has_any = readings.iter().any(|(wallet, _)| packed.contains_key(wallet));
     let differs = |(wallet, total): &&Reading| match packed.get(wallet) {
-        Some(by_it) => total.as_ref() != Ok(by_it),
+        Some(by_it) => total.as_ref() != Ok(*by_it),
         None => !has_any && marked.contains(wallet) && total.is_ok(),
     };
-    let shown = |total: Option<&U256>| total.map_or("none".into(), U256::to_string);
+    let shown = |total: Option<&Total>| total.map_or("none".into(), shown);
     match readings.iter().find(differs) {
         Some((wallet, total)) => Comparison::Different(format!(
             "the total of {wallet} is {} by it and {} through multicall3",
-            shown(packed.get(wallet)),
+            shown(packed.get(wallet).copied()),
             shown(total.as_ref().ok()),
         )),
         None if has_any => Comparison::Equal,
@@ -315,4 +316,11 @@ fn asked(result: &PackedResult) -> impl Iterator<Item = &EndpointId> {
     };
     let answered = result.answered_by.iter().filter(|_| result.error.is_none());
     failed.into_iter().chain(answered)
+}
+/// A total, with the parts that are stored beside it.
+fn shown(total: &Total) -> String {
+    match total.parts.as_ref() {
+        [] => total.sum.to_string(),
+        parts => format!("{} ({})", total.sum, parts.iter().join(", ")),
+    }
 }

@@ -301,7 +301,7 @@ impl<'a> Calls<'a> {
             let read = |bytes: Bytes| {
                 let (origin, mut readings) = decode(totals.as_ref(), &canary, &bytes)?;
                 let (_, total) = readings.pop().ok_or("no reading")?;
-                Ok((origin, judged(total)?))
+                Ok((origin, judged(total.map(|total| total.sum))?))
             };
             let call = aggregator.call(totals.as_ref(), &canary);
             return match endpoint {

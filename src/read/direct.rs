@@ -4,21 +4,24 @@ use alloy::primitives::{Address, U256};
 use async_trait::async_trait;
 
 use super::{
-    aggregate3::{Answers, List, OVERFLOW, Parts, word},
+    aggregate3::{Answers, List, Parts, word},
     bisect::ChunkRead,
     calls::{Calls, ReadError},
     method::{CallCost, TotalsMethod},
 };
 use crate::{
     rpc::{Call, Limit},
-    tally::{Reading, Wallet},
+    tally::{Reading, Total, Wallet},
 };
 
 /// How often a total is read to see two that are the same.
 const READS: usize = 5;
 
-/// Name and wei of each part, or why one is missing.
-pub(super) type PartsRead = Result<Vec<(String, U256)>, String>;
+/// Name and wei of each part, in the profile's order.
+pub type PartValues = Vec<(String, U256)>;
+
+/// The parts, or why one is missing.
+pub(super) type PartsRead = Result<PartValues, String>;
 
 /// Reads totals by an `eth_call` for each part.
 pub(super) struct Direct {
@@ -31,18 +34,18 @@ impl Direct {
         Self { parts }
     }
 
-    /// Each part of a wallet's total. An answer to a plain call does not tell where it ran, so parts whose sum is not
+    /// Each part of a wallet's total. An answer to a plain call does not tell where it ran, so parts whose total is not
     /// `expected` are read again, until the same are read twice.
     pub(super) async fn parts(
         &self,
         calls: &Calls<'_>,
         wallet: Wallet,
-        expected: Option<U256>,
+        expected: Option<&Total>,
     ) -> Result<PartsRead, ReadError> {
         let mut before: Option<PartsRead> = None;
         for _ in 0..READS {
             let read = self.read_parts(calls, wallet).await?;
-            let is_expected = expected.is_some() && sum(&read).ok() == expected;
+            let is_expected = expected.is_some() && self.total_of(&read).ok().as_ref() == expected;
             if is_expected || before.as_ref() == Some(&read) {
                 return Ok(read);
             }
@@ -92,7 +95,13 @@ impl Direct {
         if parts.is_err() {
             calls.require_sane().await?;
         }
-        Ok((wallet, sum(&parts)))
+        Ok((wallet, self.total_of(&parts)))
+    }
+
+    /// The total of these parts.
+    pub(super) fn total_of(&self, parts: &PartsRead) -> Result<Total, String> {
+        let parts = parts.as_ref().map_err(String::clone)?;
+        self.parts.total(parts.iter().map(|(_, part)| Ok(*part)))
     }
 }
 
@@ -106,7 +115,7 @@ impl TotalsMethod for Direct {
         Limit { kind: "direct", first: 1, ceiling: 1, at_most: Some(1) }
     }
 
-    async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<U256> {
+    async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<Total> {
         let mut readings = Vec::with_capacity(wallets.len());
         for wallet in wallets {
             if calls.is_stopped() {
@@ -119,11 +128,4 @@ impl TotalsMethod for Direct {
         }
         (readings, None)
     }
-}
-
-/// The sum of the parts.
-fn sum(parts: &PartsRead) -> Result<U256, String> {
-    let parts = parts.as_ref().map_err(String::clone)?;
-    let add = |sum: U256, (_, part): &(String, U256)| sum.checked_add(*part);
-    parts.iter().try_fold(U256::ZERO, add).ok_or_else(|| OVERFLOW.to_owned())
 }

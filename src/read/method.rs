@@ -2,14 +2,13 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use alloy::primitives::U256;
 use async_trait::async_trait;
 
 use super::{bisect::ChunkRead, calls::Calls, settings::ChunkLimit};
 use crate::{
     limit::LimitSearch,
     rpc::{Client, Endpoint, Limit},
-    tally::{Reading, Wallet},
+    tally::{Reading, Total, Wallet},
 };
 
 /// Gas of the first call, where the size is searched for: most nodes allow twice as much, 50M.
@@ -40,10 +39,10 @@ pub(super) trait TotalsMethod: Send + Sync {
 
     /// Reads the totals of a chunk that is small enough for one call, as far as is known. Where that turns out to be wrong,
     /// wallets are left without a reading: they are to be read in smaller chunks.
-    async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<U256>;
+    async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<Total>;
 
     /// Reads the totals of any number of wallets, in as many chunks as it takes.
-    async fn read_all(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<U256> {
+    async fn read_all(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<Total> {
         let mut readings = Vec::with_capacity(wallets.len());
         let mut left = VecDeque::from(wallets);
         while !left.is_empty() && !calls.is_stopped() {

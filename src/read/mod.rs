@@ -20,5 +20,6 @@ mod reader;
 mod settings;
 
 pub use aggregate3::Answers;
+pub use direct::PartValues;
 pub use reader::NodeReader;
 pub use settings::{ChunkLimit, ChunkLimitError, MethodChoice, ReaderSettings};

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use alloy::primitives::U256;
 use async_trait::async_trait;
 
 use super::{
@@ -12,7 +11,10 @@ use super::{
     method::{CallCost, TotalsMethod, limit},
     settings::ChunkLimit,
 };
-use crate::{rpc::Limit, tally::Wallet};
+use crate::{
+    rpc::Limit,
+    tally::{Total, Wallet},
+};
 
 /// Reads totals through Multicall3.
 pub(super) struct Multicall3 {
@@ -53,7 +55,7 @@ impl TotalsMethod for Multicall3 {
         self.totals.limit
     }
 
-    async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<U256> {
+    async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<Total> {
         calls.ask(&self.aggregator, self.totals.as_ref(), wallets).await
     }
 }

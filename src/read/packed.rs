@@ -2,7 +2,8 @@
 //!
 //! The third parameter of `eth_call` puts code at an address. Ours, `packed.yul`, takes 20 bytes a wallet and
 //! returns 32, where `aggregate3` takes 224 and returns 160 for each part of each wallet; it also needs half of the
-//! gas. It changes nothing, keeps nothing, and exists only during the call.
+//! gas. It changes nothing, keeps nothing, and exists only during the call. Where a part is stored in a column of its
+//! own, the program is `packed_parts.yul`, which returns 32 bytes for each part instead.
 //!
 //! A wallet that it marks by 2²⁵⁶−1 is one that it has no total for, or whose total is just that: it is read again
 //! without the program.
@@ -31,35 +32,38 @@ use crate::{
         Action, Call, Client, Endpoint, EndpointId, Feature, Limit, NodeError, Origin, OriginCheck,
         Override, Overrides, RequestError, Support,
     },
-    tally::{Reading, Wallet},
+    tally::{Reading, Total, Wallet},
 };
 
 /// Where the program is for the time of a call: the last 20 bytes of the Keccak-256 hash of
 /// "ethtally packed reader", so nobody has the key of it and nothing is there.
 const PROGRAM: Address = address!("62c46dC30300c0bfC98fD2380eea0C492aD3896A");
 
-/// The program: what solc makes of `packed.yul`.
-const CODE: &str = include_str!("packed.hex");
+/// The program that returns totals: what solc makes of `packed.yul`.
+const TOTALS: &str = include_str!("packed.hex");
+/// The program that returns parts: what solc makes of `packed_parts.yul`.
+const PARTS: &str = include_str!("packed_parts.hex");
 
-/// Bytes of call data and of the result for each wallet.
+/// Bytes of call data for each wallet.
 const BYTES_SENT: usize = 20;
-const BYTES_RETURNED: usize = 32;
+/// Bytes of a word of the result.
+const BYTES_OF_WORD: usize = 32;
 
-/// In place of a total that is missing.
+/// In place of a total or part that is missing.
 const MARK: U256 = U256::MAX;
 
 /// Times that the program is tried with one wallet where an error will hardly change.
 const TRIES: usize = 3;
 
-/// The total of each wallet in wei, `None` for one that is marked.
-type PackedTotals = Vec<(Wallet, Option<U256>)>;
+/// The total of each wallet, `None` for one that is marked.
+type PackedTotals = Vec<(Wallet, Option<Total>)>;
 
 /// The method that reads totals by a program of our own.
 pub(super) struct Packed {
     overrides: Arc<Overrides>,
     /// What every call begins with: the parts.
     table: Vec<u8>,
-    parts: usize,
+    parts: Parts,
     origin: Arc<OriginCheck>,
     limit: Limit,
     /// Reads the wallets that are marked.
@@ -73,7 +77,7 @@ pub(super) struct Packed {
 /// What the program gave for a chunk.
 #[derive(Default)]
 pub(super) struct PackedResult {
-    pub(super) totals: Vec<(Wallet, U256)>,
+    pub(super) totals: Vec<(Wallet, Total)>,
     /// Wallets that it has no total for.
     pub(super) marked: Vec<Wallet>,
     /// The endpoints that answered.
@@ -88,8 +92,8 @@ impl PackedResult {
         self.totals.is_empty() && self.marked.is_empty()
     }
 
-    fn readings(&self) -> Vec<Reading> {
-        self.totals.iter().map(|(wallet, total)| (*wallet, Ok(*total))).collect()
+    fn into_readings(self) -> Vec<Reading> {
+        self.totals.into_iter().map(|(wallet, total)| (wallet, Ok(total))).collect()
     }
 }
 
@@ -103,10 +107,10 @@ impl Packed {
         plain: Arc<dyn TotalsMethod>,
         origin: Option<Arc<OriginCheck>>,
     ) -> Self {
-        let code = hex::decode(CODE.trim()).expect("packed.hex is hexadecimal");
+        let code = if parts.has_stored() { PARTS } else { TOTALS };
+        let code = hex::decode(code.trim()).expect("the program is hexadecimal");
         let overrides = Arc::new([(PROGRAM, Override { code: code.into() })].into());
         let table = table(parts);
-        let count = parts.views().len();
         let remedy = match origin {
             Some(_) => "use --reader multicall3 or auto",
             None => "give an --rpc-url whose node takes state overrides",
@@ -123,17 +127,17 @@ impl Packed {
             origin: origin.unwrap_or_else(itself),
             overrides,
             table,
-            parts: count,
-            limit: limit("packed", chunk, Self::cost(count)),
+            parts: parts.clone(),
+            limit: limit("packed", chunk, cost_of(parts)),
             plain,
             remedy,
             reasons: Mutex::default(),
         }
     }
 
-    /// What a wallet with this number of parts costs in a call.
+    /// What a wallet with this number of parts costs in a call that returns totals.
     pub(super) const fn cost(parts: usize) -> CallCost {
-        CallCost { bytes_sent: BYTES_SENT, bytes_returned: BYTES_RETURNED, gas: 3_400 * parts }
+        CallCost { bytes_sent: BYTES_SENT, bytes_returned: BYTES_OF_WORD, gas: 3_400 * parts }
     }
 
     /// The call for these wallets.
@@ -143,7 +147,7 @@ impl Packed {
         wallets.iter().for_each(|wallet| data.extend_from_slice(wallet.address().as_slice()));
         Call {
             overrides: Some(Arc::clone(&self.overrides)),
-            returned: Some(BYTES_RETURNED * (wallets.len() + 2)),
+            returned: Some(BYTES_OF_WORD * (words_of(&self.parts) * wallets.len() + 2)),
             origin: Some(Arc::clone(&self.origin)),
             ..Call::plain(PROGRAM, data.into())
         }
@@ -155,7 +159,7 @@ impl Packed {
         calls: &Calls<'a>,
         wallets: &[Wallet],
     ) -> Result<(PackedTotals, &'a Endpoint), RequestError> {
-        let read = |bytes: Bytes| decode(wallets, &bytes);
+        let read = |bytes: Bytes| decode(&self.parts, wallets, &bytes);
         calls.call(wallets.len() > 1, self.call(wallets), read).await
     }
 
@@ -248,7 +252,7 @@ impl Packed {
             if !calls.is_well(endpoint).await? {
                 return Err(failure.into());
             }
-            let read = |bytes: Bytes| decode(&canary, &bytes);
+            let read = |bytes: Bytes| decode(&self.parts, &canary, &bytes);
             match calls.call_at(endpoint, self.call(&canary), read).await {
                 Ok(_) => return Ok(()),
                 Err(RequestError::Node(again)) => failure = again,
@@ -293,12 +297,12 @@ impl Packed {
         &self,
         calls: &Calls<'_>,
         mut result: PackedResult,
-    ) -> ChunkRead<U256> {
-        let mut readings = result.readings();
-        if result.error.is_some() {
-            return (readings, result.error);
+    ) -> ChunkRead<Total> {
+        if let Some(error) = result.error.take() {
+            return (result.into_readings(), Some(error));
         }
         let marked = std::mem::take(&mut result.marked);
+        let mut readings = result.into_readings();
         let (read, error) = self.plain.read_all(calls, marked).await;
         readings.extend(read);
         (readings, error)
@@ -308,7 +312,7 @@ impl Packed {
 #[async_trait]
 impl TotalsMethod for Packed {
     fn cost_of_wallet(&self) -> CallCost {
-        Self::cost(self.parts)
+        cost_of(&self.parts)
     }
 
     fn limit(&self) -> Limit {
@@ -320,7 +324,7 @@ impl TotalsMethod for Packed {
     }
 
     /// At one endpoint after another, as long as there is one that may take state overrides.
-    async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<U256> {
+    async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<Total> {
         let client = calls.client();
         loop {
             if let Err(error) = self.require_endpoint(client) {
@@ -363,28 +367,53 @@ fn table(parts: &Parts) -> Vec<u8> {
     table
 }
 
+/// Words that the program returns for each wallet: its total, or each part.
+fn words_of(parts: &Parts) -> usize {
+    if parts.has_stored() { parts.views().len() } else { 1 }
+}
+
+/// What a wallet with these parts costs in a call.
+fn cost_of(parts: &Parts) -> CallCost {
+    let bytes_returned = BYTES_OF_WORD * words_of(parts);
+    CallCost { bytes_returned, ..Packed::cost(parts.views().len()) }
+}
+
 /// Where the program ran, and the totals of these wallets.
 ///
 /// # Errors
 /// If it is not what the program returns for these wallets.
-fn decode(wallets: &[Wallet], returned: &[u8]) -> Result<(Option<Origin>, PackedTotals), String> {
-    let (origin, words) = split(returned, wallets.len())?;
-    let words = words.chunks_exact(BYTES_RETURNED).map(U256::from_be_slice);
-    let totals = words.map(|word| (word != MARK).then_some(word));
+fn decode(
+    parts: &Parts,
+    wallets: &[Wallet],
+    returned: &[u8],
+) -> Result<(Option<Origin>, PackedTotals), String> {
+    let words_of_each = words_of(parts);
+    let (origin, words) = split(returned, words_of_each * wallets.len())?;
+    let total = |words: &[u8]| {
+        let mut words = words.chunks_exact(BYTES_OF_WORD).map(U256::from_be_slice);
+        match parts.has_stored() {
+            // A sum that does not fit is found out about, and put in words, without the program.
+            true => parts
+                .total(words.map(|word| if word == MARK { Err(String::new()) } else { Ok(word) }))
+                .ok(),
+            false => words.next().filter(|word| *word != MARK).map(Total::from),
+        }
+    };
+    let totals = words.chunks_exact(BYTES_OF_WORD * words_of_each).map(total);
     Ok((Some(origin), wallets.iter().copied().zip(totals).collect()))
 }
 
-/// Where the program ran, and the words behind that, one for each wallet.
-fn split(returned: &[u8], wallets: usize) -> Result<(Origin, &[u8]), String> {
+/// Where the program ran, and so many words behind that.
+fn split(returned: &[u8], words: usize) -> Result<(Origin, &[u8]), String> {
     if returned.is_empty() {
         return Err("it returned nothing, as if it took no state overrides".to_owned());
     }
-    let expected = BYTES_RETURNED * (wallets + 2);
+    let expected = BYTES_OF_WORD * (words + 2);
     if returned.len() != expected {
         return Err(format!("it returned {} bytes, not {expected}", returned.len()));
     }
-    let (block, rest) = returned.split_at(BYTES_RETURNED);
-    let (chain_id, words) = rest.split_at(BYTES_RETURNED);
+    let (block, rest) = returned.split_at(BYTES_OF_WORD);
+    let (chain_id, words) = rest.split_at(BYTES_OF_WORD);
     let [block, chain_id] = [block, chain_id].map(U256::from_be_slice);
     Ok((Origin { block, chain_id, timestamp: None }, words))
 }

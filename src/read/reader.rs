@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::{Address, B256};
 use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
@@ -21,7 +21,7 @@ use super::{
     auto::{Methods, Trial},
     calls::{Caller, Calls, ReadError},
     chunker::{Chunker, UnderWay},
-    direct::{Direct, PartsRead},
+    direct::{Direct, PartValues},
     method::{TotalsMethod, keep_unread},
     multicall::Multicall3,
     packed::Packed,
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     profile::{Profile, View},
     rpc::{BlockChoice, BlockRef, Client, Endpoint, RequestError, SizeInUse},
-    tally::{Chunk, NodeHint, Pages, Reader, Reading, RunError, Shutdown, Wallet},
+    tally::{Chunk, NodeHint, Pages, Reader, Reading, RunError, Shutdown, Total, Wallet},
 };
 
 /// Bytes of JSON that all calls in flight may take, so that memory is bounded.
@@ -155,10 +155,10 @@ impl NodeReader {
         }
     }
 
-    /// Reads each part of a wallet's total by an `eth_call` of its own, not through Multicall3. Parts whose sum is not
+    /// Reads each part of a wallet's total by an `eth_call` of its own, not through Multicall3. Parts whose total is not
     /// `expected` are read again, until the same are read twice.
     ///
-    /// Returns name and wei of each part in the profile's order, or why a part is missing.
+    /// Returns name and wei of each part in the profile's order with their total, or why there is none.
     ///
     /// # Errors
     /// When the node fails.
@@ -166,10 +166,12 @@ impl NodeReader {
         &self,
         wallet: Wallet,
         block: u64,
-        expected: Option<U256>,
-    ) -> Result<PartsRead, RunError> {
+        expected: Option<&Total>,
+    ) -> Result<Result<(PartValues, Total), String>, RunError> {
         let calls = self.caller.calls(block.into()).await;
-        Ok(self.direct.parts(&calls, wallet, expected).await?)
+        let parts = self.direct.parts(&calls, wallet, expected).await?;
+        let total = self.direct.total_of(&parts);
+        Ok(parts.and_then(|parts| Ok((parts, total?))))
     }
 
     /// The wallets that `view` lists for each of `owners` at `block`, or why it lists none.

@@ -91,7 +91,7 @@ impl Expected {
             expect(multicall3, "Multicall3".to_owned());
         }
         let named = |name: &str| format!("the contract of {name}");
-        for read in &profile.reads {
+        for read in profile.reads.iter().map(|read| &read.view) {
             expect(read.contract, named(&read.function.name));
         }
         let events = profile.events.iter();

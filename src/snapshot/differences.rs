@@ -117,15 +117,17 @@ fn merge(
         let pushed = match (from, to) {
             (Some(Row { wallet, total }), None) => {
                 counts.gone += 1;
-                lines.push(format_args!("{wallet},gone,{total},"))
+                lines.push(format_args!("{wallet},gone,{},", total.sum))
             }
             (None, Some(Row { wallet, total })) => {
                 counts.added += 1;
-                lines.push(format_args!("{wallet},added,,{total}"))
+                lines.push(format_args!("{wallet},added,,{}", total.sum))
             }
-            (Some(Row { total: from, wallet }), Some(Row { total: to, .. })) if from != to => {
+            (Some(Row { total: from, wallet }), Some(Row { total: to, .. }))
+                if from.sum != to.sum =>
+            {
                 counts.changed += 1;
-                lines.push(format_args!("{wallet},changed,{from},{to}"))
+                lines.push(format_args!("{wallet},changed,{},{}", from.sum, to.sum))
             }
             _ => {
                 counts.unchanged += 1;

@@ -11,7 +11,7 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::profile::Identity;
+use crate::profile::{Identity, Profile, View};
 
 /// The block of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct Manifest {
     pub decimals: u8,
     /// The columns of a row.
     pub columns: Vec<String>,
+    /// What the columns behind the total hold, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
     /// Rows, without the header.
     pub rows: u64,
     /// The sum of all totals, decimal.
@@ -61,6 +64,26 @@ pub struct Manifest {
     /// The types of a leaf of that tree.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leaf_encoding: Vec<String>,
+}
+
+/// A column that holds a part of each total.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Its name.
+    pub column: String,
+    /// Function and contract, as the profile's identity has them.
+    pub holds: String,
+}
+
+impl Part {
+    /// Those of a profile.
+    pub fn all_of(profile: &Profile) -> Vec<Self> {
+        let part = |(column, view): (&str, &View)| Self {
+            column: column.to_owned(),
+            holds: view.to_string(),
+        };
+        profile.columns().map(part).collect()
+    }
 }
 
 /// Where the manifest of a snapshot is: beside it.

@@ -13,7 +13,7 @@ mod rows;
 mod unfinished;
 
 pub use differences::{DifferenceCounts, write_differences};
-pub use manifest::{Manifest, SnapshotBlock, manifest_path};
+pub use manifest::{Manifest, Part, SnapshotBlock, manifest_path};
 pub use merkle::{MerkleTree, Proof, leaf};
 pub use rows::{Row, SnapshotReader};
 pub use unfinished::{Origin, Unfinished};

@@ -5,27 +5,27 @@ use std::{io, path::Path};
 use alloy::primitives::U256;
 
 use super::lines::{Compression, LineReader};
-use crate::tally::Wallet;
+use crate::tally::{Total, Wallet};
 
-/// The columns of every snapshot; further ones follow them.
+/// The columns of every snapshot; those of parts follow them.
 pub(super) const COLUMNS: [&str; 2] = ["wallet", "total"];
 /// Characters of a line that a message shows.
 const SHOWN: usize = 80;
 
 /// A row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Its wallet.
     pub wallet: Wallet,
-    /// The total in wei.
-    pub total: U256,
+    /// The total in wei, with the parts that have columns.
+    pub total: Total,
 }
 
 /// The rows of a snapshot, one by one.
 pub struct SnapshotReader {
     lines: LineReader,
     line: u64,
-    columns: usize,
+    columns: Vec<String>,
     last: Option<Wallet>,
 }
 
@@ -43,12 +43,17 @@ impl SnapshotReader {
         let mut lines = LineReader::open(path, Compression::of(compressed_as))?;
         let header = lines.next()?.unwrap_or_default();
         let header = String::from_utf8_lossy(&header).into_owned();
-        let columns: Vec<_> = header.split(',').collect();
-        if !columns.starts_with(&COLUMNS) {
+        let columns: Vec<_> = header.split(',').map(str::to_owned).collect();
+        if !columns.iter().take(COLUMNS.len()).eq(COLUMNS) {
             let text = format!("not a snapshot: its first line is not {}", COLUMNS.join(","));
             return Err(io::Error::other(text));
         }
-        Ok(Self { lines, line: 1, columns: columns.len(), last: None })
+        Ok(Self { lines, line: 1, columns, last: None })
+    }
+
+    /// The columns of each row.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
     }
 
     /// The next row, or what is wrong with it; `None` behind the last one.
@@ -73,18 +78,21 @@ impl SnapshotReader {
     /// A row as a snapshot writes it, in no other spelling.
     fn parse(&self, line: &[u8]) -> Option<Row> {
         let mut fields = str::from_utf8(line).ok()?.split(',');
-        let (wallet, total) = (fields.next()?, fields.next()?);
-        let rest = fields.clone().count();
-        let is_number = |text: &str| {
-            text.bytes().all(|byte| byte.is_ascii_digit())
-                && (text == "0" || !text.starts_with('0'))
+        let wallet = fields.next()?;
+        let is_number = |text: &&str| {
+            !text.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_digit())
+                && (*text == "0" || !text.starts_with('0'))
         };
-        if wallet.bytes().any(|byte| byte.is_ascii_uppercase()) || rest + 2 != self.columns {
+        if wallet.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return None;
         }
         let wallet = wallet.parse().ok()?;
-        let total = Some(total).filter(|total| is_number(total))?.parse().ok()?;
-        fields.all(is_number).then_some(Row { wallet, total })
+        let mut amounts = fields.map(|text| Some(text).filter(is_number)?.parse().ok());
+        let sum = amounts.next()??;
+        let parts: Box<[U256]> = amounts.collect::<Option<_>>()?;
+        let has_all = parts.len() + COLUMNS.len() == self.columns.len();
+        has_all.then_some(Row { wallet, total: Total { sum, parts } })
     }
 
     /// The SHA-256 of the file, in hexadecimal, once the last row was read.

@@ -11,20 +11,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alloy::primitives::{Address, B256, U256, U512};
+use alloy::primitives::{Address, B256, U512};
 use anyhow::{Context, bail};
+use itertools::Itertools;
 use serde::{Deserialize, Serialize};
 
 use super::{
     lines::{Compression, LineWriter, hash_of_start},
-    manifest::{Manifest, SnapshotBlock, manifest_path, with_suffix, write_json},
+    manifest::{Manifest, Part, SnapshotBlock, manifest_path, with_suffix, write_json},
     merkle::{LEAF_ENCODING, MerkleTree},
     rows::{COLUMNS, SnapshotReader},
 };
 use crate::{
     external_sort::keys_in,
     profile::{Identity, Profile},
-    tally::Wallet,
+    tally::{Total, Wallet},
 };
 
 /// Bytes of a wallet in the list of wallets.
@@ -45,18 +46,24 @@ pub struct Origin {
     symbol: String,
     decimals: u8,
     columns: Vec<String>,
+    /// What the columns behind the total hold.
+    #[serde(default)]
+    pub parts: Vec<Part>,
 }
 
 impl Origin {
     /// What a snapshot of this profile at this block is of.
     pub fn new(block: SnapshotBlock, profile: &Profile) -> Self {
+        let parts = Part::all_of(profile);
+        let columns = COLUMNS.into_iter().chain(parts.iter().map(|part| part.column.as_str()));
         Self {
             block,
             profile: profile.name.clone(),
             identity: profile.identity(),
             symbol: profile.symbol.clone(),
             decimals: profile.decimals,
-            columns: COLUMNS.map(str::to_owned).to_vec(),
+            columns: columns.map(str::to_owned).collect(),
+            parts,
         }
     }
 }
@@ -157,7 +164,8 @@ impl Unfinished {
         let (out, saved) = (out.to_owned(), Instant::now());
         let mut unfinished = Self { out, lines, progress, sum, saved, _lock: lock };
         if unfinished.progress.bytes == 0 {
-            unfinished.lines.push(format_args!("{}", COLUMNS.join(",")))?;
+            let columns = unfinished.progress.origin.columns.join(",");
+            unfinished.lines.push(format_args!("{columns}"))?;
         }
         Ok(unfinished)
     }
@@ -211,11 +219,13 @@ impl Unfinished {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn push(&mut self, wallet: Wallet, total: U256) -> anyhow::Result<()> {
-        let is_whole = self.lines.push(format_args!("{wallet},{total}"));
+    pub fn push(&mut self, wallet: Wallet, Total { sum, parts }: &Total) -> anyhow::Result<()> {
+        let further = if parts.is_empty() { "" } else { "," };
+        let is_whole =
+            self.lines.push(format_args!("{wallet},{sum}{further}{}", parts.iter().format(",")));
         let is_whole = is_whole.with_context(|| self.cannot_be_written())?;
         self.progress.rows += 1;
-        self.sum += U512::from(total);
+        self.sum += U512::from(*sum);
         if is_whole && self.is_save_due() { self.save() } else { Ok(()) }
     }
 
@@ -274,7 +284,7 @@ impl Unfinished {
         let partial = partial_path(&self.out);
         let root = if with_root { root_of(&partial, &self.out)? } else { None };
         let Progress { origin, rows, missing, .. } = self.progress;
-        let Origin { block, profile, identity, symbol, decimals, columns } = origin;
+        let Origin { block, profile, identity, symbol, decimals, columns, parts } = origin;
         let leaf_encoding = if root.is_some() { LEAF_ENCODING.as_slice() } else { &[] };
         let manifest = Manifest {
             block,
@@ -283,6 +293,7 @@ impl Unfinished {
             symbol,
             decimals,
             columns,
+            parts,
             rows,
             sum: self.sum.to_string(),
             sha256,
@@ -311,7 +322,7 @@ fn root_of(partial: &Path, out: &Path) -> anyhow::Result<Option<B256>> {
     let mut tree = MerkleTree::default();
     while let Some(row) = rows.next_row().with_context(cannot_be_read)? {
         let row = row.map_err(anyhow::Error::msg)?;
-        tree.push(row.wallet, row.total)?;
+        tree.push(row.wallet, row.total.sum)?;
     }
     tree.root()
 }

@@ -14,6 +14,7 @@ use super::{
     BucketCursor, BucketPage, Stale,
     backend::Backend,
     changes::WithChanges,
+    columns::{JOINED, values_of},
     coverage,
     dialect::{Column, Purpose, Value},
     error::StoreError,
@@ -30,8 +31,8 @@ use crate::tally::{
 /// More rows in a bucket than this, on average, and there are to be more buckets.
 const TOO_MANY_ROWS: i64 = 5_000;
 
-/// A row as it is compared: wallet, total, block of the read, whether a confirmation of its bucket counts for it.
-type ComparedRow = (String, String, Option<i64>, bool);
+/// A row as it is compared: wallet, total, block of the read, whether a confirmation of its bucket counts for it, parts.
+type ComparedRow = (String, String, Option<i64>, bool, Option<String>);
 
 /// What is to be written to confirm buckets.
 #[derive(Default)]
@@ -216,7 +217,7 @@ impl<D: Backend> Confirmer for SqlStore<D> {
         }
         // The database refuses a row: all are recorded, each on its own merits, and buckets without such a row are
         // confirmed after that.
-        let totals: Vec<_> = buckets.iter().flat_map(|reads| &reads.totals).copied().collect();
+        let totals: Vec<_> = buckets.iter().flat_map(|reads| &reads.totals).cloned().collect();
         let failures: Vec<_> = buckets.iter().flat_map(|reads| &reads.failures).cloned().collect();
         let mut recorded = self.record(&totals, &failures).await?;
         let refused = recorded.refused.iter().map(|refused| refused.wallet);
@@ -293,7 +294,9 @@ async fn compare<D: Backend>(
     let texts = buckets.iter().map(|reads| reads.bucket.to_string()).collect_vec();
     let times = buckets.iter().map(|reads| time_text(&reads.selected_at.naive_utc())).collect_vec();
     let given = [Value::Rows(&[Column::Texts(&texts), Column::Texts(&times)])];
-    let rows: Vec<ComparedRow> = session.fetch(D::SQL.bucket_rows, &given).await?;
+    let columns = session.columns();
+    let sql = D::SQL.bucket_rows.returning(columns, JOINED, "cast(null as text)");
+    let rows: Vec<ComparedRow> = session.fetch(sql, &given).await?;
     let mut changes = Changes::default();
     let mut unread = Vec::new();
     // With the block at which a total that did not change needs no write.
@@ -305,7 +308,7 @@ async fn compare<D: Backend>(
         failed.extend(reads.failures.iter().map(|failure| failure.wallet.to_string()));
         changes.failures.extend(reads.failures.iter().cloned());
     }
-    for (key, total, read_block, is_covered) in rows {
+    for (key, total, read_block, is_covered, parts) in rows {
         let Some((read, block)) = reads_of.remove(&key) else {
             if is_covered && !failed.contains(&key) {
                 unread.push(key);
@@ -315,14 +318,18 @@ async fn compare<D: Backend>(
         let stored_at = read_block.and_then(|block| u64::try_from(block).ok());
         if stored_at.is_some_and(|stored_at| stored_at > read.read_block) {
             changes.superseded += 1;
-        } else if is_covered && total.parse() == Ok(read.total) && Some(read.read_block) == block {
+        } else if is_covered
+            && total.parse() == Ok(read.total.sum)
+            && values_of(parts.as_deref(), columns.len()).as_deref() == Some(&read.total.parts)
+            && Some(read.read_block) == block
+        {
             changes.unchanged += 1;
             if stored_at.is_none() {
                 changes.first_reads.0.push(key);
                 changes.first_reads.1.push(bigint(read.read_block)?);
             }
         } else {
-            changes.totals.push(*read);
+            changes.totals.push(read.clone());
         }
     }
     // Their rows are gone.

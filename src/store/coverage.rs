@@ -27,7 +27,7 @@ use crate::{
 
 /// Checkpoint, first covered block.
 pub(super) const TIDY: &str = "delete from eth_watch_uncovered
-     where checkpoint = $1 and (block <= $2 or exists (
+     where checkpoint = $1 and (block < $2 or exists (
          select 1 from eth_wallet_balances stored
          where stored.wallet = eth_watch_uncovered.wallet
              and stored.read_block >= eth_watch_uncovered.block))";

@@ -7,9 +7,12 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_trait::async_trait;
 use chrono::NaiveDateTime;
-use sqlx::{Database, FromRow, postgres::PgRow, sqlite::SqliteRow};
+use sqlx::{Database, FromRow, SqlStr, postgres::PgRow, sqlite::SqliteRow};
 
-use super::error::{RowFault, StoreError};
+use super::{
+    columns::Template,
+    error::{RowFault, StoreError},
+};
 use crate::tally::RunError;
 
 /// A database, as a dialect of SQL.
@@ -38,19 +41,19 @@ pub(super) trait Dialect: Send + Sync + Sized + 'static {
     async fn look(&self, id: Option<SessionId>) -> Look;
 
     /// Executes statements without parameters.
-    async fn run(connection: &mut ConnectionOf<Self>, sql: &'static str) -> sqlx::Result<()>;
+    async fn run(connection: &mut ConnectionOf<Self>, sql: SqlStr) -> sqlx::Result<()>;
 
     /// Executes a statement and returns the number of rows it affected.
     async fn execute(
         connection: &mut ConnectionOf<Self>,
-        sql: &'static str,
+        sql: SqlStr,
         values: &[Value<'_>],
     ) -> sqlx::Result<u64>;
 
     /// Executes a query and returns its rows.
     async fn fetch<T: AnyRow>(
         connection: &mut ConnectionOf<Self>,
-        sql: &'static str,
+        sql: SqlStr,
         values: &[Value<'_>],
     ) -> sqlx::Result<Vec<T>>;
 
@@ -161,6 +164,7 @@ pub(super) enum Value<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Column<'a> {
     Texts(&'a [String]),
+    TextsOrNull(&'a [Option<String>]),
     Numbers(&'a [i64]),
     NumbersOrNull(&'a [Option<i64>]),
 }
@@ -199,8 +203,8 @@ pub(super) struct Statements {
     pub(super) with_read_total: &'static str,
     /// A list of wallets.
     pub(super) known: &'static str,
-    /// A list of wallets.
-    pub(super) rows: &'static str,
+    /// A list of wallets; returns the parts as JSON.
+    pub(super) rows: Template,
     /// From this time, before this one, offset.
     pub(super) nth_written: &'static str,
     /// Of rows that are as fresh as their own write: from this time, before this one, offset.
@@ -216,8 +220,16 @@ pub(super) struct Statements {
     pub(super) late_rows: &'static str,
     /// Name.
     pub(super) checkpoint: &'static str,
-    /// Rows of wallet, total, block of the read, block of the event.
-    pub(super) record_totals: &'static str,
+    /// Rows of wallet, total, block of the read, block of the event, and each part.
+    pub(super) record_totals: Template,
+    /// How `record_totals` takes a part, by its number from 1.
+    pub(super) part_value: fn(usize) -> String,
+    /// The columns of parts that the table of totals has, and what each holds.
+    pub(super) part_columns: &'static str,
+    /// All columns of the table of totals.
+    pub(super) table_columns: &'static str,
+    /// The type of the column of a part.
+    pub(super) part_type: &'static str,
     /// Rows of wallet, block of the event.
     pub(super) raise_event_blocks: &'static str,
     /// A list of wallets that were read. Not those whose read was superseded by a confirmation: it left them out, and
@@ -262,8 +274,8 @@ pub(super) struct Statements {
     pub(super) bucket_keys: &'static str,
     /// A list of buckets, before this time.
     pub(super) bucket_wallets: &'static str,
-    /// Rows of bucket, time of the selection.
-    pub(super) bucket_rows: &'static str,
+    /// Rows of bucket, time of the selection; returns the parts as one text.
+    pub(super) bucket_rows: Template,
     /// Rows of bucket, block, time of the selection, number of rows.
     pub(super) confirm_buckets: &'static str,
     /// Those about rows that need no read.

@@ -57,6 +57,22 @@ pub(super) enum StoreError {
     #[error("its tables belong to a newer version of ethtally (migration {0}); upgrade ethtally")]
     TablesTooNew(i64),
     #[error(
+        "eth_wallet_balances lacks columns of the profile ({}); run `ethtally migrate` with this \
+         --profile",
+        .0.join(", ")
+    )]
+    ColumnsMissing(Vec<String>),
+    #[error(
+        "column {name} of eth_wallet_balances holds {holds}, not {wanted}; name another column in \
+         the profile, or drop this one"
+    )]
+    ColumnOfOtherPart { name: String, holds: String, wanted: String },
+    #[error(
+        "eth_wallet_balances has a column {0} that ethtally did not add; name another column in \
+         the profile"
+    )]
+    ColumnOfOthers(String),
+    #[error(
         "the tables cannot be upgraded while {by} holds them, for {seconds} s by now; end its \
          transaction, or try again later"
     )]

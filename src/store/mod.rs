@@ -3,13 +3,14 @@
 //! [`Store`] in `table` is what commands see, and [`open`] returns one. `sql_store` is the one flow of every
 //! method: which statements it executes and what their rows mean. `postgres` and `sqlite` hold the
 //! statements in their dialect of SQL, and how to connect, lock and name an error. `record` writes totals,
-//! `changes` tells which totals changed, `halves` finds the rows that the database refuses, `confirmations`
-//! confirms rows that need no write, `freshness` says how old all rows are, and `coverage` and `uncovered` know
-//! which rows need no read, as `watch` follows their events. `sample` draws random rows, and `hints` keeps what endpoints
-//! took last time.
+//! `parts` knows the columns of their parts, `changes` tells which totals changed, `halves` finds the rows that the database
+//! refuses, `confirmations` confirms rows that need no write, `freshness` says how old all rows are, and `coverage` and
+//! `uncovered` know which rows need no read, as `watch` follows their events. `sample` draws random rows, and `hints`
+//! keeps what endpoints took last time.
 
 mod backend;
 mod changes;
+mod columns;
 mod confirmations;
 mod connections;
 mod coverage;
@@ -19,6 +20,7 @@ mod freshness;
 mod halves;
 mod hint_log;
 mod hints;
+mod parts;
 mod postgres;
 mod record;
 mod rows;
@@ -34,6 +36,7 @@ mod uncovered;
 
 use std::path::Path;
 
+pub use columns::PartColumn;
 pub use hint_log::HintLog;
 pub use run_log::{RUNNING, Run, RunLog, RunRecord};
 pub use table::{
@@ -43,8 +46,9 @@ pub use table::{
 
 use crate::tally::{RunError, Shutdown};
 
-/// Opens the database at `url`: `sqlite:PATH` or `postgres://…`, with its tables in `schema` if one is given. Waits for
-/// other processes and for the server until `shutdown`, which also ends the waits of [`Store::migrate`].
+/// Opens the database at `url`: `sqlite:PATH` or `postgres://…`, with its tables in `schema` if one is given. Totals are
+/// written with their parts in these `columns`. Waits for other processes and for the server until `shutdown`, which also
+/// ends the waits of [`Store::migrate`].
 ///
 /// # Errors
 /// [`RunError::Settings`] if the URL or what it names is at fault, [`RunError::Database`] if the
@@ -52,11 +56,12 @@ use crate::tally::{RunError, Shutdown};
 pub async fn open(
     url: &str,
     schema: Option<&str>,
+    columns: Vec<PartColumn>,
     access: Access,
     shutdown: &Shutdown,
 ) -> Result<Box<dyn Store>, RunError> {
     if postgres::is_postgres(url) {
-        return Ok(Box::new(postgres::open(url, schema, access, shutdown).await?));
+        return Ok(Box::new(postgres::open(url, schema, columns, access, shutdown).await?));
     }
     if url.starts_with("sqlite:") {
         if schema.is_some_and(|schema| !schema.is_empty()) {
@@ -65,7 +70,7 @@ pub async fn open(
                  file of its own",
             ));
         }
-        return Ok(Box::new(sqlite::open(url, access, shutdown).await?));
+        return Ok(Box::new(sqlite::open(url, columns, access, shutdown).await?));
     }
     Err(RunError::settings(match url.trim() {
         "" => "the database URL is empty; set --database-url or DATABASE_URL to sqlite:PATH or \

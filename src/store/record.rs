@@ -5,9 +5,11 @@ use std::{collections::HashMap, ops::Range};
 use super::{
     Row,
     changes::WithChanges,
+    columns::LISTED,
     coverage::{early_reads, uncover},
     dialect::{Column, Dialect, Value},
     error::StoreError,
+    parts,
     rows::{FailureColumns, RawRow, TotalColumns},
     session::Session,
 };
@@ -64,21 +66,28 @@ impl Rows<'_> {
     }
 }
 
-/// Writes totals, and takes their wallets off the record of failures; returns how many were not superseded.
+/// Writes totals with their parts, and takes their wallets off the record of failures; returns how many were not superseded.
 async fn write_totals<D: Dialect>(
     totals: &TotalColumns,
     session: &mut Session<'_, D>,
 ) -> Result<u64, StoreError> {
     let wallets = Column::Texts(&totals.wallets);
     let event_blocks = Column::NumbersOrNull(&totals.event_blocks);
-    let rows = [
+    let mut rows = vec![
         wallets,
         Column::Texts(&totals.totals),
         Column::Numbers(&totals.read_blocks),
         event_blocks,
     ];
     let early = early_reads(&totals.wallets, &totals.read_blocks, session).await?;
-    let updated = session.execute(D::SQL.record_totals, &[Value::Rows(&rows)]).await?;
+    let (all, columns) = (parts::look_up(session).await?, session.columns());
+    let sql = D::SQL.record_totals.writing(columns, &all, D::SQL.part_value);
+    rows.extend(totals.parts.iter().map(|part| Column::TextsOrNull(part)));
+    // A part that was not read is null.
+    let lacks_parts = totals.parts.len() < columns.len();
+    let unread = vec![None; if lacks_parts { totals.wallets.len() } else { 0 }];
+    rows.resize(4 + columns.len(), Column::TextsOrNull(&unread));
+    let updated = session.execute(sql, &[Value::Rows(&rows)]).await?;
     if totals.has_events() && updated < totals.count() {
         // A newer read does not undo the event.
         let rows = [wallets, event_blocks];
@@ -116,6 +125,8 @@ async fn rows<D: Dialect>(
     totals: &TotalColumns,
     session: &mut Session<'_, D>,
 ) -> Result<impl Iterator<Item = (Wallet, Row)>, StoreError> {
-    let rows: Vec<RawRow> = session.fetch(D::SQL.rows, &[Value::List(&totals.wallets)]).await?;
-    Ok(rows.into_iter().filter_map(Row::of).map(|row| (row.wallet, row)))
+    // A change is one of the total.
+    let sql = D::SQL.rows.returning(&[], LISTED, "");
+    let rows: Vec<RawRow> = session.fetch(sql, &[Value::List(&totals.wallets)]).await?;
+    Ok(rows.into_iter().filter_map(|row| Row::of(row, &[])).map(|row| (row.wallet, row)))
 }

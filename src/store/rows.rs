@@ -7,24 +7,32 @@ use std::{
     ops::Range,
 };
 
-use alloy::primitives::B256;
+use alloy::primitives::{B256, U256};
 use anyhow::Context;
 use chrono::NaiveDateTime;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::warn;
 
-use super::{Checkpoint, Confirmed, Cursor, Page, Row, TableCounts};
+use super::{Checkpoint, Confirmed, Cursor, Page, PartColumn, Row, TableCounts};
 use crate::{
     follow::{BlockReads, OrphanedBlock, RecentReads, RowsAbove},
     redact,
     tally::{RunError, TotalRead, Unreadable, Wallet},
 };
 
-/// A row of `eth_wallet_balances`: wallet, total, block of the read, block of the event, time; block and time of the
-/// confirmation that counts for it.
-pub(super) type RawRow =
-    (String, String, Option<i64>, Option<i64>, NaiveDateTime, Option<i64>, Option<NaiveDateTime>);
+/// A row of `eth_wallet_balances`: wallet, total, block of the read, block of the event, time, parts as a list in JSON; block
+/// and time of the confirmation that counts for it.
+pub(super) type RawRow = (
+    String,
+    String,
+    Option<i64>,
+    Option<i64>,
+    NaiveDateTime,
+    String,
+    Option<i64>,
+    Option<NaiveDateTime>,
+);
 
 /// A row of `eth_watch_blocks`: number, hash, wallets as JSON, gone, redo_from.
 pub(super) type RawBlock = (i64, String, String, bool, Option<i64>);
@@ -42,13 +50,15 @@ impl Page {
 }
 
 impl Row {
-    /// The row, unless its key is not a wallet.
-    pub(super) fn of(row: RawRow) -> Option<Self> {
-        let (wallet, total, read_block, blocknumber, updated_at, block, selected_at) = row;
+    /// The row with the parts in these columns, unless its key is not a wallet.
+    pub(super) fn of(row: RawRow, columns: &[PartColumn]) -> Option<Self> {
+        let (wallet, total, read_block, blocknumber, updated_at, parts, block, selected_at) = row;
         let confirmed = block.zip(selected_at);
+        let parts: Vec<Option<String>> = serde_json::from_str(&parts).unwrap_or_default();
         Some(Self {
             wallet: wallet_of(&wallet)?,
             total,
+            parts: columns.iter().map(|column| column.name.clone()).zip(parts).collect(),
             read_block,
             blocknumber,
             updated_at: updated_at.and_utc(),
@@ -224,6 +234,8 @@ impl BlockColumns {
 pub(super) struct TotalColumns {
     pub(super) wallets: Vec<String>,
     pub(super) totals: Vec<String>,
+    /// The parts, column by column; none for a part that was not read.
+    pub(super) parts: Vec<Vec<Option<String>>>,
     pub(super) read_blocks: Vec<i64>,
     pub(super) event_blocks: Vec<Option<i64>>,
 }
@@ -232,12 +244,16 @@ impl TotalColumns {
     pub(super) fn of(totals: &[TotalRead]) -> Result<Self, TooLarge> {
         let mut reads: Vec<&TotalRead> = totals.iter().collect();
         reads.sort_by_key(|read| (read.wallet, read.read_block));
-        let mut columns = Self::default();
+        let parts = reads.iter().map(|read| read.total.parts.len()).max().unwrap_or_default();
+        let mut columns = Self { parts: vec![Vec::new(); parts], ..Self::default() };
         for same in reads.chunk_by(|one, other| one.wallet == other.wallet) {
             let Some(newest) = same.last() else { continue };
             let event_block = same.iter().filter_map(|read| read.event_block).max();
             columns.wallets.push(newest.wallet.to_string());
-            columns.totals.push(newest.total.to_string());
+            columns.totals.push(newest.total.sum.to_string());
+            for (number, column) in columns.parts.iter_mut().enumerate() {
+                column.push(newest.total.parts.get(number).map(U256::to_string));
+            }
             columns.read_blocks.push(bigint(newest.read_block)?);
             columns.event_blocks.push(event_block.map(bigint).transpose()?);
         }
@@ -249,6 +265,7 @@ impl TotalColumns {
         Self {
             wallets: self.wallets[part.clone()].to_vec(),
             totals: self.totals[part.clone()].to_vec(),
+            parts: self.parts.iter().map(|column| column[part.clone()].to_vec()).collect(),
             read_blocks: self.read_blocks[part.clone()].to_vec(),
             event_blocks: self.event_blocks[part].to_vec(),
         }
@@ -296,7 +313,7 @@ impl FailureColumns {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::{Address, U256};
+    use alloy::primitives::Address;
 
     use super::*;
 
@@ -305,7 +322,7 @@ mod tests {
         let wallet = |last: u8| Wallet::from(Address::with_last_byte(last));
         let read = |last, total: u64, read_block, event_block| TotalRead {
             wallet: wallet(last),
-            total: U256::from(total),
+            total: U256::from(total).into(),
             read_block,
             event_block,
         };

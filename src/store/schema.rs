@@ -15,7 +15,7 @@ use super::{
 pub(super) const MIGRATIONS: &str = "_ethtally_migrations";
 
 /// The tables that ethtally uses.
-pub(super) const TABLES: [&str; 11] = [
+pub(super) const TABLES: [&str; 12] = [
     "eth_wallet_balances",
     "eth_wallet_read_failures",
     "eth_indexer_checkpoints",
@@ -26,6 +26,7 @@ pub(super) const TABLES: [&str; 11] = [
     "eth_watch_coverage",
     "eth_watch_uncovered",
     "eth_wallet_node_hints",
+    "eth_wallet_parts",
     MIGRATIONS,
 ];
 
@@ -51,6 +52,7 @@ macro_rules! migrations {
             7 "confirmations" "0007_confirmations.sql",
             8 "coverage" "0008_coverage.sql",
             9 "node hints" "0009_node_hints.sql",
+            10 "parts" "0010_parts.sql",
         )
     };
     ($dialect:literal: $($version:literal $name:literal $file:literal,)*) => {

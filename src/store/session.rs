@@ -10,10 +10,12 @@ use std::{
     time::Duration,
 };
 
+use sqlx::SqlSafeStr;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::{
+    columns::PartColumn,
     connections::{Connections, Leased},
     dialect::{AnyRow, Begun, Dialect, Look, Purpose, SessionId, Value},
     error::StoreError,
@@ -33,6 +35,8 @@ const ATTEMPTS: u32 = 2;
 pub(super) struct Database<D: Dialect> {
     pub(super) dialect: Arc<D>,
     pub(super) connections: Arc<Connections<D>>,
+    /// The columns of parts that the run's profile has.
+    pub(super) columns: Arc<[PartColumn]>,
     pub(super) shutdown: Shutdown,
     /// Where totals that changed are reported.
     pub(super) changes: Arc<OnceLock<Arc<dyn ChangeSink>>>,
@@ -43,6 +47,7 @@ impl<D: Dialect> Clone for Database<D> {
         Self {
             dialect: Arc::clone(&self.dialect),
             connections: Arc::clone(&self.connections),
+            columns: Arc::clone(&self.columns),
             shutdown: self.shutdown.clone(),
             changes: Arc::clone(&self.changes),
         }
@@ -51,10 +56,11 @@ impl<D: Dialect> Clone for Database<D> {
 
 impl<D: Dialect> Database<D> {
     /// A database to which there is no connection yet.
-    pub(super) fn new(dialect: D, shutdown: &Shutdown) -> Self {
+    pub(super) fn new(dialect: D, columns: Vec<PartColumn>, shutdown: &Shutdown) -> Self {
         Self {
             dialect: Arc::new(dialect),
             connections: Arc::new(Connections::new()),
+            columns: columns.into(),
             shutdown: shutdown.clone(),
             changes: Arc::default(),
         }
@@ -65,16 +71,17 @@ impl<D: Dialect> Database<D> {
     /// # Errors
     /// If there is no connection, or a shutdown ends the wait for one.
     pub(super) async fn begin(&self, purpose: Purpose) -> Result<Session<'_, D>, StoreError> {
-        Session::begin(&self.connections, &self.dialect, &self.shutdown, purpose).await
+        Session::begin(self, purpose).await
     }
 
     /// Executes a query in a transaction of its own and returns its rows.
     pub(super) async fn fetch<T: AnyRow>(
         &self,
         purpose: Purpose,
-        sql: &'static str,
+        sql: impl SqlSafeStr,
         values: &[Value<'_>],
     ) -> Result<Vec<T>, StoreError> {
+        let sql = sql.into_sql_str();
         let mut session = self.begin(purpose).await?;
         let fetched = session.fetch(sql, values).await;
         session.end(fetched).await
@@ -85,23 +92,21 @@ impl<D: Dialect> Database<D> {
 pub(super) struct Session<'a, D: Dialect> {
     dialect: &'a D,
     shutdown: &'a Shutdown,
+    columns: &'a [PartColumn],
     connection: Leased<'a, D>,
     id: Option<SessionId>,
 }
 
 impl<'a, D: Dialect> Session<'a, D> {
-    async fn begin(
-        connections: &'a Connections<D>,
-        dialect: &'a D,
-        shutdown: &'a Shutdown,
-        purpose: Purpose,
-    ) -> Result<Self, StoreError> {
+    async fn begin(database: &'a Database<D>, purpose: Purpose) -> Result<Self, StoreError> {
+        let Database { dialect, connections, columns, shutdown, .. } = database;
+        let dialect = dialect.as_ref();
         let begun = async {
             for _ in 0..ATTEMPTS {
                 let mut connection = connections.acquire(dialect).await?;
                 match timeout(D::BEGIN_LIMIT, dialect.begin(connection.get()?, purpose)).await {
                     Ok(Ok(Begun { session: id, first })) => {
-                        return Ok((Self { dialect, shutdown, connection, id }, first));
+                        return Ok((Self { dialect, shutdown, columns, connection, id }, first));
                     }
                     Ok(Err(error)) => return Err(StoreError::Sql(error)),
                     Err(_) => {}
@@ -119,13 +124,18 @@ impl<'a, D: Dialect> Session<'a, D> {
         Ok(session)
     }
 
+    /// The columns of parts that the run's profile has.
+    pub(super) const fn columns(&self) -> &'a [PartColumn] {
+        self.columns
+    }
+
     /// Executes a statement and returns the number of rows it affected.
     pub(super) async fn execute(
         &mut self,
-        sql: &'static str,
+        sql: impl SqlSafeStr,
         values: &[Value<'_>],
     ) -> Result<u64, StoreError> {
-        let executed = D::execute(self.connection.get()?, sql, values);
+        let executed = D::execute(self.connection.get()?, sql.into_sql_str(), values);
         let executed = async { executed.await.map_err(StoreError::Sql) };
         watched(self.dialect, self.shutdown, self.id, executed).await
     }
@@ -133,17 +143,17 @@ impl<'a, D: Dialect> Session<'a, D> {
     /// Executes a query and returns its rows.
     pub(super) async fn fetch<T: AnyRow>(
         &mut self,
-        sql: &'static str,
+        sql: impl SqlSafeStr,
         values: &[Value<'_>],
     ) -> Result<Vec<T>, StoreError> {
-        let fetched = D::fetch(self.connection.get()?, sql, values);
+        let fetched = D::fetch(self.connection.get()?, sql.into_sql_str(), values);
         let fetched = async { fetched.await.map_err(StoreError::Sql) };
         watched(self.dialect, self.shutdown, self.id, fetched).await
     }
 
     /// Executes statements without parameters.
-    pub(super) async fn run(&mut self, sql: &'static str) -> Result<(), StoreError> {
-        let run = D::run(self.connection.get()?, sql);
+    pub(super) async fn run(&mut self, sql: impl SqlSafeStr) -> Result<(), StoreError> {
+        let run = D::run(self.connection.get()?, sql.into_sql_str());
         let run = async { run.await.map_err(StoreError::Sql) };
         watched(self.dialect, self.shutdown, self.id, run).await
     }

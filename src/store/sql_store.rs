@@ -9,15 +9,18 @@ use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use chrono::{DateTime, NaiveDateTime, Utc};
 
+use sqlx::SqlSafeStr;
 use tracing::debug;
 
 use super::{
     BucketCursor, BucketPage, Checkpoint, Coverage, Cursor, LockKey, Page, Row, Stale, Store,
     TableCounts, TableFreshness, TableProfile, UncoveredCounts, UncoveredWallet,
     backend::Backend,
+    columns::LISTED,
     coverage::{self, doubt_in},
     dialect::{AnyRow, Column, Purpose, Value},
     error::{StoreError, unless_stopped},
+    parts,
     rows::{
         BlockColumns, ROWS_ABOVE, bigint, hash_texts, keys_of, recent_reads, rows_above_json,
         wallets_and_blocks, wallets_json, wallets_of,
@@ -88,10 +91,11 @@ impl<D: Backend> SqlStore<D> {
     /// Executes a query and returns its rows.
     pub(super) async fn fetch<T: AnyRow>(
         &self,
-        sql: &'static str,
+        sql: impl SqlSafeStr,
         values: &[Value<'_>],
     ) -> Result<Vec<T>, RunError> {
-        self.retried(|| self.database.fetch(Purpose::Read, sql, values)).await
+        let sql = sql.into_sql_str();
+        self.retried(|| self.database.fetch(Purpose::Read, sql.clone(), values)).await
     }
 
     /// Executes a query that reads rows in the order of an index.
@@ -144,6 +148,9 @@ impl<D: Backend> SqlStore<D> {
                 RunError::Stopped(error.to_string())
             }
             StoreError::TablesMissing
+            | StoreError::ColumnsMissing(_)
+            | StoreError::ColumnOfOtherPart { .. }
+            | StoreError::ColumnOfOthers(_)
             | StoreError::TablesTooNew(_)
             | StoreError::SchemaMissing(_)
             | StoreError::ServerTooOld(_)
@@ -160,7 +167,8 @@ impl<D: Backend> Store for SqlStore<D> {
     }
 
     async fn require_tables(&self) -> Result<(), RunError> {
-        self.explained(schema::require(&self.database, D::MIGRATIONS).await).await
+        self.explained(schema::require(&self.database, D::MIGRATIONS).await).await?;
+        self.explained(parts::require(&self.database).await).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, RunError> {
@@ -330,8 +338,10 @@ impl<D: Backend> Store for SqlStore<D> {
     }
 
     async fn rows(&self, wallets: &[Wallet]) -> Result<Vec<Row>, RunError> {
-        let rows = self.fetch(D::SQL.rows, &[Value::List(&keys_of(wallets))]).await?;
-        Ok(rows.into_iter().filter_map(Row::of).collect())
+        let columns = &self.database.columns;
+        let sql = D::SQL.rows.returning(columns, LISTED, "");
+        let rows = self.fetch(sql, &[Value::List(&keys_of(wallets))]).await?;
+        Ok(rows.into_iter().filter_map(|row| Row::of(row, columns)).collect())
     }
 
     async fn sample(&self, count: u32) -> Result<Vec<Wallet>, RunError> {

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
+use alloy::primitives::U256;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
@@ -10,7 +11,7 @@ use crate::{
     follow::Journal,
     tally::{
         Bucket, ChangeSink, Check, Confirmer, Ledger, Lock, Recorded, RunError, Selection, Shard,
-        Wallet,
+        Total, Wallet,
     },
 };
 
@@ -289,6 +290,8 @@ pub struct Row {
     pub wallet: Wallet,
     /// The stored total in wei, decimal; as text, since another program may have stored anything.
     pub total: String,
+    /// The stored parts, each with its column; `None` for one that was never read.
+    pub parts: Vec<(String, Option<String>)>,
     /// The block at which it was read; `None` for placeholders and for rows of the original.
     pub read_block: Option<i64>,
     /// The newest block of an event for this wallet.
@@ -327,6 +330,21 @@ impl Row {
     /// The block at which it was read; of a row of the original, which was read then or later, that of the newest event.
     pub fn since(&self) -> Option<u64> {
         self.read_at().or(self.blocknumber.and_then(|block| block.try_into().ok()))
+    }
+
+    /// True if it holds this total and all of its parts.
+    pub fn holds(&self, total: &Total) -> bool {
+        self.total == total.sum.to_string() && self.parts_other_than(total).next().is_none()
+    }
+
+    /// The columns that do not hold what the total's part is, each with that and what it holds.
+    pub fn parts_other_than<'a>(
+        &'a self,
+        total: &'a Total,
+    ) -> impl Iterator<Item = (&'a str, U256, Option<&'a str>)> {
+        let parts = self.parts.iter().zip(&total.parts);
+        let parts = parts.map(|((name, stored), part)| (name.as_str(), *part, stored.as_deref()));
+        parts.filter(|(_, part, stored)| *stored != Some(part.to_string().as_str()))
     }
 
     /// True for a placeholder: a wallet that was never read.

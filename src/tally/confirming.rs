@@ -168,8 +168,8 @@ impl Ledger for Confirming<'_> {
             let mut open = self.open();
             for read in totals {
                 match open.take(read.wallet, self.digits) {
-                    Some(bucket) => bucket.totals.push(*read),
-                    None => other_totals.push(*read),
+                    Some(bucket) => bucket.totals.push(read.clone()),
+                    None => other_totals.push(read.clone()),
                 }
             }
             for failure in failures {

@@ -28,7 +28,7 @@ pub use hint::NodeHint;
 pub use lock::{Lock, Locked};
 pub use pipeline::{Counts, Pipeline, Progress, RunSummary, pages_of};
 pub use reading::{
-    Chunk, Ledger, Outcome, Pages, Reader, Reading, Recorded, RequestCounts, RequestSeries,
+    Chunk, Ledger, Outcome, Pages, Reader, Reading, Recorded, RequestCounts, RequestSeries, Total,
     TotalRead, Unreadable,
 };
 pub use retries::Retries;

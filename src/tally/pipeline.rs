@@ -8,14 +8,13 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::U256;
 use futures_util::{Stream, StreamExt, future, stream};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Chunk, Ledger, Outcome, Reader, Reading, Recorded, Retries, RunError, Shutdown, TotalRead,
-    Unreadable, Wallet,
+    Chunk, Ledger, Outcome, Reader, Reading, Recorded, Retries, RunError, Shutdown, Total,
+    TotalRead, Unreadable, Wallet,
 };
 
 /// Wallets in one batch, at most: enough that a bulk upsert is at its fastest.
@@ -250,7 +249,7 @@ impl Pipeline<'_> {
         let mut failures = Vec::new();
         for (wallet, outcome) in &batch.readings {
             match outcome {
-                Ok(total) => totals.push(read_at(batch.block, *wallet, *total)),
+                Ok(total) => totals.push(read_at(batch.block, *wallet, total.clone())),
                 Err(reason) => {
                     failures.push(Unreadable { wallet: *wallet, reason: reason.clone() });
                 }
@@ -345,7 +344,7 @@ fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
     stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))
 }
 
-fn read_at(block: u64, wallet: Wallet, total: U256) -> TotalRead {
+fn read_at(block: u64, wallet: Wallet, total: Total) -> TotalRead {
     TotalRead { wallet, total, read_block: block, event_block: None }
 }
 

@@ -6,13 +6,29 @@ use futures_util::stream::BoxStream;
 
 use super::{RunError, Wallet};
 
-/// A total as it was read: the sum of every part, in wei, at one block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A total in wei: the sum of all parts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// The sum.
+    pub sum: U256,
+    /// Those parts that are stored in columns of their own, in the profile's order; most profiles have none.
+    pub parts: Box<[U256]>,
+}
+
+impl From<U256> for Total {
+    /// A total of which no part is stored.
+    fn from(sum: U256) -> Self {
+        Self { sum, parts: Box::default() }
+    }
+}
+
+/// A total as it was read: every part at one block.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TotalRead {
     /// Whose total it is.
     pub wallet: Wallet,
-    /// The total in wei.
-    pub total: U256,
+    /// The total.
+    pub total: Total,
     /// The block at which every part was read.
     pub read_block: u64,
     /// The block of the event that asked for this read; `None` for a read that no event asked for.
@@ -28,14 +44,14 @@ pub struct Unreadable {
     pub reason: String,
 }
 
-/// The outcome for one wallet: its total in wei, or why it has none.
-pub type Reading = (Wallet, Result<U256, String>);
+/// The outcome for one wallet: its total, or why it has none.
+pub type Reading = (Wallet, Result<Total, String>);
 
 /// What became of a wallet that was taken up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Its total was read, and is stored unless the table holds a newer one.
-    Read(U256),
+    Read(Total),
     /// It could not be read, for this reason.
     Unreadable(String),
     /// Its total was read, but the database refuses its row, for this reason.

@@ -100,8 +100,8 @@ impl Database {
 
 impl Tables {
     fn row(&mut self, read: &TotalRead, now: Duration) -> bool {
-        let TotalRead { total, read_block, event_block, .. } = *read;
-        let row = Row { total, read_block, event_block, written: now };
+        let TotalRead { read_block, event_block, .. } = *read;
+        let row = Row { total: read.total.sum, read_block, event_block, written: now };
         self.failures.remove(&read.wallet);
         let stored = self.rows.entry(read.wallet).or_insert(row);
         let is_newer = read.read_block >= stored.read_block;

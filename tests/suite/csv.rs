@@ -1,6 +1,7 @@
 //! `backfill` reads CSV as people have it, and names what is not CSV.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write,
     process::{Command, Stdio},
@@ -301,13 +302,16 @@ async fn temporary_files_have_no_name_and_are_in_the_folder_that_tmpdir_names() 
     for limit in [Duration::from_secs(600), Duration::from_millis(500)] {
         let mut running = run(folder.to_str().unwrap()).start();
         let began = Instant::now();
-        let mut before = Vec::new();
+        let mut seen = BTreeMap::new();
         while !running.has_ended() && began.elapsed() < limit {
             // Where a file system knows no files without a name, one has a name until it is removed at once.
             let names: Vec<_> =
                 fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            assert!(!names.iter().any(|name| before.contains(name)), "a name stays: {names:?}");
-            before = names;
+            seen.retain(|name, _| names.contains(name));
+            for name in names {
+                let first = seen.entry(name).or_insert_with(Instant::now);
+                assert!(first.elapsed() < Duration::from_secs(5), "a name stays: {seen:?}");
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
         if !running.has_ended() {

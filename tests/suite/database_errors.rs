@@ -75,7 +75,7 @@ fn postgres_connection_errors_name_the_mistake_and_the_remedy() {
 fn missing_rights_name_the_role_the_table_and_the_grant() {
     const TABLES: &str = "eth_wallet_balances, eth_wallet_read_failures, eth_indexer_checkpoints, \
         eth_watch_blocks, eth_wallet_profile, eth_wallet_runs, eth_wallet_confirmations, \
-        eth_watch_coverage, eth_watch_uncovered, eth_wallet_node_hints, _ethtally_migrations";
+        eth_watch_coverage, eth_watch_uncovered, eth_wallet_node_hints, eth_wallet_parts, _ethtally_migrations";
     let database = Database::postgres();
     ethtally(["migrate"]).database(&database).run().expect(0);
     let name = database.url.rsplit('/').next().unwrap();

@@ -103,7 +103,7 @@ fn readings<'a>(
     for (&wallet, case) in cases {
         match read_of(case) {
             Some(Read::At(read_block)) => {
-                let total = U256::from(case.history[read_block as usize - 1]);
+                let total = U256::from(case.history[read_block as usize - 1]).into();
                 totals.push(TotalRead { wallet, total, read_block, event_block: None });
             }
             Some(Read::Fails) => {
@@ -126,7 +126,7 @@ struct Table {
 
 impl Table {
     async fn prepare(database: Database) -> Self {
-        let store = open(&database.url, None, Access::Write, &Shutdown::default())
+        let store = open(&database.url, None, Vec::new(), Access::Write, &Shutdown::default())
             .await
             .expect("the database opens");
         store.migrate().await.expect("the tables are created");

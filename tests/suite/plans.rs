@@ -251,7 +251,7 @@ async fn no_statement_scans_the_whole_table_for_a_few_rows() {
         "on conflict (wallet) do nothing",
         "read_block is not null or updated_at",
         "confirmed.block, confirmed.selected_at\n             from eth_wallet_balances stored",
-        "tablesample",
+        "wallet >= address order by wallet limit 1",
         "(select count(*) from eth_wallet_balances)",
         "order by stored.updated_at limit 1 offset $3",
         "where updated_at >= $1 and updated_at < $2",

@@ -19,7 +19,8 @@ on_both_databases! {
 const ROWS: u64 = 30_000;
 
 async fn large_table(database: &Database) -> (Box<dyn Store>, Vec<Wallet>) {
-    let store = open(&database.url, None, Access::Write, &Shutdown::default()).await.unwrap();
+    let store =
+        open(&database.url, None, Vec::new(), Access::Write, &Shutdown::default()).await.unwrap();
     store.migrate().await.unwrap();
     let wallets: Vec<Wallet> = (0..ROWS).map(|n| wallet(n).into()).collect();
     for page in wallets.chunks(5_000) {

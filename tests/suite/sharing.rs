@@ -376,7 +376,8 @@ async fn a_symlink_to_a_sqlite_file_uses_the_same_lock() {
     let file = database.folder().join("tally.db");
     let link = database.folder().join("link.db");
     std::os::unix::fs::symlink(&file, &link).unwrap();
-    let store = open(&database.url, None, Access::Write, &Shutdown::default()).await.unwrap();
+    let store =
+        open(&database.url, None, Vec::new(), Access::Write, &Shutdown::default()).await.unwrap();
     let _held = store.lock(LockKey::Sweep(Shard::ALL)).await.unwrap().expect("it is free");
 
     let swept = ethtally(["sweep", "--json", "--rpc-url", "http://127.0.0.1:1"])

@@ -41,7 +41,12 @@ fn numbered_all(range: std::ops::Range<u64>) -> Vec<Wallet> {
 }
 
 fn read(n: u64, total: u64, read_block: u64) -> TotalRead {
-    TotalRead { wallet: numbered(n), total: U256::from(total), read_block, event_block: None }
+    TotalRead {
+        wallet: numbered(n),
+        total: U256::from(total).into(),
+        read_block,
+        event_block: None,
+    }
 }
 
 fn failed(n: u64, reason: &str) -> Unreadable {
@@ -62,7 +67,9 @@ fn epoch() -> DateTime<Utc> {
 }
 
 async fn opened(database: &Database) -> Box<dyn Store> {
-    open(&database.url, None, Access::Write, &Shutdown::default()).await.expect("it opens")
+    open(&database.url, None, Vec::new(), Access::Write, &Shutdown::default())
+        .await
+        .expect("it opens")
 }
 
 async fn migrated(database: &Database) -> Box<dyn Store> {
@@ -439,7 +446,7 @@ async fn check_blocks_of_reads(store: &dyn Store, database: &Database) {
     const FAR: u64 = 1_000_000_000;
     let read = |n: u64, block: u64| TotalRead {
         wallet: numbered(n),
-        total: U256::from(n),
+        total: U256::from(n).into(),
         read_block: FAR + block,
         event_block: None,
     };
@@ -524,7 +531,7 @@ async fn blocknumber_follows_the_rules_of_the_original(database: Database) {
     store.record(&[read(1, 700, 200_002)], &[]).await.unwrap();
     let before = store.row(numbered(1)).await.unwrap();
     let late = TotalRead { event_block: Some(200_001), ..read(1, 600, 200_001) };
-    let recorded = store.record(&[late, read(2, 500, 200_000)], &[]).await.unwrap();
+    let recorded = store.record(&[late.clone(), read(2, 500, 200_000)], &[]).await.unwrap();
     assert_eq!((recorded.updated, recorded.superseded), (1, 1));
     let after = store.row(numbered(1)).await.unwrap().expect("a row");
     assert_eq!(after.blocknumber, Some(200_001));
@@ -666,13 +673,17 @@ async fn the_largest_total_is_stored_to_the_wei(database: Database) {
     let huge = [U256::MAX, U256::MAX - U256::ONE, U256::from(u64::MAX), U256::ONE << 53];
     let totals: Vec<_> = (0..)
         .zip(huge)
-        .map(|(n, total)| TotalRead { total, read_block: i64::MAX as u64, ..read(n, 0, 0) })
+        .map(|(n, total)| TotalRead {
+            total: total.into(),
+            read_block: i64::MAX as u64,
+            ..read(n, 0, 0)
+        })
         .collect();
     for _ in 0..2 {
         store.record(&totals, &[]).await.unwrap();
         for read in &totals {
             let row = store.row(read.wallet).await.unwrap().expect("a row");
-            assert_eq!((row.total, row.read_block), (read.total.to_string(), Some(i64::MAX)));
+            assert_eq!((row.total, row.read_block), (read.total.sum.to_string(), Some(i64::MAX)));
         }
     }
     let text = format!("select balance from eth_wallet_balances where wallet = '{}'", numbered(0));

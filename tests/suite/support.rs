@@ -9,6 +9,7 @@ pub(crate) mod gzip;
 pub(crate) mod kubernetes;
 pub(crate) mod metrics;
 pub(crate) mod original;
+pub(crate) mod parts;
 pub(crate) mod pgbouncer;
 pub(crate) mod program;
 pub(crate) mod prometheus;

@@ -97,6 +97,15 @@ async fn migrate_keeps_every_value_of_the_original_and_adds_only_what_is_missing
             "eth_wallet_freshness|fresh_at|timestamp without time zone",
             "eth_wallet_freshness|read_block|bigint",
             "eth_wallet_freshness|wallet|text",
+            "eth_wallet_node_hints|accepted|bigint",
+            "eth_wallet_node_hints|endpoint|text",
+            "eth_wallet_node_hints|eth_wallet_node_hints_pkey|CREATE UNIQUE INDEX eth_wallet_node_hints_pkey ON public.eth_wallet_node_hints USING btree (endpoint, kind)",
+            "eth_wallet_node_hints|kind|text",
+            "eth_wallet_node_hints|refused|bigint",
+            "eth_wallet_node_hints|seen_at|timestamp without time zone",
+            "eth_wallet_parts|column_name|text",
+            "eth_wallet_parts|eth_wallet_parts_pkey|CREATE UNIQUE INDEX eth_wallet_parts_pkey ON public.eth_wallet_parts USING btree (column_name)",
+            "eth_wallet_parts|holds|text",
             "eth_wallet_profile|eth_wallet_profile_pkey|CREATE UNIQUE INDEX eth_wallet_profile_pkey ON public.eth_wallet_profile USING btree (id)",
             "eth_wallet_profile|id|smallint",
             "eth_wallet_profile|identity|text",
@@ -335,7 +344,8 @@ async fn concurrent_migrations_are_applied_once(first: Database) {
         }
         assert_eq!(migrate(&database).expect(0).json()["applied"], json!([]));
         let versions = "select version from _ethtally_migrations order by version";
-        assert_eq!(database.sql(versions).await, ["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+        let all: Vec<_> = (1..=10).map(|version| version.to_string()).collect();
+        assert_eq!(database.sql(versions).await, all);
     }
 }
 

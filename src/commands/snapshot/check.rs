@@ -20,8 +20,8 @@ use crate::{
     cli::SnapshotArgs,
     report::{BAD, CommandOutput, Styler, Verdict},
     rpc::BlockChoice,
-    snapshot::{Manifest, MerkleTree, Row, SnapshotBlock, SnapshotReader},
-    tally::{Progress, Reader, RunError, Wallet},
+    snapshot::{Manifest, MerkleTree, Part, Row, SnapshotBlock, SnapshotReader, manifest_path},
+    tally::{Progress, Reader, RunError, Total, Wallet},
 };
 
 /// Differences that are named; all are counted.
@@ -54,9 +54,20 @@ struct Difference {
     wallet: Wallet,
     file: String,
     chain: Option<String>,
+    /// The parts that differ.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<DifferentPart>,
     /// Why the chain has no total.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+}
+
+/// A part of such a row.
+#[derive(Serialize)]
+struct DifferentPart {
+    column: String,
+    file: String,
+    chain: String,
 }
 
 impl CommandOutput for Checked<'_> {
@@ -67,10 +78,17 @@ impl CommandOutput for Checked<'_> {
         );
         let word = if self.is_right { "right" } else { "wrong" };
         let problems = self.problems.iter().map(|problem| styler.style(BAD, problem).to_string());
-        let rows = self.differences.iter().map(|Difference { wallet, file, chain, reason }| {
-            let chain = chain.as_ref().or(reason.as_ref()).map_or("", String::as_str);
-            styler.style(BAD, &format!("{wallet}  file {file}  chain {chain}")).to_string()
-        });
+        let rows =
+            self.differences.iter().map(|Difference { wallet, file, chain, parts, reason }| {
+                let chain = chain.as_ref().or(reason.as_ref()).map_or("", String::as_str);
+                let parts = parts.iter().map(|DifferentPart { column, file, chain }| {
+                    format!("  {column}: file {file}  chain {chain}")
+                });
+                let parts: String = parts.collect();
+                styler
+                    .style(BAD, &format!("{wallet}  file {file}  chain {chain}{parts}"))
+                    .to_string()
+            });
         let lines =
             [format!("snapshot is {word} {counts}")].into_iter().chain(problems).chain(rows);
         lines.collect_vec().join("\n")
@@ -88,13 +106,19 @@ pub(super) async fn run(app: &App, args: &SnapshotArgs, file: &Path) -> Result<V
     let started = Instant::now();
     let manifest = manifest_of(app, file)?;
     let block = manifest.block;
+    // Who checks it need not know the columns: the manifest says what they hold.
+    let parts = manifest.parts.clone();
+    let columns = parts.iter().map(|part| (part.column.as_str(), part.holds.as_str()));
+    let profile = app.profile.with_columns(columns).map_err(|mistake| {
+        RunError::settings(format!("{}: {mistake}", manifest_path(file).display()))
+    })?;
     let client = app.client_at(BlockChoice::Number(block.number))?;
     let (path, sample) = (file.to_owned(), if args.all { 0 } else { args.sample });
     let found = blocking(move || read_file(&path, &manifest, sample as usize));
     let Found { rows, sample, mut problems } = found.await?;
     let hash = client.header_by_number(block.number).await?.hash;
-    let reader = app.reader_through(client);
-    let mut comparison = Comparison::default();
+    let reader = app.reader_of(client, &profile);
+    let mut comparison = Comparison { parts, ..Comparison::default() };
     if hash != block.hash {
         problems.push(format!("block {} of the chain is {hash}, not {}", block.number, block.hash));
     } else if args.all {
@@ -106,7 +130,7 @@ pub(super) async fn run(app: &App, args: &SnapshotArgs, file: &Path) -> Result<V
         let pages: Vec<_> = sample.chunks(PAGE as usize).map(|page| Ok(page.to_vec())).collect();
         comparison.compare(app, &reader, block, stream::iter(pages), &bar).await?;
     }
-    let Comparison { checked, different, mut differences } = comparison;
+    let Comparison { checked, different, mut differences, .. } = comparison;
     differences.sort_unstable_by_key(|difference| difference.wallet);
     let is_right = problems.is_empty() && different == 0;
     app.report.result(&Checked {
@@ -158,9 +182,9 @@ fn read_file(path: &Path, manifest: &Manifest, sample: usize) -> anyhow::Result<
                 continue;
             }
         };
-        sum += U512::from(row.total);
+        sum += U512::from(row.total.sum);
         if let Some((_, tree)) = &mut tree {
-            tree.push(row.wallet, row.total)?;
+            tree.push(row.wallet, row.total.sum)?;
         }
         // Each row is as likely as any other to be in the sample.
         if found.sample.len() < sample {
@@ -183,6 +207,7 @@ fn read_file(path: &Path, manifest: &Manifest, sample: usize) -> anyhow::Result<
             found.problems.push(format!("{what} is {file}, not {manifest} as in the manifest"));
         }
     };
+    compare("the first line", reader.columns().join(","), &manifest.columns.join(","));
     compare("the number of rows", found.rows.to_string(), &manifest.rows.to_string());
     compare("the sum", sum.to_string(), &manifest.sum);
     compare("the SHA-256", reader.sha256(), &manifest.sha256);
@@ -225,6 +250,8 @@ struct Comparison {
     checked: u64,
     different: u64,
     differences: Vec<Difference>,
+    /// The parts of a row.
+    parts: Vec<Part>,
 }
 
 impl Comparison {
@@ -237,13 +264,14 @@ impl Comparison {
         progress: &impl Progress,
     ) -> Result<(), RunError> {
         // Only what is asked for: no more than the reader takes at once.
-        let expected = Arc::new(Mutex::new(HashMap::<Wallet, U256>::new()));
+        let expected = Arc::new(Mutex::new(HashMap::<Wallet, Total>::new()));
         let of_pages = Arc::clone(&expected);
         let pages = pages.take_until(app.shutdown.requested()).map(move |page| {
             let page = page?;
             let mut expected = of_pages.lock().unwrap_or_else(PoisonError::into_inner);
-            expected.extend(page.iter().map(|row| (row.wallet, row.total)));
-            Ok(page.into_iter().map(|row| row.wallet).collect())
+            let wallets = page.iter().map(|row| row.wallet).collect();
+            expected.extend(page.into_iter().map(|row| (row.wallet, row.total)));
+            Ok(wallets)
         });
         let mut chunks = reader.read_block(pages.boxed(), block.number, block.hash);
         while let Some(chunk) = chunks.next().await {
@@ -256,21 +284,31 @@ impl Comparison {
                 let Some(file) = expected.remove(&wallet) else { continue };
                 self.checked += 1;
                 if read.as_ref() != Ok(&file) {
-                    self.differ(wallet, file, read);
+                    self.differ(wallet, &file, read);
                 }
             }
         }
         Ok(())
     }
 
-    fn differ(&mut self, wallet: Wallet, file: U256, read: Result<U256, String>) {
+    fn differ(&mut self, wallet: Wallet, file: &Total, read: Result<Total, String>) {
         self.different += 1;
         if self.differences.len() < SHOWN {
+            let of_chain = read.as_ref().map_or(&[][..], |total| &total.parts);
+            let parts = self.parts.iter().zip(file.parts.iter().zip(of_chain));
+            let parts = parts.filter(|(_, (file, chain))| file != chain);
+            let part = |(part, (file, chain)): (&Part, (&U256, &U256))| DifferentPart {
+                column: part.column.clone(),
+                file: file.to_string(),
+                chain: chain.to_string(),
+            };
+            let parts = parts.map(part).collect();
+            let file = file.sum.to_string();
             let (chain, reason) = match read {
-                Ok(total) => (Some(total.to_string()), None),
+                Ok(total) => (Some(total.sum.to_string()), None),
                 Err(reason) => (None, Some(reason)),
             };
-            self.differences.push(Difference { wallet, file: file.to_string(), chain, reason });
+            self.differences.push(Difference { wallet, file, chain, parts, reason });
         }
     }
 }

@@ -9,14 +9,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use alloy::primitives::U256;
 use anyhow::Context;
 use futures_util::{Stream, stream};
 use tokio::sync::Semaphore;
 
 use crate::{
     app::PAGE,
-    tally::{Reading, RunError, Wallet},
+    tally::{Reading, RunError, Total, Wallet},
 };
 
 /// Wallets that are asked for and have not left, at most. More than the largest chunk and a page, so that a chunk never
@@ -32,7 +31,7 @@ pub(super) struct InOrder {
 
 struct Waiting {
     wallet: Wallet,
-    read: Option<Result<U256, String>>,
+    read: Option<Result<Total, String>>,
 }
 
 impl InOrder {
@@ -91,7 +90,7 @@ impl InOrder {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::Address;
+    use alloy::primitives::{Address, U256};
     use futures_util::{StreamExt, poll};
 
     use super::*;
@@ -101,7 +100,7 @@ mod tests {
     }
 
     fn read(from: usize, to: usize) -> Vec<Reading> {
-        (from..to).map(|n| (wallet(n), Ok(U256::from(n)))).collect()
+        (from..to).map(|n| (wallet(n), Ok(U256::from(n).into()))).collect()
     }
 
     #[tokio::test]

@@ -46,9 +46,9 @@ pub(super) async fn run(app: &App, wallet: Wallet, file: &Path) -> Result<Verdic
         while let Some(row) = rows.next_row().with_context(cannot_be_read)? {
             let row = row.map_err(|problem| anyhow!("{shown}: {problem}"))?;
             if row.wallet == wallet {
-                total = Some(row.total);
+                total = Some(row.total.sum);
             }
-            tree.push(row.wallet, row.total)?;
+            tree.push(row.wallet, row.total.sum)?;
         }
         let total = total.ok_or_else(|| anyhow!("{shown}: has no row of {wallet}"))?;
         let proof = tree.proof(leaf(wallet, total))?;

@@ -1,6 +1,5 @@
 //! Reads the wallets of a snapshot at its block, and writes their rows in order.
 
-use alloy::primitives::U256;
 use futures_util::StreamExt;
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -10,7 +9,7 @@ use crate::{
     cli::SnapshotArgs,
     read::NodeReader,
     snapshot::{SnapshotBlock, Unfinished},
-    tally::{Progress, Reader, RunError, Wallet},
+    tally::{Progress, Reader, RunError, Total, Wallet},
 };
 
 /// Wallets that may be missing: with more, it is not the wallets that are at fault.
@@ -27,7 +26,7 @@ pub(super) struct Run<'a> {
 }
 
 /// Rows on their way to the file; without a total if it is missing.
-type Rows = Vec<(Wallet, Option<U256>)>;
+type Rows = Vec<(Wallet, Option<Total>)>;
 
 impl Run<'_> {
     /// Reads what is left. Returns how that ended, too; what was read by then is in the file.
@@ -129,7 +128,7 @@ fn start_writer(
         while let Some(rows) = receiver.blocking_recv() {
             for (wallet, total) in rows {
                 match total {
-                    Some(total) => unfinished.push(wallet, total)?,
+                    Some(total) => unfinished.push(wallet, &total)?,
                     None => unfinished.miss(wallet),
                 }
             }

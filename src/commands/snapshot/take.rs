@@ -18,7 +18,7 @@ use crate::{
     read::NodeReader,
     report::{CommandOutput, RunOutcome, Styler, Verdict},
     rpc::{BlockChoice, BlockRef, Client, ErrorKind, Header, NodeError},
-    snapshot::{Manifest, Origin, SnapshotBlock, Unfinished, manifest_path},
+    snapshot::{Manifest, Origin, Part, SnapshotBlock, Unfinished, manifest_path},
     tally::RunError,
 };
 
@@ -248,6 +248,12 @@ async fn resume(
     let origin = unfinished.origin();
     let what = format!("the unfinished {}", out.display());
     require_profile(app, &what, &origin.profile, &origin.identity)?;
+    if origin.parts != Part::all_of(&app.profile) {
+        return Err(RunError::settings(format!(
+            "{what} has other columns than this run's profile; give the --profile that it was begun with, or run \
+             without --resume to start again"
+        )));
+    }
     let number = origin.block.number;
     match choice {
         BlockChoice::Number(other) if other != number => Err(RunError::settings(format!(

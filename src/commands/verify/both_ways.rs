@@ -2,14 +2,13 @@
 
 use std::{collections::HashMap, pin::pin};
 
-use alloy::primitives::U256;
 use futures_util::{StreamExt, stream};
 
 use crate::{
     app::App,
-    read::NodeReader,
+    read::{NodeReader, PartValues},
     store::Row,
-    tally::{Progress, RunError, Wallet},
+    tally::{Progress, RunError, Total, Wallet},
 };
 
 /// Reads wallets both ways.
@@ -23,11 +22,11 @@ pub(super) struct BothWays<'a> {
 pub(super) struct OnChain {
     pub(super) block: u64,
     /// A name and an amount each, in the profile's order.
-    pub(super) parts: Vec<(String, U256)>,
-    /// The sum of the parts.
-    pub(super) total: U256,
+    pub(super) parts: PartValues,
+    /// What the parts make.
+    pub(super) total: Total,
     /// What Multicall3 gave.
-    pub(super) batched: U256,
+    pub(super) batched: Total,
 }
 
 /// What one attempt gave.
@@ -55,7 +54,7 @@ impl OnChain {
 
     /// True if the row holds what both ways of reading gave.
     pub(super) fn fits(&self, row: Option<&Row>) -> bool {
-        self.agrees() && row.is_some_and(|row| row.total == self.total.to_string())
+        self.agrees() && row.is_some_and(|row| row.holds(&self.total))
     }
 }
 
@@ -102,12 +101,12 @@ impl BothWays<'_> {
     async fn compare(
         &self,
         wallet: Wallet,
-        batched: Result<U256, String>,
+        batched: Result<Total, String>,
         block: u64,
     ) -> Result<Result<OnChain, Unread>, RunError> {
         let unread = |reason, in_both_ways| Ok(Err(Unread { reason, in_both_ways }));
-        let expected = batched.as_ref().ok().copied();
-        match (read_directly(self.reader, wallet, block, expected).await, batched) {
+        let expected = batched.as_ref().ok();
+        match (self.reader.read_parts(wallet, block, expected).await, batched) {
             (Ok(Ok((parts, total))), Ok(batched)) => {
                 Ok(Ok(OnChain { block, parts, total, batched }))
             }
@@ -125,21 +124,4 @@ pub(super) fn count(progress: Option<&dyn Progress>, is_unreadable: bool) {
     if let Some(progress) = progress {
         progress.wallets(1, is_unreadable.into());
     }
-}
-
-/// Reads each part directly, and sums them; the inner error says why the wallet has no total.
-pub(super) async fn read_directly(
-    reader: &NodeReader,
-    wallet: Wallet,
-    block: u64,
-    batched: Option<U256>,
-) -> Result<Result<(Vec<(String, U256)>, U256), String>, RunError> {
-    let parts = match reader.read_parts(wallet, block, batched).await? {
-        Ok(parts) => parts,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let sum = parts.iter().try_fold(U256::ZERO, |sum, (_, part)| sum.checked_add(*part));
-    Ok(sum
-        .map(|sum| (parts, sum))
-        .ok_or_else(|| "the sum of the parts does not fit a uint256".into()))
 }

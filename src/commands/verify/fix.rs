@@ -18,14 +18,14 @@ pub(super) async fn fix(
     let not_fixed =
         |reason: &str| app.report.note(&format!("wallet {wallet} is not fixed: {reason}"));
     if !on_chain.agrees() {
-        not_fixed("the sum of its parts and what Multicall3 returns differ");
+        not_fixed("its parts and what Multicall3 returns differ");
         return Ok(false);
     }
     if row.and_then(Row::since).is_some_and(|since| since > on_chain.block) {
         not_fixed("the row is newer than the node");
         return Ok(false);
     }
-    let (total, read_block) = (on_chain.total, on_chain.block);
+    let (total, read_block) = (on_chain.total.clone(), on_chain.block);
     let read = TotalRead { wallet, total, read_block, event_block: None };
     app.claim_table(store).await?;
     let stored = store.record(&[read], &[]).await?;

@@ -6,10 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use alloy::primitives::U256;
+use itertools::Itertools;
 
 use super::{
-    both_ways::read_directly,
     drift::{Drift, Drifted, Judgement},
     explain::Explainer,
 };
@@ -17,7 +16,7 @@ use crate::{
     app::App,
     read::NodeReader,
     rpc::{Client, ErrorKind, NodeError},
-    tally::{RunError, Wallet},
+    tally::{RunError, Total, Wallet},
 };
 
 /// Finds out why rows differ.
@@ -42,10 +41,26 @@ impl<'a> Judge<'a> {
         let mut judgement = Judgement::default();
         let mut by_block: BTreeMap<u64, Vec<Drifted>> = BTreeMap::new();
         for drifted in drifted {
-            let judged = match (drifted.disagree, drifted.row.since()) {
-                (Some((parts, batched)), _) => drifted.is(
+            if let (None, Some(columns)) = (&drifted.disagree, &drifted.never_read) {
+                let reason = format!("the total is right; never read: {columns}");
+                judgement.judged.push(drifted.is(Drift::Moved, reason));
+                continue;
+            }
+            let judged = match (&drifted.disagree, drifted.row.since()) {
+                (Some((total, batched)), _) if total.sum == batched.sum => drifted.is(
                     Drift::Wrong,
-                    format!("its parts sum to {parts} wei, and Multicall3 returns {batched}"),
+                    format!(
+                        "its parts are {} wei, and Multicall3 returns {}",
+                        total.parts.iter().join(", "),
+                        batched.parts.iter().join(", ")
+                    ),
+                ),
+                (Some((total, batched)), _) => drifted.is(
+                    Drift::Wrong,
+                    format!(
+                        "its parts sum to {} wei, and Multicall3 returns {}",
+                        total.sum, batched.sum
+                    ),
                 ),
                 (None, Some(event)) if event > drifted.block => drifted
                     .is(Drift::Moved, format!("its event of block {event} is newer than the node")),
@@ -90,7 +105,7 @@ impl<'a> Judge<'a> {
         let mut judgement = Judgement::default();
         for row in rows {
             let total = totals.get(&row.row.wallet);
-            match total.and_then(|total| row.against(*total, block)) {
+            match total.and_then(|total| row.against(total, block)) {
                 Some(judged) => judgement.judged.push(judged),
                 None => self.unexplained.push(row),
             }
@@ -104,23 +119,22 @@ impl<'a> Judge<'a> {
         &self,
         rows: &[Drifted],
         block: u64,
-    ) -> Result<HashMap<Wallet, U256>, RunError> {
-        let stored: HashMap<_, _> =
-            rows.iter().map(|row| (row.row.wallet, row.row.total.as_str())).collect();
+    ) -> Result<HashMap<Wallet, Total>, RunError> {
+        let stored: HashMap<_, _> = rows.iter().map(|row| (row.row.wallet, row)).collect();
         let wallets = stored.keys().copied().collect();
         let mut totals = HashMap::new();
         for (wallet, batched) in self.reader.read_batched(wallets, block).await? {
-            if let Ok(total) = batched
-                && stored.get(&wallet).is_some_and(|stored| *stored == total.to_string())
+            if let Ok(total) = &batched
+                && stored.get(&wallet).is_some_and(|row| row.was(total))
             {
-                totals.insert(wallet, total);
+                totals.insert(wallet, total.clone());
                 continue;
             }
             if self.app.shutdown.is_requested() {
                 return Err(RunError::stopped());
             }
-            if let Ok((_, total)) = read_directly(&self.reader, wallet, block, batched.ok()).await?
-            {
+            let expected = batched.as_ref().ok();
+            if let Ok((_, total)) = self.reader.read_parts(wallet, block, expected).await? {
                 totals.insert(wallet, total);
             }
         }

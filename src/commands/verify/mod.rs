@@ -17,7 +17,7 @@ mod stale;
 
 use std::sync::Arc;
 
-pub(super) use one::rfc3339;
+pub(super) use one::{as_object, rfc3339};
 
 use self::{both_ways::BothWays, judge::Judge, page::PageReader, prove::Prover};
 use crate::{

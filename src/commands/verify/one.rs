@@ -20,7 +20,10 @@ use crate::{
 };
 
 /// Pairs as a JSON object in their order.
-fn as_object<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+pub(in crate::commands) fn as_object<T: Serialize, S: Serializer>(
+    pairs: &[(String, T)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_map(pairs.iter().map(|(name, amount)| (name, amount)))
 }
 
@@ -42,6 +45,12 @@ struct VerifiedWallet {
     /// When the row was last read, changed or not; only where rows are confirmed.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     freshness: Option<RowFreshness>,
+    /// The columns of parts; `null` for one that was never read.
+    #[serde(serialize_with = "as_object", skip_serializing_if = "Vec::is_empty")]
+    stored_parts: Vec<(String, Option<String>)>,
+    /// Those of them that do not hold what was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drifted_parts: Option<Vec<String>>,
     /// `null` if the row could not be compared.
     in_sync: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,11 +107,17 @@ impl CommandOutput for VerifiedWallet {
 
 impl VerifiedWallet {
     fn of(app: &App, wallet: Wallet, block: u64, row: Option<&Row>) -> Self {
-        let stored = match row.map(|row| (&row.total, row.total.parse())) {
-            Some((_, Ok(total))) => app.amount(total).to_string(),
-            Some((text, Err(_))) => format!("{text}, which is no uint256"),
-            None => "no row".to_owned(),
+        let shown = |stored: &str| match stored.parse() {
+            Ok(wei) => app.amount(wei).to_string(),
+            Err(_) => format!("{stored}, which is no uint256"),
         };
+        let total = row.map_or_else(|| "no row".to_owned(), |row| shown(&row.total));
+        let mut lines = vec![("stored total".to_owned(), total)];
+        for (name, stored) in row.iter().flat_map(|row| &row.parts) {
+            let stored = stored.as_deref().map_or_else(|| "never read".to_owned(), shown);
+            lines.push((format!("stored {name}"), stored));
+        }
+        let no_parts = || app.profile.columns().map(|(name, _)| (name.to_owned(), None)).collect();
         Self {
             command: "verify",
             wallet,
@@ -115,12 +130,14 @@ impl VerifiedWallet {
             stored_blocknumber: row.and_then(|row| row.blocknumber),
             updated_at: row.map(|row| rfc3339(row.updated_at)),
             freshness: None,
+            stored_parts: row.map_or_else(no_parts, |row| row.parts.clone()),
+            drifted_parts: None,
             in_sync: None,
             drift: None,
             stale_node: None,
             fixed: None,
             proof: None,
-            lines: vec![("stored total".to_owned(), stored)],
+            lines,
             reason: None,
         }
     }
@@ -139,16 +156,19 @@ impl VerifiedWallet {
     }
 
     /// Adds what was read.
-    fn read(&mut self, app: &App, on_chain: &OnChain) {
+    fn read(&mut self, app: &App, on_chain: &OnChain, row: Option<&Row>) {
         let amount = |wei| app.amount(wei).to_string();
-        let totals = [("chain total", on_chain.total), ("batched total", on_chain.batched)];
+        let totals = [("chain total", on_chain.total.sum), ("batched total", on_chain.batched.sum)];
         let parts = on_chain.parts.iter().map(|(name, part)| (name.clone(), amount(*part)));
         let totals = totals.map(|(name, total)| (name.to_owned(), amount(total)));
         self.lines.splice(0..0, parts.chain(totals));
         self.parts =
             on_chain.parts.iter().map(|(name, part)| (name.clone(), part.to_string())).collect();
-        self.chain_total = Some(on_chain.total.to_string());
-        self.batched_total = Some(on_chain.batched.to_string());
+        self.chain_total = Some(on_chain.total.sum.to_string());
+        self.batched_total = Some(on_chain.batched.sum.to_string());
+        self.drifted_parts = row.filter(|row| !row.parts.is_empty()).map(|row| {
+            row.parts_other_than(&on_chain.total).map(|(name, ..)| name.to_owned()).collect()
+        });
     }
 
     /// Adds what is proven of it.
@@ -198,7 +218,7 @@ pub(super) async fn run(
     };
     let in_sync = on_chain.fits(row.as_ref());
     let mut verified = verified(on_chain.block);
-    verified.read(app, &on_chain);
+    verified.read(app, &on_chain, row.as_ref());
     verified.in_sync = Some(in_sync);
     if let Some(prover) = prover {
         verified.proven(prover.prove(wallet, &on_chain).await?);

@@ -53,7 +53,7 @@ impl<'a> Prover<'a> {
     /// # Errors
     /// If it names none.
     pub(super) fn new(app: &'a App, client: Arc<Client>) -> Result<Self, RunError> {
-        if app.profile.slots.iter().all(Option::is_none) {
+        if app.profile.reads.iter().all(|read| read.slot.is_none()) {
             return Err(RunError::settings(format!(
                 "--proof proves the parts whose [[read]] has a slot, and profile {} has none; add `slot = N`, the \
                  storage slot of the view's mapping, or leave out --proof",
@@ -75,8 +75,8 @@ impl<'a> Prover<'a> {
         let profile = &self.app.profile;
         let (block, endpoints) = self.client.proven_block(on_chain.block).await?;
         let (mut proven, mut believed) = (Vec::new(), Vec::new());
-        let reads = profile.reads.iter().zip(&profile.slots).zip(&on_chain.parts);
-        for ((view, slot), (name, read)) in reads {
+        for (part, (name, read)) in profile.reads.iter().zip(&on_chain.parts) {
+            let (view, slot) = (&part.view, &part.slot);
             let is_proven = match *slot {
                 Some(slot) => {
                     let part = Part { name, view, slot, wallet, read: *read };

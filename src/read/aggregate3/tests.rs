@@ -27,10 +27,17 @@ fn the_selectors_are_those_of_multicall3() {
     assert_eq!(getChainIdCall::SELECTOR, [0x34, 0x08, 0xe4, 0x70]);
 }
 
+/// The first part alone.
+fn one_part() -> Parts {
+    let Parts { views, names, are_stored } = parts();
+    let (views, names) = (views[..1].to_vec(), names[..1].to_vec());
+    Parts { views, names, are_stored: are_stored[..1].to_vec() }
+}
+
 /// Written by hand from the ABI specification, word by word.
 #[test]
 fn calls_are_encoded_as_the_abi_says() {
-    let one_call = Parts { views: parts().views[..1].to_vec(), names: vec!["balanceOf".into()] };
+    let one_call = one_part();
     let expected = [
         "82ad56cb",
         "0000000000000000000000000000000000000000000000000000000000000020", // where the array begins
@@ -103,11 +110,11 @@ fn results_are_decoded_as_the_abi_says() {
         .concat(),
     )
     .unwrap();
-    let one_call = Parts { views: parts().views[..1].to_vec(), names: vec!["balanceOf".into()] };
+    let one_call = one_part();
     let (origin, readings) = decode(&totals(one_call), &[wallet()], &returned).unwrap();
     let [block, chain_id] = [7, 5].map(U256::from);
     assert_eq!(origin, Some(Origin { block, chain_id, timestamp: None }));
-    assert_eq!(readings, [(wallet(), Ok(U256::from(10).pow(U256::from(18))))]);
+    assert_eq!(readings, [(wallet(), Ok(U256::from(10).pow(U256::from(18)).into()))]);
     let size = Aggregator::new(MULTICALL3, 1).call(&totals(parts()), &[wallet()]).returned;
     assert_eq!(size, Some(returned.len() + 2 * BYTES_OF_WORD), "with three parts");
 }
@@ -130,7 +137,7 @@ fn reading(results: Vec<(bool, Bytes)>) -> Result<Vec<Reading>, String> {
 fn with_last_part(last: (bool, Bytes)) -> Result<U256, String> {
     let results =
         vec![ok(B256::with_last_byte(1).to_vec()), ok(B256::with_last_byte(2).to_vec()), last];
-    reading(results).unwrap().remove(0).1
+    reading(results).unwrap().remove(0).1.map(|total| total.sum)
 }
 
 #[test]
@@ -151,6 +158,17 @@ fn each_state_of_a_sub_calls_result() {
     for (last, expected) in cases {
         assert_eq!(with_last_part(last.clone()), expected, "{last:?}");
     }
+}
+
+#[test]
+fn a_total_has_those_of_its_parts_that_are_stored() {
+    let word = |number| ok(B256::with_last_byte(number).to_vec());
+    let stored = Parts { are_stored: vec![true, false, true], ..parts() };
+    let returned = returned(vec![word(1), word(2), word(4)]);
+    let (_, readings) = decode(&totals(stored), &[wallet()], &returned).unwrap();
+    let [sum, first, last] = [7, 1, 4].map(U256::from);
+    assert_eq!(readings, [(wallet(), Ok(Total { sum, parts: [first, last].into() }))]);
+    assert!(!parts().has_stored());
 }
 
 #[test]

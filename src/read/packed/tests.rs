@@ -3,10 +3,26 @@ use alloy::primitives::keccak256;
 use super::{super::direct::Direct, *};
 use crate::profile::Profile;
 
+fn parts() -> Parts {
+    Parts::of(&Profile::audius())
+}
+
+/// The parts of a profile that stores the first and the last.
+fn stored_parts() -> Parts {
+    let mut profile = Profile::audius();
+    for (number, name) in [(0, "held"), (2, "delegated")] {
+        profile.reads[number].column = Some(name.to_owned());
+    }
+    Parts::of(&profile)
+}
+
 fn packed() -> Packed {
-    let parts = Parts::of(&Profile::audius());
+    packed_of(&parts())
+}
+
+fn packed_of(parts: &Parts) -> Packed {
     let plain = Arc::new(Direct::new(parts.clone()));
-    Packed::new(&parts, 1, ChunkLimit::Auto, plain, None)
+    Packed::new(parts, 1, ChunkLimit::Auto, plain, None)
 }
 
 fn wallets(count: u8) -> Vec<Wallet> {
@@ -40,17 +56,18 @@ fn call_data_is_the_parts_from_the_last_to_the_first_and_20_bytes_a_wallet() {
 fn totals_and_marks_are_told_apart() {
     let mut returned = words(&[7, 1, 5, 0]);
     returned.extend([0xff; 32]);
-    let (origin, totals) = decode(&wallets(3), &returned).unwrap();
+    let (origin, totals) = decode(&parts(), &wallets(3), &returned).unwrap();
     let [block, chain_id] = [7, 1].map(U256::from);
     assert_eq!(origin, Some(Origin { block, chain_id, timestamp: None }));
     let totals: Vec<_> = totals.into_iter().map(|(_, total)| total).collect();
-    assert_eq!(totals, [Some(U256::from(5)), Some(U256::ZERO), None]);
+    let some = |number| Some(Total::from(U256::from(number)));
+    assert_eq!(totals, [some(5), some(0), None]);
 }
 
 #[test]
 fn what_the_program_does_not_return_is_refused() {
     let whole = words(&[7, 1, 5]);
-    let refused = |returned: &[u8]| decode(&wallets(1), returned).unwrap_err();
+    let refused = |returned: &[u8]| decode(&parts(), &wallets(1), returned).unwrap_err();
     assert_eq!(refused(&[]), "it returned nothing, as if it took no state overrides");
     assert_eq!(refused(&whole[..32]), "it returned 32 bytes, not 96");
     assert_eq!(refused(&[&whole[..], &[0]].concat()), "it returned 97 bytes, not 96");
@@ -63,4 +80,27 @@ fn the_program_itself_tells_where_it_runs() {
     assert_eq!(probe.data, packed.call(&[]).data);
     assert_eq!(read(&words(&[7, 1])).unwrap().block, U256::from(7));
     assert!(read(&words(&[7, 1, 5])).is_err());
+}
+
+#[test]
+fn parts_are_words_of_their_own_only_where_any_is_stored() {
+    let (plain, stored) =
+        (packed().call(&wallets(2)), packed_of(&stored_parts()).call(&wallets(2)));
+    assert_eq!(plain.data, stored.data);
+    assert_eq!((plain.returned, stored.returned), (Some(4 * 32), Some(8 * 32)));
+    let code = |call: &Call| call.overrides.as_ref().unwrap()[&PROGRAM].code.clone();
+    assert_ne!(code(&plain), code(&stored));
+    // The second wallet lacks a part that is not stored, the third one's sum does not fit.
+    let mut returned = words(&[7, 1, 5, 6, 7, 5]);
+    returned.extend([0xff; 32]);
+    returned.extend(words(&[7]));
+    let most = U256::MAX - U256::ONE;
+    returned.extend(most.to_be_bytes::<32>());
+    returned.extend(words(&[1, 1]));
+    let (_, totals) = decode(&stored_parts(), &wallets(3), &returned).unwrap();
+    let totals: Vec<_> = totals.into_iter().map(|(_, total)| total).collect();
+    let [sum, first, last] = [18, 5, 7].map(U256::from);
+    assert_eq!(totals, [Some(Total { sum, parts: [first, last].into() }), None, None]);
+    let error = decode(&stored_parts(), &wallets(3), &returned[32..]).unwrap_err();
+    assert_eq!(error, "it returned 320 bytes, not 352");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Row, SqlSafeStr};
 use tokio::time::timeout;
 
 use super::{
@@ -110,12 +110,12 @@ async fn pooler(dialect: &PgDialect, target: &str) -> Check {
     };
     let is_shared = async {
         let one = begin(&mut first).await?;
-        PgDialect::run(&mut first, "commit").await?;
+        PgDialect::run(&mut first, "commit".into_sql_str()).await?;
         let other = begin(&mut second).await?;
         // The second one keeps its server connection, as the session with the lock does.
         let third = begin(&mut first).await;
-        let _ = PgDialect::run(&mut first, "rollback").await;
-        let _ = PgDialect::run(&mut second, "rollback").await;
+        let _ = PgDialect::run(&mut first, "rollback".into_sql_str()).await;
+        let _ = PgDialect::run(&mut second, "rollback".into_sql_str()).await;
         third?;
         Ok::<_, sqlx::Error>(one == other)
     };
@@ -142,7 +142,7 @@ fn message(error: &sqlx::Error) -> String {
 
 /// Begins a transaction; returns the server's process.
 async fn begin(connection: &mut PgConnection) -> sqlx::Result<String> {
-    PgDialect::run(connection, "begin").await?;
+    PgDialect::run(connection, "begin".into_sql_str()).await?;
     let row = sqlx::raw_sql("select pg_backend_pid()::text").fetch_one(connection).await?;
     row.try_get(0)
 }

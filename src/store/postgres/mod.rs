@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_trait::async_trait;
 use sqlx::{
-    AssertSqlSafe, PgConnection, Postgres, Row,
+    AssertSqlSafe, PgConnection, Postgres, Row, SqlStr,
     postgres::{PgArguments, PgConnectOptions},
 };
 use tokio::time::timeout;
@@ -28,14 +28,14 @@ pub(super) use self::url::is_postgres;
 use self::{
     errors::Names,
     faults::server_error,
-    names::quoted,
     sql::{
         BY_INDEX, HOLD_CONFIRMATIONS, LIMIT_WAITS, LOOK, NO_JIT, SQL, TRY_HOLD_CONFIRMATIONS, UTC,
     },
     url::Target,
 };
 use super::{
-    Access,
+    Access, PartColumn,
+    columns::quoted,
     dialect::{
         AnyRow, Begun, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value,
     },
@@ -52,11 +52,12 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) async fn open(
     url: &str,
     schema: Option<&str>,
+    columns: Vec<PartColumn>,
     access: Access,
     shutdown: &Shutdown,
 ) -> Result<SqlStore<PgDialect>, RunError> {
     let dialect = PgDialect { target: url::parse(url, schema)?, access };
-    let store = SqlStore { database: Database::new(dialect, shutdown) };
+    let store = SqlStore { database: Database::new(dialect, columns, shutdown) };
     let Database { dialect, connections, .. } = &store.database;
     let connecting = unless_stopped(shutdown, &dialect.label(), connections.acquire(dialect)).await;
     match connecting.and_then(|connected| connected) {
@@ -114,7 +115,7 @@ impl Dialect for PgDialect {
 
     async fn execute(
         connection: &mut PgConnection,
-        sql: &'static str,
+        sql: SqlStr,
         values: &[Value<'_>],
     ) -> sqlx::Result<u64> {
         // A named statement would stay with a pooler's server connection, where another client may meet it.
@@ -124,14 +125,14 @@ impl Dialect for PgDialect {
 
     async fn fetch<T: AnyRow>(
         connection: &mut PgConnection,
-        sql: &'static str,
+        sql: SqlStr,
         values: &[Value<'_>],
     ) -> sqlx::Result<Vec<T>> {
         let query = sqlx::query_as_with(sql, arguments(values)?).persistent(false);
         query.fetch_all(connection).await
     }
 
-    async fn run(connection: &mut PgConnection, sql: &'static str) -> sqlx::Result<()> {
+    async fn run(connection: &mut PgConnection, sql: SqlStr) -> sqlx::Result<()> {
         sqlx::raw_sql(sql).execute(connection).await.map(drop)
     }
 
@@ -242,6 +243,7 @@ fn arguments(values: &[Value<'_>]) -> sqlx::Result<PgArguments> {
             Value::List(texts) => arguments.add(texts),
             Value::Rows(columns) => columns.iter().try_for_each(|column| match *column {
                 Column::Texts(texts) => arguments.add(texts),
+                Column::TextsOrNull(texts) => arguments.add(texts),
                 Column::Numbers(numbers) => arguments.add(numbers),
                 Column::NumbersOrNull(numbers) => arguments.add(numbers),
             }),

@@ -1,9 +1,6 @@
-//! Names as SQL writes them.
+//! Names as people write them.
 
-/// A name as SQL takes any.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
+use super::super::columns::quoted;
 
 /// Names that SQL takes only between quotes, among those that people use.
 const RESERVED: [&str; 8] =

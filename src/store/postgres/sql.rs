@@ -3,7 +3,10 @@
 //! The columns of times are `timestamp`, or `timestamptz` in some databases of the original. [`UTC`] makes both mean the
 //! same. Indexes serve comparisons between the two types, so only what a query returns is cast.
 
-use super::{super::dialect::Statements, coverage::COVERAGE};
+use super::{
+    super::{columns::Template, dialect::Statements},
+    coverage::COVERAGE,
+};
 
 /// The confirmed bucket `confirmed` of the row `stored`.
 macro_rules! its_bucket {
@@ -87,9 +90,10 @@ pub(super) const SQL: Statements = Statements {
              where wallet = any($1)
                  and (read_block is not null or updated_at >= timestamp '1970-01-02')",
     known: "select wallet from eth_wallet_balances where wallet = any($1)",
-    rows: concat!(
+    rows: Template(concat!(
         "select stored.wallet, trim_scale(balance)::text, read_block, blocknumber,
-                 updated_at::timestamp, confirmed.block, confirmed.selected_at
+                 updated_at::timestamp, json_build_array({parts})::text,
+                 confirmed.block, confirmed.selected_at
              from eth_wallet_balances stored
              left join eth_wallet_confirmations confirmed on ",
         counts_for_row!(),
@@ -98,7 +102,7 @@ pub(super) const SQL: Statements = Statements {
                      select from eth_wallet_read_failures failed
                      where failed.wallet = stored.wallet)
              where stored.wallet = any($1)"
-    ),
+    )),
     nth_written: "select updated_at::timestamp from eth_wallet_balances stored
              where stored.updated_at >= $1 and stored.updated_at < $2
              order by stored.updated_at limit 1 offset $3",
@@ -162,19 +166,19 @@ pub(super) const SQL: Statements = Statements {
     ),
     checkpoint: "select name, last_block, updated_at::timestamp
              from eth_indexer_checkpoints where name = $1",
-    record_totals: concat!(
+    record_totals: Template(concat!(
         "insert into eth_wallet_balances as stored
-                 (wallet, balance, read_block, blocknumber, updated_at, created_at)
+                 (wallet, balance, read_block, blocknumber, updated_at, created_at{columns})
              select wallet, total::numeric, read_block, event_block,
-                 statement_timestamp() at time zone 'utc', statement_timestamp() at time zone 'utc'
-             from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
-                 as read (wallet, total, read_block, event_block)
+                 statement_timestamp() at time zone 'utc', statement_timestamp() at time zone 'utc'{values}
+             from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]{arrays})
+                 as read (wallet, total, read_block, event_block{names})
              order by wallet
              on conflict (wallet) do update set
                  balance = excluded.balance,
                  read_block = excluded.read_block,
                  blocknumber = greatest(stored.blocknumber, excluded.blocknumber),
-                 updated_at = excluded.updated_at
+                 updated_at = excluded.updated_at{set}
              where (stored.read_block is null or stored.read_block <= excluded.read_block)
                  and ((select coalesce(max(block), 0) from eth_wallet_confirmations) <= excluded.read_block
                      or not exists (
@@ -182,7 +186,15 @@ pub(super) const SQL: Statements = Statements {
                          where confirmed.block > excluded.read_block and ",
         counts_for_row!(),
         "))"
-    ),
+    )),
+    part_value: |number| format!("part_{number}::numeric"),
+    part_columns: "select column_name, holds from eth_wallet_parts
+             join pg_attribute on attrelid = to_regclass('eth_wallet_balances')
+                 and attname = column_name::name and not attisdropped
+             order by column_name",
+    table_columns: "select attname::text from pg_attribute
+             where attrelid = to_regclass('eth_wallet_balances') and not attisdropped",
+    part_type: "numeric",
     raise_event_blocks: "update eth_wallet_balances stored set blocknumber = event.block
              from unnest($1::text[], $2::bigint[]) as event (wallet, block)
              where stored.wallet = event.wallet
@@ -292,14 +304,17 @@ pub(super) const SQL: Statements = Statements {
                  order by wallet offset 0) stored
              where stored.updated_at >= timestamp '1970-01-02' and not exists (
                  select from eth_wallet_read_failures failed where failed.wallet = stored.wallet)",
-    bucket_rows: "select stored.wallet, stored.balance::text, stored.read_block,
+    bucket_rows: Template(
+        "select stored.wallet, stored.balance::text, stored.read_block,
                  stored.updated_at < given.at::timestamp and stored.created_at < given.at::timestamp
-                     and stored.updated_at >= timestamp '1970-01-02'
+                     and stored.updated_at >= timestamp '1970-01-02',
+                 {parts}
              from unnest($1::text[], $2::text[]) as given (bucket, at)
              cross join lateral (
                  select * from eth_wallet_balances
                  where wallet >= given.bucket and wallet < given.bucket || 'g'
                  order by wallet offset 0) stored",
+    ),
     confirm_buckets: "update eth_wallet_confirmations stored
              set block = read.block, selected_at = read.at::timestamp, wallets = read.wallets
              from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[])

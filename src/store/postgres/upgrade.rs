@@ -15,6 +15,7 @@ use super::{
     super::{
         dialect::Purpose,
         error::StoreError,
+        parts,
         schema::{self, Migration, POSTGRES},
         session::{Database, Session},
     },
@@ -52,6 +53,12 @@ const BEFORE_READS: [&str; 2] = [
      on eth_wallet_balances (updated_at, wallet)",
 ];
 
+/// What is locked before columns are added.
+const LOCK_FOR_COLUMNS: &str = "set local lock_timeout = '5s';
+     lock table eth_wallet_balances in share update exclusive mode;
+     set local lock_timeout = '200ms';
+     lock table eth_wallet_parts in access exclusive mode";
+
 /// The version of the migration whose statements [`VACUUM_OF_PARTITIONS`] replaces.
 const VACUUM: i64 = 4;
 /// What the migration of vacuum does, for a partitioned table: only its partitions have storage parameters.
@@ -88,11 +95,41 @@ pub(super) async fn run(database: &Database<PgDialect>) -> Result<Vec<String>, S
         namespace::ensure(database, schema, dialect.options().get_username()).await?;
     }
     let lacking = schema::lacking(database, POSTGRES).await?;
-    let (started, waking) = (Instant::now(), database.shutdown.clone());
-    let announced = AtomicBool::new(false);
+    let attempts = Attempts { database, started: Instant::now(), announced: false.into() };
     for migration in &lacking {
-        let waking = waking.clone();
-        let applied = (|| attempt(database, migration, &announced))
+        attempts.of(|| apply(database, migration)).await?;
+    }
+    let mut applied = schema::titles(&lacking);
+    if parts::are_lacking(database).await? {
+        applied.extend(attempts.of(|| add_columns(database)).await?);
+    }
+    Ok(applied)
+}
+
+/// The attempts of all steps of an upgrade.
+struct Attempts<'a> {
+    database: &'a Database<PgDialect>,
+    started: Instant,
+    /// Set once a wait was announced.
+    announced: AtomicBool,
+}
+
+impl Attempts<'_> {
+    /// Tries a step until it is not locked out.
+    async fn of<T, F>(&self, step: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let Self { database, started, announced } = self;
+        let attempt = || async {
+            let tried = step().await;
+            if tried.as_ref().is_err_and(is_locked_out) && !announced.swap(true, Relaxed) {
+                warn!("waiting to upgrade the tables: {} holds them", holder(database).await);
+            }
+            tried
+        };
+        let waking = database.shutdown.clone();
+        let done = attempt
             .retry(PAUSES)
             .when(|error| {
                 is_locked_out(error)
@@ -106,34 +143,31 @@ pub(super) async fn run(database: &Database<PgDialect>) -> Result<Vec<String>, S
                 }
             })
             .await;
-        match applied {
+        match done {
             Err(error) if is_locked_out(&error) => {
                 let by = holder(database).await;
-                return Err(match database.shutdown.is_requested() {
+                Err(match database.shutdown.is_requested() {
                     true => StoreError::Stopped(format!("{by} that holds the tables")),
                     false => StoreError::TablesHeld { by, seconds: started.elapsed().as_secs() },
-                });
+                })
             }
-            applied => applied?,
+            done => done,
         }
     }
-    Ok(schema::titles(&lacking))
 }
 
-/// Tries once; the first wait of all attempts is announced.
-async fn attempt(
-    database: &Database<PgDialect>,
-    migration: &Migration,
-    announced: &AtomicBool,
-) -> Result<(), StoreError> {
-    let tried = try_once(database, migration).await;
-    if tried.as_ref().is_err_and(is_locked_out) && !announced.swap(true, Relaxed) {
-        warn!("waiting to upgrade the tables: {} holds them", holder(database).await);
-    }
-    tried
+/// Adds the columns of parts that are missing. Whoever writes totals has looked up the columns before: it is waited for.
+async fn add_columns(database: &Database<PgDialect>) -> Result<Vec<String>, StoreError> {
+    let mut session = begin_step(database).await?;
+    let added = async {
+        session.run(LOCK_FOR_COLUMNS).await?;
+        parts::add(&mut session).await
+    };
+    let added = added.await;
+    session.end(added).await.map_err(StoreError::during_upgrade)
 }
 
-async fn try_once(database: &Database<PgDialect>, migration: &Migration) -> Result<(), StoreError> {
+async fn apply(database: &Database<PgDialect>, migration: &Migration) -> Result<(), StoreError> {
     let kind = kind_of_table(database).await?;
     if migration.version == READS && kind.is_some() {
         for step in BEFORE_READS {

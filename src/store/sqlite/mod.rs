@@ -16,7 +16,7 @@ use std::{
 use async_trait::async_trait;
 use serde_json::json;
 use sqlx::{
-    ConnectOptions, Sqlite, SqliteConnection,
+    ConnectOptions, SqlSafeStr, SqlStr, Sqlite, SqliteConnection,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
@@ -26,12 +26,13 @@ use self::{
     sql::SQL,
 };
 use super::{
-    Access, LockKey,
+    Access, LockKey, PartColumn,
     backend::Backend,
     dialect::{
         AnyRow, Begun, Column, Dialect, Explained, Look, Purpose, SessionId, Statements, Value,
     },
     error::{RowFault, StoreError, driver_text},
+    parts,
     schema::{self, Migration},
     session::Database,
     sql_store::SqlStore,
@@ -41,6 +42,7 @@ use crate::tally::{Check, Lock, RunError, Shutdown};
 /// Opens the file; creates it only for [`Access::Write`].
 pub(super) async fn open(
     url: &str,
+    columns: Vec<PartColumn>,
     access: Access,
     shutdown: &Shutdown,
 ) -> Result<SqlStore<SqliteDialect>, RunError> {
@@ -71,7 +73,7 @@ pub(super) async fn open(
     };
     let store = |options| {
         let dialect = SqliteDialect { path: dialect.path.clone(), options };
-        SqlStore { database: Database::new(dialect, shutdown) }
+        SqlStore { database: Database::new(dialect, columns.clone(), shutdown) }
     };
     let mut opened = store(options.clone());
     // Two processes that turn a new file into a database at once would collide.
@@ -180,20 +182,20 @@ impl Dialect for SqliteDialect {
             Purpose::Write | Purpose::Totals | Purpose::Confirm => "begin immediate",
             Purpose::Read | Purpose::ByIndex => "begin",
         };
-        Self::run(connection, begin).await.map(|()| Begun::default())
+        Self::run(connection, begin.into_sql_str()).await.map(|()| Begun::default())
     }
 
     async fn look(&self, _: Option<SessionId>) -> Look {
         Look::Working
     }
 
-    async fn run(connection: &mut SqliteConnection, sql: &'static str) -> sqlx::Result<()> {
+    async fn run(connection: &mut SqliteConnection, sql: SqlStr) -> sqlx::Result<()> {
         sqlx::raw_sql(sql).execute(connection).await.map(drop)
     }
 
     async fn execute(
         connection: &mut SqliteConnection,
-        sql: &'static str,
+        sql: SqlStr,
         values: &[Value<'_>],
     ) -> sqlx::Result<u64> {
         let query = sqlx::query_with(sql, arguments(values)?);
@@ -202,7 +204,7 @@ impl Dialect for SqliteDialect {
 
     async fn fetch<T: AnyRow>(
         connection: &mut SqliteConnection,
-        sql: &'static str,
+        sql: SqlStr,
         values: &[Value<'_>],
     ) -> sqlx::Result<Vec<T>> {
         sqlx::query_as_with(sql, arguments(values)?).fetch_all(connection).await
@@ -241,7 +243,13 @@ impl Backend for SqliteDialect {
         for migration in &lacking {
             schema::apply(migration, migration.sql, database.begin(Purpose::Write).await?).await?;
         }
-        Ok(schema::titles(&lacking))
+        let mut applied = schema::titles(&lacking);
+        if parts::are_lacking(database).await? {
+            let mut session = database.begin(Purpose::Write).await?;
+            let added = parts::add(&mut session).await;
+            applied.extend(session.end(added).await.map_err(StoreError::during_upgrade)?);
+        }
+        Ok(applied)
     }
 
     async fn lock(
@@ -293,6 +301,7 @@ fn arguments(values: &[Value<'_>]) -> sqlx::Result<SqliteArguments> {
 fn rows_json(columns: &[Column<'_>]) -> String {
     let cell = |column: &Column<'_>, row: usize| match *column {
         Column::Texts(texts) => texts.get(row).map(|text| json!(text)),
+        Column::TextsOrNull(texts) => texts.get(row).map(|text| json!(text)),
         Column::Numbers(numbers) => numbers.get(row).map(|number| json!(number)),
         Column::NumbersOrNull(numbers) => numbers.get(row).map(|number| json!(number)),
     };

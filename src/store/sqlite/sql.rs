@@ -2,7 +2,10 @@
 //!
 //! Times are stored as `YYYY-MM-DD HH:MM:SS[.fff]`, which sorts as text.
 
-use super::{super::dialect::Statements, coverage::COVERAGE};
+use super::{
+    super::{columns::Template, dialect::Statements},
+    coverage::COVERAGE,
+};
 
 /// The confirmed bucket `confirmed` of the row `stored`.
 macro_rules! its_bucket {
@@ -87,9 +90,9 @@ pub(super) const SQL: Statements = Statements {
                  and (read_block is not null or updated_at >= '1970-01-02')",
     known: "select wallet from eth_wallet_balances
              where wallet in (select value from json_each($1))",
-    rows: concat!(
+    rows: Template(concat!(
         "select stored.wallet, stored.balance, stored.read_block, stored.blocknumber,
-                 strftime('%Y-%m-%d %H:%M:%f', stored.updated_at), confirmed.block,
+                 strftime('%Y-%m-%d %H:%M:%f', stored.updated_at), json_array({parts}), confirmed.block,
                  strftime('%Y-%m-%d %H:%M:%f', confirmed.selected_at)
              from eth_wallet_balances stored
              left join eth_wallet_confirmations confirmed on ",
@@ -99,7 +102,7 @@ pub(super) const SQL: Statements = Statements {
                      select 1 from eth_wallet_read_failures failed
                      where failed.wallet = stored.wallet)
              where stored.wallet in (select value from json_each($1))"
-    ),
+    )),
     nth_written: "select strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_wallet_balances
              where updated_at >= $1 and updated_at < $2
@@ -161,11 +164,11 @@ pub(super) const SQL: Statements = Statements {
     ),
     checkpoint: "select name, last_block, strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_indexer_checkpoints where name = $1",
-    record_totals: concat!(
+    record_totals: Template(concat!(
         "insert into eth_wallet_balances as stored
-                 (wallet, balance, read_block, blocknumber, updated_at, created_at)
+                 (wallet, balance, read_block, blocknumber, updated_at, created_at{columns})
              select value ->> 0, value ->> 1, value ->> 2, value ->> 3,
-                 strftime('%Y-%m-%d %H:%M:%f', 'now'), strftime('%Y-%m-%d %H:%M:%f', 'now')
+                 strftime('%Y-%m-%d %H:%M:%f', 'now'), strftime('%Y-%m-%d %H:%M:%f', 'now'){values}
              from json_each($1)
              where true
              on conflict (wallet) do update set
@@ -173,7 +176,7 @@ pub(super) const SQL: Statements = Statements {
                  read_block = excluded.read_block,
                  blocknumber = coalesce(max(stored.blocknumber, excluded.blocknumber),
                      excluded.blocknumber, stored.blocknumber),
-                 updated_at = excluded.updated_at
+                 updated_at = excluded.updated_at{set}
              where (stored.read_block is null or stored.read_block <= excluded.read_block)
                  and ((select coalesce(max(block), 0) from eth_wallet_confirmations) <= excluded.read_block
                      or not exists (
@@ -181,7 +184,13 @@ pub(super) const SQL: Statements = Statements {
                          where confirmed.block > excluded.read_block and ",
         counts_for_row!(),
         "))"
-    ),
+    )),
+    part_value: |number| format!("value ->> {}", number + 3),
+    part_columns: "select column_name, holds from eth_wallet_parts
+             join pragma_table_info('eth_wallet_balances') on name = column_name
+             order by column_name",
+    table_columns: "select name from pragma_table_info('eth_wallet_balances')",
+    part_type: "text",
     raise_event_blocks: "update eth_wallet_balances as stored set blocknumber = event.value ->> 1
              from json_each($1) as event
              where stored.wallet = event.value ->> 0
@@ -286,13 +295,16 @@ pub(super) const SQL: Statements = Statements {
                  on stored.wallet >= given.value and stored.wallet < given.value || 'g'
              where stored.updated_at >= '1970-01-02' and not exists (
                  select 1 from eth_wallet_read_failures failed where failed.wallet = stored.wallet)",
-    bucket_rows: "select stored.wallet, cast(stored.balance as text), stored.read_block,
+    bucket_rows: Template(
+        "select stored.wallet, cast(stored.balance as text), stored.read_block,
                  stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', given.value ->> 1)
                      and stored.created_at < strftime('%Y-%m-%d %H:%M:%S', given.value ->> 1)
-                     and stored.updated_at >= '1970-01-02'
+                     and stored.updated_at >= '1970-01-02',
+                 {parts}
              from json_each($1) as given
              cross join eth_wallet_balances stored
                  on stored.wallet >= given.value ->> 0 and stored.wallet < (given.value ->> 0) || 'g'",
+    ),
     // In whole seconds, as other programs write times: a row of the same second may be a later one.
     confirm_buckets: "update eth_wallet_confirmations as stored
              set block = read.value ->> 1,

@@ -1,7 +1,8 @@
-// Compiles the contracts of this folder into artifacts/, and ethtally's packed reader, src/read/packed.yul,
-// into packed.hex beside it. The results are committed so that Rust needs no Solidity compiler.
+// Compiles the contracts of this folder into artifacts/, and the programs of ethtally's packed reader,
+// src/read/packed.yul and packed_parts.yul, into .hex files beside them. The results are committed so that Rust needs no
+// Solidity compiler.
 //
-//   node compile.mjs           writes artifacts/<Name>.json and packed.hex
+//   node compile.mjs           writes artifacts/<Name>.json and the .hex files
 //   node compile.mjs --check   writes nothing; names what differs and exits 1
 //
 // Uses the npm package `solc` in the node_modules folder named by TESTBED_NODE_MODULES, or else in
@@ -85,11 +86,14 @@ for (const name of readdirSync(artifacts)) {
 }
 
 // The object has no code that deploys it: its code is what runs.
-const reader = compile("Yul", { "packed.yul": source(join(workspace, "src/read/packed.yul")) }, {
-  evmVersion: "london",
-  outputSelection: { "*": { "*": ["evm.bytecode.object"] } },
-});
-put(join(workspace, "src/read/packed.hex"), `${reader["packed.yul"].packed.evm.bytecode.object}\n`);
+for (const name of ["packed", "packed_parts"]) {
+  const file = `${name}.yul`;
+  const reader = compile("Yul", { [file]: source(join(workspace, "src/read", file)) }, {
+    evmVersion: "london",
+    outputSelection: { "*": { "*": ["evm.bytecode.object"] } },
+  });
+  put(join(workspace, "src/read", `${name}.hex`), `${reader[file][name].evm.bytecode.object}\n`);
+}
 
 if (differing.length > 0) {
   fail(`not what the sources compile to: ${differing.join(", ")}; run compile.mjs and commit`);
