@@ -30,7 +30,7 @@ pub(super) trait Attempt: Sync {
     /// The method, for logs.
     fn method(&self) -> &'static str;
 
-    /// As in [`Request`].
+    /// As in [`super::request::Request`].
     fn can_split(&self) -> bool;
 
     /// How long it is worth asking this endpoint for a block that is unavailable; `None` while there are retries.

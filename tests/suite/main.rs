@@ -25,6 +25,7 @@ mod freshness;
 mod halves;
 mod hints;
 mod interleavings;
+mod library;
 mod logs;
 mod metrics_file;
 mod no_database;

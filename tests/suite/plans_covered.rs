@@ -11,6 +11,7 @@ use crate::support::{database::Database, program::ethtally, table::store_unread,
 /// Rows that were read at block $read, when buckets were confirmed at block 60.
 const ROWS: &str = "
     DELETE FROM eth_wallet_balances;
+    DELETE FROM eth_watch_uncovered;
     INSERT INTO eth_wallet_balances (wallet, balance, read_block, updated_at, created_at)
     SELECT '0x' || md5(n::text) || substr(md5((-n)::text), 1, 8), n, CASE WHEN n % 30000 = 0 THEN 5 ELSE $read END,
         CASE WHEN n % 10000 = 0 THEN now() at time zone 'utc' ELSE TIMESTAMP '2026-01-01' END, TIMESTAMP '2026-01-01'
