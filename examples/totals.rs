@@ -1,4 +1,4 @@
-//! Reads wallets' total AUDIO with the library: `cargo run --example totals -- URL ADDRESS...`
+//! Reads wallets' total AUDIO with the library: `cargo run --locked --example totals -- URL ADDRESS...`
 //!
 //! Prints a line for each wallet, and fails if a wallet cannot be read.
 

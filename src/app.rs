@@ -2,6 +2,7 @@
 
 mod metrics_file;
 mod run_record;
+mod several;
 mod table_profile;
 mod url_files;
 
@@ -28,6 +29,7 @@ use crate::{
 };
 
 pub use metrics_file::{MetricsFile, last_run};
+pub use several::{apps_of_each, shared_client};
 pub use table_profile::{Claimed, identity_of};
 pub use url_files::read_url_files;
 
@@ -74,7 +76,7 @@ impl App {
     /// # Errors
     /// When `--profile` is refused.
     pub fn new(settings: Settings, report: Report, shutdown: Shutdown) -> Result<Self, RunError> {
-        let profile = match &settings.node.profile {
+        let profile = match settings.node.profile.first() {
             Some(path) => Profile::load(path).map_err(|error| RunError::Settings(error.into()))?,
             None => Profile::audius(),
         };
@@ -202,8 +204,20 @@ impl App {
         max_calls: Option<NonZeroU64>,
         block: BlockChoice,
     ) -> Result<Arc<Client>, RunError> {
+        let settings = self.client_settings(urls, retries, contracts, max_calls, block);
+        Ok(Arc::new(Client::new(settings, &self.profile, self.shutdown.clone())?))
+    }
+
+    fn client_settings(
+        &self,
+        urls: Vec<Url>,
+        retries: u32,
+        contracts: Contracts,
+        max_calls: Option<NonZeroU64>,
+        block: BlockChoice,
+    ) -> ClientSettings {
         let node = &self.settings.node;
-        let settings = ClientSettings {
+        ClientSettings {
             urls,
             rates: RateLimits {
                 requests_per_second: node.rps,
@@ -217,8 +231,7 @@ impl App {
             block,
             contracts,
             max_head_age: self.max_head_age(),
-        };
-        Ok(Arc::new(Client::new(settings, &self.profile, self.shutdown.clone())?))
+        }
     }
 
     /// The WebSocket of the node: `--ws-url`, or the first `--rpc-url` with another scheme.
@@ -291,12 +304,11 @@ impl App {
     /// When it cannot be opened.
     pub async fn open(&self, access: Access) -> Result<Arc<dyn Store>, RunError> {
         let database = &self.settings.database;
-        let schema = database.schema.as_deref();
         let columns = self.profile.columns();
         let columns = columns
             .map(|(name, view)| PartColumn { name: name.to_owned(), holds: view.to_string() })
             .collect();
-        let (url, shutdown) = (&database.database_url, &self.shutdown);
+        let (url, schema, shutdown) = (self.database_url(), self.schema(), &self.shutdown);
         let opened = store::open(url, schema, columns, access, shutdown).await;
         let store: Arc<dyn Store> = match opened {
             Err(error @ RunError::Settings(_)) => {
@@ -343,7 +355,12 @@ impl App {
 
     /// Where the table is.
     pub fn database_url(&self) -> &str {
-        &self.settings.database.database_url
+        self.settings.database.database_url.first().map_or("", String::as_str)
+    }
+
+    /// The schema of the table, if one is given.
+    pub fn schema(&self) -> Option<&str> {
+        self.settings.database.schema.first().map(String::as_str)
     }
 
     /// An amount in wei, for people.

@@ -28,7 +28,7 @@
 //! ```
 //!
 //! `examples/totals.rs` in the repository is a small program that does this:
-//! `cargo run --example totals -- URL ADDRESS...`.
+//! `cargo run --locked --example totals -- URL ADDRESS...`.
 //!
 //! What a read guarantees: every part of every total is of the same block, a number that a node did not give is an
 //! error and never zero, and amounts are integers from end to end. Errors are one line, and show no more of a URL than

@@ -6,10 +6,11 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use ethtally::{
-    app::{self, App, MetricsFile},
+    app::{self, MetricsFile},
     cli::{self, Cli, Command},
-    commands, redact,
-    report::{self, Conclusion, LogFilter, Report, ReportSettings, Verdict},
+    commands::{self, ProfileRun},
+    redact,
+    report::{self, Conclusion, LogFilter, Report, ReportSettings},
     tally::{RunError, Shutdown},
 };
 use tokio::runtime::Runtime;
@@ -27,17 +28,25 @@ fn main() -> ExitCode {
     report.command(cli.command.name());
     let shutdown = Shutdown::default();
     let metrics_file = metrics_file(&cli).map(Arc::new);
-    let ended = filter.map_err(RunError::settings).and_then(|_| {
+    // A service prints a line for each, as it ends.
+    let in_array = cli.settings.node.profile.len() > 1
+        && !cli.command.is_service()
+        && !cli.command.is_for_packagers();
+    let ran = filter.map_err(RunError::settings).and_then(|_| {
         signals::listen(shutdown.clone(), report.clone(), note_on_signal(&cli.command))?;
         run(cli, &report, &shutdown, metrics_file.clone())
     });
-    if let Some(file) = metrics_file
-        && let Err(error) = file.write(&report, &Conclusion::of(&ended, &shutdown))
-    {
+    let runs = ran.unwrap_or_else(|error| vec![ProfileRun::new(&report, Err(error))]);
+    let files = runs.iter().filter_map(|run| {
+        // A run that was refused has the one of the command.
+        let file = run.metrics_file.clone().or_else(|| metrics_file.clone())?;
+        Some((file, &run.report, Conclusion::of(&run.ended, &shutdown)))
+    });
+    if let Err(error) = MetricsFile::write_each(&files.collect::<Vec<_>>()) {
         // The run is what it is; who watches the file sees that it is old.
         error!("{}", redact::clean_error(error.as_ref()));
     }
-    exit_status(ended, &report, &shutdown)
+    exit_status(runs, in_array, &report, &shutdown)
 }
 
 /// Before anything is parsed, so that not even a usage error shows one.
@@ -51,7 +60,8 @@ fn remember_secrets() {
     for (name, value) in std::env::vars_os() {
         let name = name.to_string_lossy().to_uppercase();
         if name.starts_with("ETH") || name.ends_with("_PROXY") || OTHERS.contains(&&*name) {
-            redact::remember(&value.to_string_lossy());
+            let value = value.to_string_lossy();
+            value.lines().chain([&*value]).for_each(redact::remember);
         }
     }
 }
@@ -64,13 +74,8 @@ fn report_settings(cli: &Cli) -> ReportSettings {
         quiet: output.quiet,
         color: output.color,
         log_format: output.log_format,
-        service: is_service(&cli.command).then_some("watch"),
+        service: cli.command.is_service().then_some("watch"),
     }
-}
-
-/// True for a command that runs until it is stopped; it serves its metrics.
-fn is_service(command: &Command) -> bool {
-    matches!(command, Command::Watch(args) if !args.once)
 }
 
 /// The file of `--metrics-file`; none for a command that has no use for it, and for what a sweep would do.
@@ -81,7 +86,7 @@ fn metrics_file(cli: &Cli) -> Option<MetricsFile> {
         Command::Snapshot(args) => args.dry_run,
         _ => false,
     };
-    let has_none = is_plan || is_service(&cli.command);
+    let has_none = is_plan || cli.command.is_service();
     let command = cli.command.name();
     (!has_none && cli::uses_flag(command, "metrics-file")).then(|| MetricsFile::new(path, command))
 }
@@ -103,15 +108,12 @@ fn run(
     report: &Report,
     shutdown: &Shutdown,
     metrics_file: Option<Arc<MetricsFile>>,
-) -> Result<Verdict, RunError> {
+) -> Result<Vec<ProfileRun>, RunError> {
     let runtime = Runtime::new().context("cannot start the async runtime")?;
     let ended = runtime.block_on(async {
         app::read_url_files(&mut cli.settings, cli.command.name(), shutdown).await?;
-        let mut app = App::new(cli.settings, report.clone(), shutdown.clone())?;
-        app.metrics_file = metrics_file;
-        let ended = commands::run(&app, cli.command).await;
-        app.close().await;
-        ended
+        let apps = app::apps_of_each(cli.settings, &cli.command, report, shutdown, metrics_file)?;
+        Ok(commands::run_each(&apps, cli.command, report).await)
     });
     // A thread that waits for standard input must not delay the exit.
     runtime.shutdown_background();
@@ -119,16 +121,34 @@ fn run(
 }
 
 /// Prints how the command ended, and waits until everything is printed.
-fn exit_status(ended: Result<Verdict, RunError>, report: &Report, shutdown: &Shutdown) -> ExitCode {
+fn exit_status(
+    mut runs: Vec<ProfileRun>,
+    in_array: bool,
+    report: &Report,
+    shutdown: &Shutdown,
+) -> ExitCode {
     let is_stopped = || shutdown.signal().is_some();
-    report.conclude(&Conclusion::of(&ended, shutdown));
+    let conclusions: Vec<_> = runs.iter().map(|run| Conclusion::of(&run.ended, shutdown)).collect();
+    let mut results = runs.iter().map(|run| &run.report).zip(&conclusions);
+    match in_array {
+        true => report.conclude_each(results),
+        false => results.by_ref().for_each(|(report, conclusion)| report.conclude(conclusion)),
+    }
     let printed = report.flush(is_stopped);
-    let ended = ended.and_then(|verdict| printed.map(|()| verdict));
-    if let Some(error) = Conclusion::of(&ended, shutdown).error {
-        report.error(&error);
-        // What this reports was a result, and there is none left.
-        let _ = report.flush(is_stopped);
+    if let Err(error) = printed
+        && let Some(run) = runs.iter_mut().find(|run| run.ended.is_ok())
+    {
+        *run = ProfileRun::new(report, Err(error));
+    }
+    let unreported = runs.iter().filter(|run| !run.is_reported);
+    for run in unreported {
+        if let Some(error) = Conclusion::of(&run.ended, shutdown).error {
+            run.report.error(&error);
+            // What this reports was a result, and there is none left.
+            let _ = report.flush(is_stopped);
+        }
     }
     // A signal may have come while the reader was waited for.
-    ExitCode::from(Conclusion::of(&ended, shutdown).exit_status)
+    let status = |run: &ProfileRun| Conclusion::of(&run.ended, shutdown).exit_status;
+    ExitCode::from(report::worst(runs.iter().map(status)))
 }

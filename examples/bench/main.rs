@@ -374,6 +374,8 @@ impl Bench {
             for index in [turn as usize % 2, (turn as usize + 1) % 2] {
                 let table = self.fixture.table().await?;
                 table.keep_only_totals().await?;
+                let migrate = self.command("migrate", method, node, &table);
+                builds[index].run(&[migrate])?;
                 let command = self.command("sweep --all", method, node, &table);
                 let usage = builds[index].run(&[command])?;
                 table.check_read(&self.fixture).await?;

@@ -8,16 +8,17 @@ use std::{
     io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use anyhow::Context;
 use chrono::Utc;
+use prometheus::proto::MetricFamily;
 use serde_json::{Map, Value};
 
 use crate::{
-    monitor::{Exposition, LastRun, RUN_ENDS, TableState},
+    monitor::{Exposition, LastRun, RUN_ENDS, TableState, encode, encode_each},
     report::{Conclusion, Report},
     store::Run,
 };
@@ -38,6 +39,8 @@ const RESULTS: [&str; 8] = [
 pub struct MetricsFile {
     path: PathBuf,
     command: &'static str,
+    /// The profile, where there are several.
+    profile: Option<String>,
     started: Instant,
     known: Mutex<Known>,
 }
@@ -51,7 +54,12 @@ struct Known {
 impl MetricsFile {
     /// A file for a run of this command that starts now.
     pub fn new(path: PathBuf, command: &'static str) -> Self {
-        Self { path, command, started: Instant::now(), known: Mutex::default() }
+        Self { path, command, profile: None, started: Instant::now(), known: Mutex::default() }
+    }
+
+    /// The same file, for one profile of several.
+    pub fn of_profile(&self, profile: &str) -> Self {
+        Self { profile: Some(profile.to_owned()), ..Self::new(self.path.clone(), self.command) }
     }
 
     /// What the record of runs says of this command.
@@ -65,17 +73,25 @@ impl MetricsFile {
         self.known().table = Some(table);
     }
 
-    /// Replaces the file at once.
+    /// Replaces the file at once with how the runs of all profiles ended.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write(&self, report: &Report, conclusion: &Conclusion) -> anyhow::Result<()> {
-        let text = self.text(report, conclusion);
-        let what = || format!("--metrics-file {}: cannot be written", self.path.display());
-        replace(&self.path, &text).with_context(what)
+    pub fn write_each(runs: &[(Arc<Self>, &Report, Conclusion)]) -> anyhow::Result<()> {
+        let [(first, ..), ..] = runs else { return Ok(()) };
+        let of_profiles = runs.iter().map(|(file, report, conclusion)| {
+            let profile = file.profile.clone().unwrap_or_default();
+            (profile, file.families(report, conclusion))
+        });
+        let text = match &first.profile {
+            Some(_) => encode_each(of_profiles),
+            None => encode(of_profiles.flat_map(|(_, families)| families).collect()),
+        };
+        let what = || format!("--metrics-file {}: cannot be written", first.path.display());
+        replace(&first.path, &text).with_context(what)
     }
 
-    fn text(&self, report: &Report, conclusion: &Conclusion) -> String {
+    fn families(&self, report: &Report, conclusion: &Conclusion) -> Vec<MetricFamily> {
         let known = self.known();
         let command = || [self.command.to_owned()];
         let to = Exposition::default();
@@ -97,7 +113,7 @@ impl MetricsFile {
         if let Some(table) = &known.table {
             table.expose(&to);
         }
-        to.text(Vec::new())
+        to.families(Vec::new())
     }
 
     /// The numbers of the result.
@@ -140,8 +156,12 @@ impl MetricsFile {
     fn ends_before(&self) -> BTreeMap<String, f64> {
         let text = fs::read_to_string(&self.path).unwrap_or_default();
         let start = format!("ethtally_{RUN_ENDS}{{command=\"{}\",outcome=\"", self.command);
+        let end_of_labels = match &self.profile {
+            Some(profile) => format!("\",profile=\"{profile}\"}} "),
+            None => "\"} ".to_owned(),
+        };
         let end = |line: &str| {
-            let (outcome, value) = line.strip_prefix(&start)?.split_once("\"} ")?;
+            let (outcome, value) = line.strip_prefix(&start)?.split_once(&*end_of_labels)?;
             Some((outcome.to_owned(), value.trim().parse().ok()?))
         };
         text.lines().filter_map(end).collect()

@@ -41,7 +41,10 @@ pub async fn read_url_files(
     }
     if let Some(path) = database.database_url_file.as_ref().filter(|_| is_used("database-url-file"))
     {
-        database.database_url = read_one("--database-url-file", path, shutdown).await?;
+        database.database_url = match node.profile.len() {
+            0 | 1 => vec![read_one("--database-url-file", path, shutdown).await?],
+            _ => read_lines("--database-url-file", path, shutdown).await?,
+        };
         database.is_default = false;
     }
     Ok(())
@@ -54,6 +57,13 @@ async fn read_one(flag: &str, path: &Path, shutdown: &Shutdown) -> Result<String
         return Err(refused(flag, path, "it has more than one line; write one URL into it"));
     }
     Ok(text)
+}
+
+/// The lines of a file: one for each profile.
+async fn read_lines(flag: &str, path: &Path, shutdown: &Shutdown) -> Result<Vec<String>, RunError> {
+    let text = contents(flag, path, shutdown).await?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(lines.map(str::to_owned).collect())
 }
 
 /// The URLs of a file, on lines or between commas.

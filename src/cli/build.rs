@@ -73,6 +73,9 @@ fn with_shared_flags(command: Command, keep_hidden: bool) -> Command {
                 let arg = if name == "snapshot" && flag == "block" {
                     // The newest block may be replaced, so that two runs would differ.
                     arg.hide_default_value(true).help(BLOCK_OF_SNAPSHOT)
+                } else if flag == "profile" && ["snapshot", "profile"].contains(&&*name) {
+                    // They take one.
+                    arg.long_help(None::<&str>)
                 } else {
                     arg
                 };

@@ -1,5 +1,7 @@
 //! The list of commands, with what each one does.
 
+use std::path::Path;
+
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -35,7 +37,7 @@ const SNAPSHOT_USAGE: &str = "ethtally snapshot --block BLOCK --out FILE [OPTION
        ethtally snapshot --since OLD FILE --out FILE [OPTIONS]";
 
 /// The subcommands.
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Create or upgrade the tables
     ///
@@ -133,6 +135,29 @@ pub enum Command {
 }
 
 impl Command {
+    /// Where it is to write which totals it changed.
+    pub fn changes(&self) -> Option<&Path> {
+        let args = match self {
+            Self::Sweep(args) => &args.changes,
+            Self::Refresh(args) => &args.changes,
+            Self::Backfill(args) => &args.changes,
+            Self::Verify(args) => &args.changes,
+            Self::Watch(args) => &args.changes,
+            _ => return None,
+        };
+        args.changes.as_deref()
+    }
+
+    /// True if it runs until it is stopped; it serves its metrics.
+    pub const fn is_service(&self) -> bool {
+        matches!(self, Self::Watch(args) if !args.once)
+    }
+
+    /// True if it has to do with no profile.
+    pub const fn is_for_packagers(&self) -> bool {
+        matches!(self, Self::Completions { .. } | Self::Man { .. })
+    }
+
     /// Its name on the command line.
     pub const fn name(&self) -> &'static str {
         match self {

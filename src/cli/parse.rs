@@ -1,6 +1,6 @@
 //! From the arguments of a process to [`Cli`], or to an error that clap can print.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
     ArgMatches, Command, FromArgMatches, ValueEnum,
@@ -8,7 +8,7 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::{build::command, commands::Cli};
+use super::{build::command, commands::Cli, settings::Settings};
 use crate::report::LogFormat;
 
 /// Parses the arguments of a process, its name first.
@@ -24,6 +24,7 @@ pub fn parse(
         let of_command = matches.subcommand().map_or(&matches, |(_, matches)| matches);
         let source = of_command.value_source("database_url");
         cli.settings.database.is_default = source == Some(ValueSource::DefaultValue);
+        split_variables(&mut cli.settings, of_command);
         given_twice(of_command).map_or(Ok(cli), |error| Err(error.with_cmd(&command)))
     });
     parsed.map_err(|error| match error.kind() {
@@ -45,6 +46,28 @@ pub fn log_format(arguments: impl IntoIterator<Item = OsString>) -> LogFormat {
         });
     let format = given.last().or_else(|| std::env::var("ETHTALLY_LOG_FORMAT").ok());
     format.and_then(|format| LogFormat::from_str(&format, false).ok()).unwrap_or_default()
+}
+
+/// Splits the variables that hold a value for each profile. Flags are repeated instead, as a comma may stand in a path.
+fn split_variables(settings: &mut Settings, matches: &ArgMatches) {
+    let is_variable = |id: &str| matches.value_source(id) == Some(ValueSource::EnvVariable);
+    let split = |given: &[String], separator: char| {
+        let pieces = given.iter().flat_map(|text| text.split(separator).map(str::trim));
+        let pieces: Vec<_> = pieces.filter(|piece| !piece.is_empty()).map(str::to_owned).collect();
+        // An empty one is a mistake that is named later.
+        if pieces.is_empty() { given.to_vec() } else { pieces }
+    };
+    if is_variable("profile") {
+        let given = settings.node.profile.iter().map(|path| path.to_string_lossy().into_owned());
+        let given: Vec<_> = given.collect();
+        settings.node.profile = split(&given, ',').into_iter().map(PathBuf::from).collect();
+    }
+    if is_variable("schema") {
+        settings.database.schema = split(&settings.database.schema, ',');
+    }
+    if is_variable("database_url") {
+        settings.database.database_url = split(&settings.database.database_url, '\n');
+    }
 }
 
 /// The error for a URL that is given both by itself and in a file.

@@ -57,9 +57,13 @@ pub struct NodeArgs {
     #[arg(hide_env_values = true)]
     pub ws_url_file: Option<PathBuf>,
     /// TOML file that says what a total is made of [default: the built-in audius]
+    ///
+    /// Repeat it for several profiles: the command runs for one after another, and `watch` follows them
+    /// together. Each needs a table of its own, by as many --schema or --database-url, in the same order. In the
+    /// variable, separate them with commas.
     #[arg(long, env = "ETHTALLY_PROFILE", value_name = "FILE", help_heading = None::<&str>)]
     #[arg(global = true, hide_env_values = true)]
-    pub profile: Option<PathBuf>,
+    pub profile: Vec<PathBuf>,
     /// Block to read at: latest, safe, finalized or a number
     #[arg(long, value_name = "BLOCK", default_value = "latest", global = true)]
     pub block: BlockChoice,
@@ -112,20 +116,25 @@ pub struct NodeArgs {
 pub struct DatabaseArgs {
     /// sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
     ///
-    /// A missing SQLite file is created by migrate, refresh, backfill and watch --track all.
+    /// A missing SQLite file is created by migrate, refresh, backfill and watch --track all. With several
+    /// profiles, repeat it for each, or give one PostgreSQL database and as many --schema. In the variable,
+    /// write one URL per line.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", default_value = "sqlite:ethtally.db")]
     #[arg(global = true, hide_env_values = true)]
-    pub database_url: String,
+    pub database_url: Vec<String>,
     /// File with the --database-url, such as a mounted secret
+    ///
+    /// With several profiles it may have a URL per line, one for each.
     #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE", global = true)]
     #[arg(hide_env_values = true)]
     pub database_url_file: Option<PathBuf>,
     /// PostgreSQL schema of the tables [default: the connection's own]
     ///
-    /// Give one to each profile that shares a database. `ethtally migrate` creates it.
+    /// Give one to each profile that shares a database. `ethtally migrate` creates it. With several profiles,
+    /// repeat it for each, in the same order; in the variable, separate them with commas.
     #[arg(long, env = "ETHTALLY_SCHEMA", value_name = "NAME", global = true)]
     #[arg(hide_env_values = true)]
-    pub schema: Option<String>,
+    pub schema: Vec<String>,
     /// True if no URL was given.
     #[arg(skip)]
     pub is_default: bool,
@@ -136,6 +145,8 @@ pub struct DatabaseArgs {
 #[command(next_help_heading = OUTPUT)]
 pub struct OutputArgs {
     /// Print JSON instead of text: one object per line
+    ///
+    /// For several profiles the result is an array with an object for each; `watch` prints lines.
     #[arg(long, global = true)]
     pub json: bool,
     /// Format of the lines on stderr

@@ -8,6 +8,7 @@ mod packaging;
 mod plan;
 mod profile;
 mod refresh;
+mod several;
 mod snapshot;
 mod status;
 mod story;
@@ -15,9 +16,9 @@ mod sweep;
 mod verify;
 mod watch;
 
-use std::path::Path;
-
 use crate::{app::App, cli::Command, report::Verdict, tally::RunError};
+
+pub use several::{ProfileRun, run_each};
 
 /// Does what was asked for, and puts on record how it ended, if it writes to the table.
 ///
@@ -25,7 +26,7 @@ use crate::{app::App, cli::Command, report::Verdict, tally::RunError};
 /// When it could not be done; what was done before is stored and reported.
 pub async fn run(app: &App, command: Command) -> Result<Verdict, RunError> {
     let (name, shard) = (command.name(), shard_of(&command));
-    if let Some(path) = changes_of(&command) {
+    if let Some(path) = command.changes() {
         app.tell_changes(path)?;
     }
     let ended = run_command(app, command).await;
@@ -40,19 +41,6 @@ fn shard_of(command: &Command) -> Option<String> {
         Command::Sweep(args) => args.shard.map(|shard| shard.to_string()),
         _ => None,
     }
-}
-
-/// Where a command is to write which totals it changed.
-fn changes_of(command: &Command) -> Option<&Path> {
-    let args = match command {
-        Command::Sweep(args) => &args.changes,
-        Command::Refresh(args) => &args.changes,
-        Command::Backfill(args) => &args.changes,
-        Command::Verify(args) => &args.changes,
-        Command::Watch(args) => &args.changes,
-        _ => return None,
-    };
-    args.changes.as_deref()
 }
 
 async fn run_command(app: &App, command: Command) -> Result<Verdict, RunError> {

@@ -26,6 +26,9 @@ use crate::{
 const CONTINUES: &str = "the next run continues with the oldest rows";
 
 pub(super) async fn run(app: &App, args: SweepArgs) -> Result<Verdict, RunError> {
+    if args.not_covered {
+        check_events(app)?;
+    }
     let timer = args.max_duration.map(|limit| TimeLimit::start(limit, &app.shutdown));
     let ended = match args.dry_run {
         true => dry_run(app, &args).await,
@@ -155,6 +158,18 @@ async fn coverage(
         app.report.note("no watch has followed the events of this profile, so no row is covered");
     }
     Ok(coverage)
+}
+
+/// Refuses a profile whose totals no `watch` can keep current.
+fn check_events(app: &App) -> Result<(), RunError> {
+    match app.profile.is_without_events {
+        false => Ok(()),
+        true => Err(RunError::settings(format!(
+            "profile {} has events = \"none\", so that watch keeps no row current and --not-covered leaves none out; \
+             sweep without it",
+            app.profile.name
+        ))),
+    }
 }
 
 /// Sweeps the rows that `watch` does not keep current: buckets of which it keeps few as a whole if there are `digits`.

@@ -3,6 +3,7 @@
 mod lines;
 mod once;
 mod setup;
+mod together;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -14,14 +15,15 @@ use super::status::table_state;
 use crate::{
     app::{App, last_run},
     cli::WatchArgs,
-    events::{Events, Heads},
+    events::{Events, Heads, Listener, Listeners},
     follow::{
         Backoff, Context, Follower, Observer, Source, WatchEnd, WatchEvent, Watcher, signals,
     },
-    monitor::{Monitor, RunningServer, Server},
+    monitor::{Monitor, Monitors, RunningServer, Server},
     read::NodeReader,
     redact,
     report::Verdict,
+    rpc::Contracts,
     store::{LockKey, Store},
     tally::{Lock, Locked, RunError},
 };
@@ -39,6 +41,8 @@ const STANDBY: Duration = Duration::from_secs(1);
 /// How often endpoints that were given up are tried again while others work.
 const REVIVE_AFTER_MINUTES: u32 = 60;
 
+pub(super) use together::run_together;
+
 pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError> {
     check_settings(app)?;
     match args.once {
@@ -48,7 +52,8 @@ pub(super) async fn run(app: &App, args: WatchArgs) -> Result<Verdict, RunError>
 }
 
 async fn run_until_stopped(app: &App, args: WatchArgs) -> Result<Verdict, RunError> {
-    let (reader, events, monitor) = open_node(app, &args)?;
+    let client = app.client(Contracts::OfEvents, None)?;
+    let (reader, events, monitor) = open_node(app, &args, client);
     let ws_url = app.ws_url()?;
     let prepared = Prepared { app, args: &args, events: Arc::new(events), reader, ws_url };
     let mut server = None;
@@ -61,12 +66,17 @@ async fn run_until_stopped(app: &App, args: WatchArgs) -> Result<Verdict, RunErr
     if let Some(server) = server {
         server.stop().await;
     }
+    report_end(app, &monitor)?;
+    Ok(Verdict::Pass)
+}
+
+fn report_end(app: &App, monitor: &Monitor) -> Result<(), RunError> {
     app.report.result(&EventLine::last(EventBody::Stopped {
         done: monitor.counts(),
         checkpoint_block: monitor.health().checkpoint_block,
         interrupted: app.shutdown.signal().is_some(),
     }))?;
-    Ok(Verdict::Pass)
+    Ok(())
 }
 
 /// Says each minute on the record of runs that this one is still running.
@@ -100,13 +110,17 @@ impl Prepared<'_> {
         app.record_running("watch", None).await;
         let mut address = None;
         if let Some(listen) = &args.listen {
-            let bound = Server::bind(listen, Arc::clone(monitor)).await?;
-            address = Some(bound.address()?.to_string());
-            *server = Some(bound.start());
+            address = Some(serve(listen, Arc::clone(monitor).into(), server).await?);
         }
-        let observer: Arc<dyn Observer> =
-            Arc::new(EventPrinter { monitor: Arc::clone(monitor), report: app.report.clone() });
-        let watch = Watch { app, args, events, reader, store: store.as_ref(), observer, ws_url };
+        let observer: Arc<dyn Observer> = Arc::new(EventPrinter {
+            monitor: Arc::clone(monitor),
+            report: app.report.clone(),
+            shares_connection: false,
+        });
+        let listeners = Arc::new(Listeners::new(None));
+        let heads = heads(app, args, ws_url, Arc::clone(&events), Arc::clone(&listeners));
+        let store = store.as_ref();
+        let watch = Watch { app, args, events, reader, store, observer, listeners };
         tokio::select! {
             checked = watch.check(&mut address) => checked?,
             error = failure(server) => return Err(error),
@@ -117,10 +131,36 @@ impl Prepared<'_> {
         watch.announce(&mut address);
         tokio::select! {
             ended = watch.run() => ended,
+            never = heads.run() => match never {},
             error = failure(server) => Err(error),
             never = watch.every_minute(monitor) => match never {},
         }
     }
+}
+
+/// Serves health and metrics at `listen`; returns the address.
+async fn serve(
+    listen: &str,
+    monitors: Monitors,
+    server: &mut Option<RunningServer>,
+) -> Result<String, RunError> {
+    let bound = Server::bind(listen, monitors).await?;
+    let address = bound.address()?.to_string();
+    *server = Some(bound.start());
+    Ok(address)
+}
+
+/// Announces the blocks of the WebSocket at `url` to `listeners`.
+fn heads(
+    app: &App,
+    args: &WatchArgs,
+    url: Url,
+    events: Arc<Events>,
+    listeners: Arc<Listeners>,
+) -> Heads {
+    let timeout = Duration::from_secs(app.settings.node.timeout);
+    let max_lag = Duration::from_secs(args.max_lag);
+    Heads { url, timeout, max_lag, events, listeners }
 }
 
 /// Returns only if the server fails.
@@ -139,7 +179,7 @@ struct Watch<'a> {
     reader: Arc<NodeReader>,
     store: &'a dyn Store,
     observer: Arc<dyn Observer>,
-    ws_url: Url,
+    listeners: Arc<Listeners>,
 }
 
 impl Watch<'_> {
@@ -239,14 +279,11 @@ impl Watch<'_> {
         let follower = Follower::new(context, follower_settings(self.app, self.args)).await?;
         note_ignored(self.app, self.args, follower.next().filter(|_| first));
         let (signals, mut heard) = signals();
-        let heads = Heads {
-            url: self.ws_url.clone(),
-            timeout: Duration::from_secs(self.app.settings.node.timeout),
-            max_lag: Duration::from_secs(self.args.max_lag),
+        let _listening = self.listeners.join(Listener {
             events: Arc::clone(&self.events),
             observer: Arc::clone(&self.observer),
             signals,
-        };
+        });
         let watcher = Watcher {
             follower,
             source: self.events.as_ref(),
@@ -254,10 +291,7 @@ impl Watch<'_> {
             shutdown: &self.app.shutdown,
             lock,
         };
-        tokio::select! {
-            ended = watcher.run(&mut heard) => Ok(ended),
-            never = heads.run() => match never {},
-        }
+        Ok(watcher.run(&mut heard).await)
     }
 
     /// Looks up the last runs, and the table if it is time for that.

@@ -102,9 +102,20 @@ pub(super) fn newest<K: Ord>(blocks: &mut BTreeMap<K, u64>, key: K, block: u64) 
 
 impl EventFilter {
     pub(super) fn of_profile(profile: &Profile) -> Self {
+        Self::of_profiles([profile])
+    }
+
+    /// The events of all these profiles.
+    pub(super) fn of_profiles<'a>(profiles: impl IntoIterator<Item = &'a Profile>) -> Self {
         let mut views: Vec<View> = Vec::new();
-        let events = profile.events.iter().map(|event| pattern(event, &mut views)).collect();
+        let events = profiles.into_iter().flat_map(|profile| &profile.events);
+        let events = events.map(|event| pattern(event, &mut views)).collect();
         Self { events, views }
+    }
+
+    /// Whether a log is of one of the events.
+    pub(super) fn fits(&self, log: &Log) -> bool {
+        self.events.iter().any(|event| event.fits(log))
     }
 
     /// Contracts and selectors, as `eth_getLogs` and `eth_subscribe` take them.

@@ -21,13 +21,11 @@ use tracing::info;
 use url::Url;
 
 use super::{
-    Events,
+    Events, Listeners,
     filter::{EventFilter, Log},
 };
 use crate::{
-    follow::{
-        Backoff, Block, BlockReads, Observer, Signal, SignalSender, Source, Transport, WatchEvent,
-    },
+    follow::{Backoff, Block, Signal, Source, Transport, WatchEvent},
     profile::Profile,
     redact,
     rpc::Header,
@@ -48,10 +46,8 @@ pub struct Heads {
     pub max_lag: Duration,
     /// Which logs to subscribe to, and the node to poll instead.
     pub events: Arc<Events>,
-    /// Receives connections and blocks as events.
-    pub observer: Arc<dyn Observer>,
-    /// Where signals go.
-    pub signals: SignalSender,
+    /// Those who follow.
+    pub listeners: Arc<Listeners>,
 }
 
 /// The subscriptions of one connection.
@@ -136,8 +132,18 @@ pub async fn try_subscription(
 }
 
 impl Heads {
-    /// Announces blocks without end. Dropping the future ends the connection.
-    pub async fn run(self) -> Infallible {
+    /// Announces blocks without end, connected while there is a listener. Dropping the future ends the connection.
+    pub async fn run(&self) -> Infallible {
+        loop {
+            self.listeners.any().await;
+            tokio::select! {
+                never = self.announce() => match never {},
+                () = self.listeners.none() => self.listeners.forget_connection(),
+            }
+        }
+    }
+
+    async fn announce(&self) -> Infallible {
         let label = self.url.origin().ascii_serialization();
         let mut backoff = Backoff::default();
         let mut pause = Duration::ZERO;
@@ -190,23 +196,17 @@ impl Heads {
     }
 
     fn connected(&self, via: Transport, endpoint: &str) {
-        self.observer.notify(&WatchEvent::Connected { via, endpoint: endpoint.to_owned() });
-        self.send(Signal::Missed);
+        self.listeners.connected(via, endpoint);
     }
 
     fn disconnected(&self, reason: String, pause: Duration) {
-        self.observer.notify(&WatchEvent::Disconnected { reason, pause });
+        self.listeners.disconnected(&WatchEvent::Disconnected { reason, pause });
     }
 
     /// Announces a block.
     fn head(&self, block: Block, signal: impl FnOnce(Block) -> Signal) {
-        self.observer.notify(&WatchEvent::Head((&block).into()));
-        self.send(signal(block));
-    }
-
-    fn send(&self, signal: Signal) {
-        // The receiver is gone only when `watch` is about to end.
-        self.signals.send(signal);
+        self.listeners.notify(&WatchEvent::Head((&block).into()));
+        self.listeners.send(&signal(block));
     }
 
     /// A connection with both subscriptions.
@@ -241,11 +241,11 @@ impl Heads {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     info!("cannot read a notification: {error}");
-                    self.send(Signal::Hint);
+                    self.listeners.send(&Signal::Hint);
                 }
                 Err(RecvError::Lagged(count)) => {
                     info!(count, "notifications were lost");
-                    self.send(Signal::Missed);
+                    self.listeners.send(&Signal::Missed);
                 }
                 Err(RecvError::Closed) => {
                     return ("the connection broke".to_owned(), newest.is_some());
@@ -258,11 +258,10 @@ impl Heads {
     fn log(&self, log: &Log, newest: &mut Option<u64>) {
         let number = log.block_number.to();
         if log.removed {
-            let wallets = self.events.wallets_in(log);
-            self.send(Signal::Removed(BlockReads { number, hash: log.block_hash, wallets }));
+            self.listeners.removed(log);
         } else if Some(number) > *newest {
             *newest = Some(number);
-            self.send(Signal::Hint);
+            self.listeners.send(&Signal::Hint);
         }
     }
 

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     iter,
+    sync::Arc,
 };
 
 use alloy::primitives::B256;
@@ -16,6 +17,7 @@ use tracing::info;
 use super::{
     filter::{Log, LogMatches},
     proof::ProvenLogs,
+    shared::SharedLogs,
 };
 use crate::{
     follow::Block,
@@ -37,6 +39,8 @@ const SAMPLE: u64 = 8;
 /// Asks for logs, and finds out what they match.
 pub(super) struct LogReader {
     pub(super) proven: ProvenLogs,
+    /// Where the logs of single blocks come from, if others want them too.
+    pub(super) shared: Option<Arc<SharedLogs>>,
     /// Blocks, or pieces of ranges, at once.
     pub(super) concurrency: usize,
     pub(super) shutdown: Shutdown,
@@ -50,12 +54,17 @@ impl LogReader {
     /// What the logs of these blocks match, several blocks at once.
     pub(super) async fn of_blocks(&self, blocks: Vec<Block>) -> Result<LogMatches, RequestError> {
         stream::iter(blocks)
-            .map(|block| async move { self.proven.of_block(&block).await })
+            .map(|block| self.matches_of(block))
             .buffered(self.concurrency)
-            .try_fold(LogMatches::default(), |all, logs| async move {
-                Ok(all.merge(self.matches_in(&logs)))
-            })
+            .try_fold(LogMatches::default(), |all, more| async { Ok(all.merge(more)) })
             .await
+    }
+
+    async fn matches_of(&self, block: Block) -> Result<LogMatches, RequestError> {
+        Ok(match &self.shared {
+            Some(shared) => self.matches_in(shared.of_block(&block).await?.iter()),
+            None => self.matches_in(&self.proven.of_block(&block).await?),
+        })
     }
 
     /// What the logs of the blocks from `from` to `to` match, piece by piece, several at once; `newest` is the newest

@@ -18,6 +18,7 @@ use super::{
     logs::LogReader,
     proof::ProvenLogs,
     requests::LogRequests,
+    shared::SharedLogs,
 };
 use crate::{
     follow::{AffectedWallets, Block, Source},
@@ -65,7 +66,8 @@ impl Events {
     ) -> Self {
         let filter = EventFilter::of_profile(profile);
         let requests = LogRequests::new(Arc::clone(&client), filter, concurrency, shutdown.clone());
-        let logs = LogReader { proven: ProvenLogs::new(requests), concurrency, shutdown };
+        let logs =
+            LogReader { proven: ProvenLogs::new(requests), shared: None, concurrency, shutdown };
         Self { client, reader, logs, chain_id: profile.chain_id, in_one_request: false }
     }
 
@@ -75,13 +77,22 @@ impl Events {
         Self { in_one_request: true, ..self }
     }
 
+    /// The same, with the logs of single blocks from those that several profiles share.
+    #[must_use]
+    pub fn sharing(self, shared: Arc<SharedLogs>) -> Self {
+        Self { logs: LogReader { shared: Some(shared), ..self.logs }, ..self }
+    }
+
     fn filter(&self) -> &EventFilter {
         &self.logs.proven.requests.filter
     }
 
     /// What to subscribe to.
     pub(super) fn subscription(&self) -> Value {
-        self.filter().subscription()
+        match &self.logs.shared {
+            Some(shared) => shared.subscription(),
+            None => self.filter().subscription(),
+        }
     }
 
     /// The wallets that a log names, without their members.

@@ -8,6 +8,7 @@ use std::{
 use chrono::Utc;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, Registry, process_collector::ProcessCollector,
+    proto::MetricFamily,
 };
 
 use serde::Serialize;
@@ -189,8 +190,8 @@ impl Metrics {
         }
     }
 
-    /// All metrics as text; what others count is asked for now.
-    pub(super) fn text(&self, health: &Health) -> String {
+    /// All metrics; what others count is asked for now.
+    pub(super) fn families(&self, health: &Health) -> Vec<MetricFamily> {
         let exposition = Exposition::default();
         exposition.build_info();
         expose_chain(health, &exposition);
@@ -224,7 +225,7 @@ impl Metrics {
         let ended = runs.into_iter().filter(|run| run.exit_status.is_some());
         let ends = ended.map(|run| ([run.command, run.outcome], run.ended_at.timestamp() as f64));
         exposition.run_ends(ends);
-        exposition.text(self.registry.gather())
+        exposition.families(self.registry.gather())
     }
 }
 

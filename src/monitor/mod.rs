@@ -6,17 +6,21 @@
 mod exposition;
 mod health;
 mod metrics;
+mod monitors;
 mod page;
 mod server;
 mod table;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use exposition::{Exposition, RUN_ENDS};
+pub use exposition::{Exposition, RUN_ENDS, encode, encode_each};
 pub use health::{Health, HealthLimits};
 pub use metrics::WatchCounts;
+pub use monitors::Monitors;
 pub use server::{RunningServer, Server};
 pub use table::{AgeBand, LastRun, TableState};
+
+use prometheus::proto::MetricFamily;
 
 use crate::{
     follow::{Observer, WatchEvent},
@@ -63,10 +67,10 @@ impl Monitor {
         self.metrics.counts()
     }
 
-    /// All metrics as Prometheus text.
-    pub fn metrics(&self) -> String {
+    /// All metrics.
+    fn metric_families(&self) -> Vec<MetricFamily> {
         let health = self.health();
-        self.metrics.text(&health)
+        self.metrics.families(&health)
     }
 
     /// Sets what the table looks like now.

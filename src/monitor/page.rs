@@ -1,10 +1,8 @@
 //! The page at `/`: one static page that shows what `/state` says. Nothing on it comes from elsewhere.
 
-use std::sync::Arc;
-
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{
         HeaderName, HeaderValue,
         header::{
@@ -17,15 +15,16 @@ use axum::{
 };
 use chrono::{SecondsFormat, Utc};
 use serde_json::json;
+use url::form_urlencoded;
 
-use super::Monitor;
+use super::Monitors;
 
 /// What a browser may load and run: this server's own files, and nothing that is written into the page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The page, its parts, and what it shows.
-pub(super) fn routes() -> Router<Arc<Monitor>> {
+pub(super) fn routes() -> Router<Monitors> {
     let file =
         |kind: &'static str, text: &'static str| get(move || async move { of_file(kind, text) });
     Router::new()
@@ -48,8 +47,11 @@ fn of_file(kind: &'static str, text: &'static str) -> Response {
     (headers, text).into_response()
 }
 
-/// What is known, from memory.
-async fn state(State(monitor): State<Arc<Monitor>>) -> Response {
+/// What is known, from memory: of the profile that the query names, or of the first.
+async fn state(State(monitors): State<Monitors>, RawQuery(query): RawQuery) -> Response {
+    let query = query.unwrap_or_default();
+    let named = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "profile");
+    let monitor = monitors.of(named.as_ref().map(|(_, profile)| &**profile));
     let health = monitor.health();
     let (table, mut runs) = monitor.looked_up();
     // By command, the newest first: of each command the newest.
@@ -58,6 +60,7 @@ async fn state(State(monitor): State<Arc<Monitor>>) -> Response {
         "time": Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
         "version": env!("CARGO_PKG_VERSION"),
         "profile": monitor.profile(),
+        "profiles": monitors.names(),
         "head_timestamp": health.head_timestamp,
         "health": health,
         "table": table,

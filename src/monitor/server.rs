@@ -3,7 +3,7 @@
 //! Clients that are slow or idle cost little and keep nobody out: connections end after a time, and where there are
 //! too many, the oldest ends for the newest.
 
-use std::{collections::VecDeque, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, pin::pin, time::Duration};
 
 use anyhow::Context;
 use axum::{
@@ -20,7 +20,6 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use prometheus::TEXT_FORMAT;
-use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinHandle, JoinSet},
@@ -28,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Monitor, page};
+use super::{Monitors, page};
 use crate::tally::RunError;
 
 /// How long a request that is being answered may hold up the end.
@@ -54,7 +53,7 @@ impl Server {
     ///
     /// # Errors
     /// When the address is in use or not local.
-    pub async fn bind(address: &str, monitor: Arc<Monitor>) -> Result<Self, RunError> {
+    pub async fn bind(address: &str, monitors: Monitors) -> Result<Self, RunError> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("--listen {address}: cannot listen there"))?;
@@ -64,7 +63,7 @@ impl Server {
             .route("/readyz", get(ready_to_serve))
             .route("/metrics", get(metrics))
             .merge(page::routes())
-            .with_state(monitor);
+            .with_state(monitors);
         Ok(Self { listener, router })
     }
 
@@ -153,23 +152,16 @@ fn status(good: bool) -> StatusCode {
     if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-async fn health(State(monitor): State<Arc<Monitor>>) -> Response {
-    let health = monitor.health();
-    (status(health.is_well()), Json(health)).into_response()
+async fn health(State(monitors): State<Monitors>) -> Response {
+    let (is_well, body) = monitors.health();
+    (status(is_well), Json(body)).into_response()
 }
 
-async fn ready_to_serve(State(monitor): State<Arc<Monitor>>) -> Response {
-    let health = monitor.health();
-    let ready = health.is_ready();
-    let body = json!({
-        "ready": ready,
-        "role": health.role,
-        "checkpoint_block": health.checkpoint_block,
-        "head_block": health.head_block,
-    });
-    (status(ready), Json(body)).into_response()
+async fn ready_to_serve(State(monitors): State<Monitors>) -> Response {
+    let (is_ready, body) = monitors.readiness();
+    (status(is_ready), Json(body)).into_response()
 }
 
-async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
-    ([(CONTENT_TYPE, TEXT_FORMAT)], monitor.metrics()).into_response()
+async fn metrics(State(monitors): State<Monitors>) -> Response {
+    ([(CONTENT_TYPE, TEXT_FORMAT)], monitors.metrics()).into_response()
 }

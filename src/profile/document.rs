@@ -26,6 +26,7 @@ pub(super) struct Document {
     checkpoint: String,
     multicall3: Option<OrNone<Contract>>,
     max_head_age: Option<OrNone<Age>>,
+    events: Option<Spanned<NoEvents>>,
     read: Spanned<Vec<Spanned<ReadTable>>>,
     #[serde(default)]
     event: Vec<EventTable>,
@@ -57,6 +58,9 @@ struct MembersTable {
     of: Spanned<String>,
 }
 
+/// The word that says that no event tells when a total changes.
+struct NoEvents;
+
 /// A value, or the word that says that there is none.
 enum OrNone<T> {
     Value(T),
@@ -86,6 +90,16 @@ fn contract(text: &str) -> Result<Contract, String> {
     match wallet {
         Ok(wallet) => Ok(Contract(wallet.address())),
         Err(error) => Err(format!("contract {text:?} {error}")),
+    }
+}
+
+impl<'de> Deserialize<'de> for NoEvents {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wrong = "events can only be \"none\"; write each event as an [[event]] table";
+        match String::deserialize(deserializer) {
+            Ok(text) if text == "none" => Ok(Self),
+            _ => Err(D::Error::custom(wrong)),
+        }
     }
 }
 
@@ -185,6 +199,10 @@ impl Document {
         if *self.decimals.get_ref() > 77 {
             return Err((self.decimals.span(), "decimals must be at most 77".into()));
         }
+        if let Some(events) = self.events.as_ref().filter(|_| !self.event.is_empty()) {
+            let message = "events is \"none\", but there is an [[event]]; remove one of them";
+            return Err((events.span(), message.into()));
+        }
         self.event.iter().try_for_each(EventTable::check)
     }
 
@@ -226,6 +244,7 @@ impl Document {
                 })
                 .collect(),
             events: self.event.into_iter().map(event).collect(),
+            is_without_events: self.events.is_some(),
             multicall3,
             max_head_age: match self.max_head_age {
                 Some(OrNone::Value(age)) => Some(age.0),

@@ -152,6 +152,13 @@ mod tests {
                 "profile p.toml, line 27: event \"Transfer(address indexed from, address indexed to, uint256 value) anonymous\" is anonymous",
             ),
             ("wallets = [\"user\"]", "wallets = []", "line 33: wallets is empty; use user"),
+            ("decimals", "events = \"some\"\ndecimals", "line 5: events can only be \"none\""),
+            ("decimals", "events = []\ndecimals", "line 5: events can only be \"none\""),
+            (
+                "decimals",
+                "events = \"none\"\ndecimals",
+                "line 5: events is \"none\", but there is an [[event]]; remove one of them",
+            ),
             (
                 "function = \"balanceOf(address)\"",
                 "function = \"balanceOf(address)\"\ncolumn = \"balance\"",

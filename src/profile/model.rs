@@ -32,6 +32,8 @@ pub struct Profile {
     pub reads: Vec<Read>,
     /// The events that change a total.
     pub events: Vec<Event>,
+    /// Whether the profile says that totals change without any event.
+    pub is_without_events: bool,
     /// Multicall3's address on the chain; `None` if it is not there, so that only the packed reader works.
     pub multicall3: Option<Address>,
     /// How old the newest block may be, unless `--max-head-age` says otherwise; `None` for a chain that stands still.
@@ -89,6 +91,20 @@ impl fmt::Display for View {
 }
 
 impl Profile {
+    /// What is needed of a chain for all these profiles, which must be of one chain: reads and events of each. `None` if
+    /// there is none.
+    pub(crate) fn together<'a>(profiles: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+        let mut profiles = profiles.into_iter();
+        let mut together = profiles.next()?.clone();
+        for profile in profiles {
+            together.name = format!("{}, {}", together.name, profile.name);
+            together.reads.extend(profile.reads.iter().cloned());
+            together.events.extend(profile.events.iter().cloned());
+            together.multicall3 = together.multicall3.or(profile.multicall3);
+        }
+        Some(together)
+    }
+
     /// The name of each part of a total, in the order of [`Profile::reads`]: the
     /// function's name, and its contract too where two parts share that name.
     pub fn part_names(&self) -> Vec<String> {

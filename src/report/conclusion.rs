@@ -95,6 +95,17 @@ impl Conclusion {
     }
 }
 
+/// The exit status of several runs: after a signal that of the signal, else the worst. What trying again does not help
+/// comes first, then the database, the node, a lock, and a no.
+pub fn worst(statuses: impl IntoIterator<Item = u8>) -> u8 {
+    const WORST_FIRST: [u8; 5] = [2, 4, 3, 5, 1];
+    let rank = |status: &u8| match status {
+        0 => usize::MAX,
+        status => WORST_FIRST.iter().position(|other| other == status).map_or(0, |at| at + 1),
+    };
+    statuses.into_iter().min_by_key(rank).unwrap_or(0)
+}
+
 fn exit_status(ended: &Result<Verdict, RunError>, signal: Option<i32>) -> u8 {
     if let Some(signal) = signal {
         return 128 + u8::try_from(signal).unwrap_or(0);
@@ -130,6 +141,16 @@ impl HeldResult {
 
     pub(super) fn profile(&self, name: &str) {
         self.held().profile = Some(name.to_owned());
+    }
+
+    /// Holds another result of the same command.
+    pub(super) fn anew(&self) -> Self {
+        let held = Held { command: self.held().command, ..Held::default() };
+        Self(Arc::new(Mutex::new(held)))
+    }
+
+    pub(super) fn profile_name(&self) -> Option<String> {
+        self.held().profile.clone()
     }
 
     pub(super) fn result(&self, result: String, outcome: RunOutcome) {
@@ -236,6 +257,22 @@ mod tests {
         assert_eq!(value["profile"], "audius");
         let stopped = Conclusion { is_interrupted: true, exit_status: 143, error: None };
         assert_eq!(concluded(&held, &stopped)["outcome"], "interrupted");
+    }
+
+    #[test]
+    fn the_worst_of_several_statuses_wins() {
+        for (statuses, expected) in [
+            (&[0, 0][..], 0),
+            (&[0, 1], 1),
+            (&[1, 5, 0], 5),
+            (&[5, 3, 1], 3),
+            (&[3, 4], 4),
+            (&[4, 2, 3], 2),
+            (&[0, 143, 2], 143),
+            (&[], 0),
+        ] {
+            assert_eq!(worst(statuses.iter().copied()), expected, "{statuses:?}");
+        }
     }
 
     #[test]

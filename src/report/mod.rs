@@ -34,7 +34,7 @@ use tracing::Level;
 
 pub use bar::Bar;
 pub use changes::ChangeLines;
-pub use conclusion::{Conclusion, RunOutcome, Verdict};
+pub use conclusion::{Conclusion, RunOutcome, Verdict, worst};
 pub use log_filter::LogFilter;
 pub use style::{BAD, ColorChoice, GOOD, LogFormat, NOTE, ReportSettings, Styler};
 
@@ -71,6 +71,8 @@ pub struct Report {
     stdout: Writer,
     stderr: Writer,
     held: HeldResult,
+    /// Whether this is the printer of one profile of several.
+    is_of_profile: bool,
     /// True if stdout is for changes, so that a text is not.
     has_changes: Arc<AtomicBool>,
 }
@@ -90,7 +92,17 @@ impl Report {
         let on_stdout = Styler::new(settings.color, io::stdout().is_terminal());
         let held = HeldResult::default();
         let has_changes = Arc::default();
-        let report = Self { settings, on_stdout, lines, bars, stdout, stderr, held, has_changes };
+        let report = Self {
+            settings,
+            on_stdout,
+            lines,
+            bars,
+            stdout,
+            stderr,
+            held,
+            is_of_profile: false,
+            has_changes,
+        };
         if let Some(doubt) = filter.and_then(LogFilter::doubt).filter(|_| !settings.quiet) {
             report.stderr.offer(lines.line(LineKind::Note(Level::WARN), &doubt));
         }
@@ -110,6 +122,26 @@ impl Report {
     /// Names the profile, for a result in JSON.
     pub fn profile(&self, name: &str) {
         self.held.profile(name);
+    }
+
+    /// A printer for one profile of several: what it prints begins with that profile's name, but for JSON.
+    #[must_use]
+    pub fn of_profile(&self) -> Self {
+        let (held, has_changes) = (self.held.anew(), Arc::default());
+        Self { held, has_changes, is_of_profile: true, ..self.clone() }
+    }
+
+    /// The name of the profile, if this is the printer of one of several.
+    pub fn profile_of_several(&self) -> Option<String> {
+        if self.is_of_profile { self.held.profile_name() } else { None }
+    }
+
+    /// The text with the name of the profile before it, if this is the printer of one of several.
+    fn named(&self, separator: &str, text: &str) -> String {
+        match self.profile_of_several() {
+            Some(profile) => format!("{profile}:{separator}{text}"),
+            None => text.to_owned(),
+        }
     }
 
     /// Prints the result of a command; with `--json`, [`Report::conclude`] does. Whether it could be written is known
@@ -150,10 +182,22 @@ impl Report {
 
     /// Prints the result in JSON, with how the run ended.
     pub fn conclude(&self, conclusion: &Conclusion) {
-        let result = self.settings.json.then(|| self.held.conclude(conclusion)).flatten();
-        if let Some(result) = result {
+        if let Some(result) = self.concluded(conclusion) {
             self.stdout.result(result + "\n");
         }
+    }
+
+    /// Prints the results of several printers in JSON, as one array.
+    pub fn conclude_each<'a>(&self, results: impl IntoIterator<Item = (&'a Self, &'a Conclusion)>) {
+        if self.settings.json {
+            let results = results.into_iter();
+            let results = results.filter_map(|(report, conclusion)| report.concluded(conclusion));
+            self.stdout.result(format!("[{}]\n", results.collect::<Vec<_>>().join(",")));
+        }
+    }
+
+    fn concluded(&self, conclusion: &Conclusion) -> Option<String> {
+        self.settings.json.then(|| self.held.conclude(conclusion)).flatten()
     }
 
     /// Prints a text as the result, with a line break at its end.
@@ -162,14 +206,15 @@ impl Report {
     /// None so far.
     pub fn text(&self, text: &str) -> anyhow::Result<()> {
         self.held.is_printed();
-        self.stdout.result(format!("{}\n", text.trim_end_matches('\n')));
+        self.stdout.result(format!("{}\n", self.named("\n", text.trim_end_matches('\n'))));
         Ok(())
     }
 
     /// Prints something that is neither an error nor the result.
     pub fn note(&self, text: &str) {
         if !self.settings.quiet {
-            self.stderr.offer(self.lines.line(LineKind::Note(Level::INFO), text));
+            let text = self.named(" ", text);
+            self.stderr.offer(self.lines.line(LineKind::Note(Level::INFO), &text));
         }
     }
 
@@ -187,14 +232,15 @@ impl Report {
                 _ => serde_json::Map::new(),
             };
             let kind = LineKind::Note(if is_trouble { Level::WARN } else { Level::INFO });
-            self.stderr.offer(self.lines.line_with(kind, &event.text(&Styler::default()), fields));
+            let text = self.named(" ", &event.text(&Styler::default()));
+            self.stderr.offer(self.lines.line_with(kind, &text, fields));
         }
         Ok(())
     }
 
     /// Prints why a command failed: the thing, what is wrong, the remedy, then the causes.
     pub fn error(&self, text: &str) {
-        self.stderr.insist(self.lines.line(LineKind::Error, text));
+        self.stderr.insist(self.lines.line(LineKind::Error, &self.named(" ", text)));
     }
 
     /// A bar for this many wallets; hidden unless a person watches.

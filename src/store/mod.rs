@@ -84,6 +84,14 @@ pub async fn open(
     }))
 }
 
+/// Where the table of this URL and schema is, as a text that is the same for the same place. Asks no server.
+pub fn place(url: &str, schema: Option<&str>) -> String {
+    let found =
+        if postgres::is_postgres(url) { postgres::place(url, schema) } else { sqlite::place(url) };
+    // A URL that is refused is refused when it is opened.
+    found.unwrap_or_else(|| url.to_owned())
+}
+
 /// True for the usual names of SQLite files. Other texts may be a secret, and are not shown.
 fn is_file_name(text: &str) -> bool {
     let extension = Path::new(text).extension().and_then(|extension| extension.to_str());

@@ -20,6 +20,16 @@ impl Shutdown {
     /// How long calls that are under way may still take once a stop was asked for.
     pub const GRACE: Duration = Duration::from_secs(5);
 
+    /// A shutdown of a part of the run: requested with this one, and without it.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self {
+            token: self.token.child_token(),
+            urgent: self.urgent.child_token(),
+            signal: Arc::clone(&self.signal),
+        }
+    }
+
     /// Ends the run cleanly, for a reason other than a signal.
     pub fn request(&self) {
         self.token.cancel();

@@ -6,12 +6,9 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use alloy::{
-    primitives::{Address, U256, address as contract_address, hex, keccak256},
-    providers::Provider,
-};
+use alloy::primitives::{Address, U256, address as contract_address};
 use ethtally_testbed::{Chain, contracts::Artifact, wallet};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::{
     chains::still_chain,
@@ -19,6 +16,7 @@ use crate::support::{
     original::original_database,
     program::{ethtally, eventually_async, sweep_all},
     table::{store_unread, stored_totals},
+    tokens::{chain_with, mint, transact},
     wallets::{address, address_lines, genesis_totals},
     watch::{start_connected, watch},
 };
@@ -47,39 +45,6 @@ fn script(name: &str, database: &Database) -> Command {
 fn succeeds(output: Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-/// A chain with this contract's code at the address.
-async fn chain_with(contract: Address, artifact: Artifact) -> Chain {
-    let chain = Chain::builder().start().await.expect("a chain");
-    let code = artifact.runtime_code().expect("a code");
-    let set: Value = chain
-        .provider()
-        .raw_request("anvil_setCode".into(), json!([contract, code]))
-        .await
-        .expect("the chain takes code");
-    assert_eq!(set, Value::Null);
-    chain
-}
-
-/// Calls a function whose arguments are words, in a transaction.
-async fn transact(chain: &Chain, contract: Address, function: &str, words: &[U256]) {
-    let mut data = keccak256(function)[..4].to_vec();
-    words.iter().for_each(|word| data.extend_from_slice(&word.to_be_bytes::<32>()));
-    let request = json!([{"from": wallet(0), "to": contract, "data": hex::encode_prefixed(data), "gasPrice": "0x0"}]);
-    let before = chain.block_number().await.expect("a block");
-    let _: Value = chain
-        .provider()
-        .raw_request("eth_sendTransaction".into(), request)
-        .await
-        .expect("the chain takes transactions");
-    eventually_async("it is mined", async || chain.block_number().await.expect("a block") > before)
-        .await;
-}
-
-async fn mint(chain: &Chain, contract: Address, to: u64, amount: u64) {
-    let words = [U256::from_be_slice(wallet(to).as_slice()), U256::from(amount)];
-    transact(chain, contract, "mint(address,uint256)", &words).await;
 }
 
 async fn total_of(database: &Database, n: u64) -> Option<String> {
@@ -129,7 +94,11 @@ async fn a_rebasing_token_is_swept_by_balance_and_followed_by_share() {
     sweep_all(&balances, &chain.url(), &["--profile", &names[0]]).run().expect(0);
     assert_eq!(total_of(&balances, 1).await.as_deref(), Some("200"));
     let refused = watch(&format!("--profile {}", names[0]), chain.url(), &balances).run();
-    assert!(refused.expect(2).error().contains("nothing to watch"));
+    let error = refused.expect(2).error();
+    assert!(
+        error.contains("profile steth has events = \"none\"") && error.contains("sweep it instead"),
+        "{error}"
+    );
 
     let watching = start_connected(watch(&format!("--profile {}", names[1]), chain.url(), &shares));
     mint(&chain, STETH, 1, 11).await;

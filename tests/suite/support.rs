@@ -19,6 +19,8 @@ pub(crate) mod requests;
 pub(crate) mod secrets;
 pub(crate) mod snapshots;
 pub(crate) mod table;
+pub(crate) mod tables;
+pub(crate) mod tokens;
 pub(crate) mod traffic;
 pub(crate) mod verify;
 pub(crate) mod wallets;

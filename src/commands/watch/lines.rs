@@ -17,53 +17,72 @@ use crate::{
 pub(super) struct EventPrinter {
     pub(super) monitor: Arc<Monitor>,
     pub(super) report: Report,
+    /// Whether the connection is shared, and printed by [`ConnectionPrinter`].
+    pub(super) shares_connection: bool,
+}
+
+/// Prints connections that several profiles share, once.
+pub(super) struct ConnectionPrinter(pub(super) Report);
+
+impl Observer for ConnectionPrinter {
+    fn notify(&self, event: &WatchEvent) {
+        if let Some(what) = body_of(event) {
+            print_event(&self.0, what);
+        }
+    }
 }
 
 impl Observer for EventPrinter {
     fn notify(&self, event: &WatchEvent) {
         self.monitor.notify(event);
-        let what = match event {
-            WatchEvent::Head(_) | WatchEvent::Stored(_) | WatchEvent::CaughtUp(_) => return,
-            WatchEvent::Standby => EventBody::Standby,
-            WatchEvent::Active { checkpoint } => {
-                EventBody::Active { checkpoint_block: *checkpoint }
-            }
-            WatchEvent::Began(block) => EventBody::Began { checkpoint_block: *block },
-            WatchEvent::Connected { via, endpoint } => {
-                EventBody::Connected { via: via.name(), endpoint: endpoint.clone() }
-            }
-            WatchEvent::Disconnected { reason, pause } => EventBody::Disconnected {
-                reason: redact::clean(reason),
-                retry_in_ms: pause.as_millis(),
-            },
-            WatchEvent::GapFilled(filled) => EventBody::GapFilled {
-                from_block: filled.from,
-                to_block: filled.to,
-                logs: filled.logs,
-                updated: filled.updated,
-                elapsed_ms: filled.elapsed.as_millis(),
-            },
-            WatchEvent::Reorg { from, to, wallets } => {
-                EventBody::Reorg { from_block: *from, to_block: *to, wallets: *wallets }
-            }
-            WatchEvent::DeepReorg { fork, to, deeper_than } => EventBody::DeepReorg {
-                from_block: fork + 1,
-                to_block: *to,
-                deeper_than: *deeper_than,
-            },
-            WatchEvent::Failed { error, pause } => EventBody::Error {
-                error: redact::clean_error(error),
-                retry_in_ms: pause.as_millis(),
-            },
-        };
-        print_event(&self.report, what);
+        let is_of_connection =
+            matches!(event, WatchEvent::Connected { .. } | WatchEvent::Disconnected { .. });
+        if is_of_connection && self.shares_connection {
+            return;
+        }
+        if let Some(what) = body_of(event) {
+            print_event(&self.report, what);
+        }
     }
+}
+
+/// What is printed of an event; `None` for one that nobody wants to read.
+fn body_of(event: &WatchEvent) -> Option<EventBody> {
+    Some(match event {
+        WatchEvent::Head(_) | WatchEvent::Stored(_) | WatchEvent::CaughtUp(_) => return None,
+        WatchEvent::Standby => EventBody::Standby,
+        WatchEvent::Active { checkpoint } => EventBody::Active { checkpoint_block: *checkpoint },
+        WatchEvent::Began(block) => EventBody::Began { checkpoint_block: *block },
+        WatchEvent::Connected { via, endpoint } => {
+            EventBody::Connected { via: via.name(), endpoint: endpoint.clone() }
+        }
+        WatchEvent::Disconnected { reason, pause } => EventBody::Disconnected {
+            reason: redact::clean(reason),
+            retry_in_ms: pause.as_millis(),
+        },
+        WatchEvent::GapFilled(filled) => EventBody::GapFilled {
+            from_block: filled.from,
+            to_block: filled.to,
+            logs: filled.logs,
+            updated: filled.updated,
+            elapsed_ms: filled.elapsed.as_millis(),
+        },
+        WatchEvent::Reorg { from, to, wallets } => {
+            EventBody::Reorg { from_block: *from, to_block: *to, wallets: *wallets }
+        }
+        WatchEvent::DeepReorg { fork, to, deeper_than } => {
+            EventBody::DeepReorg { from_block: fork + 1, to_block: *to, deeper_than: *deeper_than }
+        }
+        WatchEvent::Failed { error, pause } => {
+            EventBody::Error { error: redact::clean_error(error), retry_in_ms: pause.as_millis() }
+        }
+    })
 }
 
 /// Prints an event. An error must not end the watch: others read the table.
 pub(super) fn print_event(report: &Report, what: EventBody) {
     let is_trouble = matches!(what, EventBody::Disconnected { .. } | EventBody::Error { .. });
-    if let Err(error) = report.event(&EventLine::now(what), is_trouble) {
+    if let Err(error) = report.event(&EventLine::now(report, what), is_trouble) {
         warn!("{}", redact::clean_error(error.as_ref()));
     }
 }
@@ -74,19 +93,22 @@ pub(super) struct EventLine {
     command: &'static str,
     #[serde(flatten)]
     what: EventBody,
+    /// The profile, where there are several; the connection is that of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     time: Option<String>,
 }
 
 impl EventLine {
-    pub(super) fn now(what: EventBody) -> Self {
+    pub(super) fn now(report: &Report, what: EventBody) -> Self {
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
-        Self { command: "watch", what, time: Some(time) }
+        Self { command: "watch", what, profile: report.profile_of_several(), time: Some(time) }
     }
 
     /// The last one: its time is that of every result.
     pub(super) const fn last(what: EventBody) -> Self {
-        Self { command: "watch", what, time: None }
+        Self { command: "watch", what, profile: None, time: None }
     }
 }
 

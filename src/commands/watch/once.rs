@@ -21,6 +21,7 @@ use crate::{
     monitor::{Monitor, WatchCounts},
     read::NodeReader,
     report::{CommandOutput, Report, RunOutcome, Styler, Verdict},
+    rpc::Contracts,
     store::{LockKey, Store},
     tally::{Lock, Locked, RunError},
 };
@@ -94,7 +95,7 @@ impl Observer for Counter {
             },
             _ => return,
         };
-        self.report.note(&EventLine::now(said).words());
+        self.report.note(&EventLine::now(&self.report, said).words());
     }
 }
 
@@ -111,7 +112,8 @@ struct Once<'a> {
 pub(super) async fn run(app: &App, args: &WatchArgs) -> Result<Verdict, RunError> {
     let timer = args.max_duration.map(|limit| TimeLimit::start(limit, &app.shutdown));
     let started = Instant::now();
-    let (reader, events, monitor) = open_node(app, args)?;
+    let client = app.client(Contracts::OfEvents, None)?;
+    let (reader, events, monitor) = open_node(app, args, client);
     let counter = Counter { monitor, report: app.report.clone(), blocks: Mutex::default() };
     let once = Once { app, args, reader, events: events.in_one_request(), counter, started };
     let ended = tokio::select! {

@@ -11,7 +11,7 @@ use crate::{
     follow::{FollowerSettings, Track},
     monitor::{HealthLimits, Monitor},
     read::NodeReader,
-    rpc::{BlockChoice, Contracts},
+    rpc::{BlockChoice, Client},
     store::{Access, Store},
     tally::{RunError, Shutdown},
 };
@@ -22,6 +22,13 @@ const LONGEST_STOP: Duration = Duration::from_secs(6);
 
 /// Looks for mistakes in the settings.
 pub(super) fn check_settings(app: &App) -> Result<(), RunError> {
+    if app.profile.is_without_events {
+        return Err(RunError::settings(format!(
+            "profile {} has events = \"none\": its totals change without an event that watch could follow; \
+             sweep it instead, with `ethtally sweep --all`",
+            app.profile.name
+        )));
+    }
     if app.profile.events.is_empty() {
         return Err(RunError::settings(format!(
             "profile {} has no [[event]], so there is nothing to watch; add some, or give another \
@@ -37,12 +44,12 @@ pub(super) fn check_settings(app: &App) -> Result<(), RunError> {
     Ok(())
 }
 
-/// A reader of totals and a source of events that share a client, and a monitor that counts what it sends.
+/// A reader of totals and a source of events that share `client`, and a monitor that counts what it sends.
 pub(super) fn open_node(
     app: &App,
     args: &WatchArgs,
-) -> Result<(Arc<NodeReader>, Events, Arc<Monitor>), RunError> {
-    let client = app.client(Contracts::OfEvents, None)?;
+    client: Arc<Client>,
+) -> (Arc<NodeReader>, Events, Arc<Monitor>) {
     let reader = Arc::new(app.reader_through(Arc::clone(&client)));
     let concurrency = app.settings.node.concurrency as usize;
     let events = Events::new(
@@ -60,7 +67,7 @@ pub(super) fn open_node(
     let sent = Arc::clone(&client);
     let monitor =
         Monitor::new(&app.profile.name, limits, move || client.counts(), move || sent.series());
-    Ok((reader, events, Arc::new(monitor)))
+    (reader, events, Arc::new(monitor))
 }
 
 /// What the table is opened for.

@@ -64,8 +64,15 @@ function state(text, className) {
   document.title = `${text} – ethtally`;
 }
 
-function show({ time, version, profile, health, head_timestamp: head, table, last_runs: runs }) {
+function link(name, current) {
+  const made = element(name === current ? 'b' : 'a', name);
+  if (name !== current) made.href = `?profile=${encodeURIComponent(name)}`;
+  return made;
+}
+
+function show({ time, version, profile, profiles, health, head_timestamp: head, table, last_runs: runs }) {
   byId('version').textContent = profile ? `${version}, ${profile}` : version;
+  byId('profiles').replaceChildren(...(profiles ?? []).map((name) => link(name, profile)));
   const well = health.reasons.length === 0;
   state(`${well ? 'healthy' : 'unhealthy'}, ${health.role}`, well ? 'good' : 'bad');
   byId('problems').hidden = well;
@@ -93,7 +100,7 @@ function show({ time, version, profile, health, head_timestamp: head, table, las
 
 async function refresh() {
   try {
-    const response = await fetch('state', { cache: 'no-store', signal: AbortSignal.timeout(LIMIT) });
+    const response = await fetch(`state${location.search}`, { cache: 'no-store', signal: AbortSignal.timeout(LIMIT) });
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     show(await response.json());
     lastSeen = new Date();

@@ -24,7 +24,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-pub(super) use self::url::is_postgres;
+pub(super) use self::url::{is_postgres, place};
 use self::{
     errors::Names,
     faults::server_error,

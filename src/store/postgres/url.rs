@@ -22,6 +22,18 @@ pub(in crate::store) fn is_postgres(text: &str) -> bool {
     is_url(scheme) || text.split(':').next().is_some_and(is_url) || forms::is_list(text)
 }
 
+/// Where the tables of a URL are, as a text that is the same for the same place; `None` if the URL is refused.
+pub(in crate::store) fn place(text: &str, schema: Option<&str>) -> Option<String> {
+    let Target { hosts, schema, .. } = parse(text, schema).ok()?;
+    let host = |host: &sqlx::postgres::PgConnectOptions| {
+        let database = host.get_database().unwrap_or(host.get_username()).to_owned();
+        // Without a schema, the search path of the role or of the connection decides.
+        let path = schema.is_none().then(|| (host.get_username(), host.get_options()));
+        format!("{:?}", (host.get_host(), host.get_socket(), host.get_port(), database, path))
+    };
+    Some(format!("{:?} {schema:?}", hosts.iter().map(host).collect::<Vec<_>>()))
+}
+
 /// Reads a URL. `schema` is that of `--schema`, as it was given.
 ///
 /// # Errors

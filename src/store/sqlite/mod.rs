@@ -39,6 +39,18 @@ use super::{
 };
 use crate::tally::{Check, Lock, RunError, Shutdown};
 
+/// The file of a URL, as a text that is the same for the same file; `None` if the URL is refused.
+pub(super) fn place(url: &str) -> Option<String> {
+    let options = SqliteConnectOptions::from_str(url).ok()?;
+    let path = options.get_filename();
+    let name = path.file_name()?;
+    let found = path.canonicalize().or_else(|_| {
+        // It is still to be created.
+        folder_of(path).canonicalize().map(|folder| folder.join(name))
+    });
+    Some(found.unwrap_or_else(|_| path.to_path_buf()).display().to_string())
+}
+
 /// Opens the file; creates it only for [`Access::Write`].
 pub(super) async fn open(
     url: &str,
