@@ -107,8 +107,8 @@ impl App {
     /// # Errors
     /// As [`App::client`].
     pub fn client_at(&self, block: BlockChoice) -> Result<Arc<Client>, RunError> {
-        let (urls, retries) = (self.urls()?, self.settings.node.retries);
-        self.client_for(urls, retries, Contracts::OfTotals, None, block)
+        let settings = self.client_settings(self.urls()?, Contracts::OfTotals);
+        self.connect(ClientSettings { block, ..settings })
     }
 
     /// A reader of totals that shares its client with others.
@@ -153,7 +153,9 @@ impl App {
         contracts: Contracts,
         max_calls: Option<NonZeroU64>,
     ) -> Result<Arc<Client>, RunError> {
-        self.client_of(self.urls()?, self.settings.node.retries, contracts, max_calls)
+        let mut settings = self.client_settings(self.urls()?, contracts);
+        settings.rates.max_calls = max_calls.map(NonZeroU64::get);
+        self.connect(settings)
     }
 
     /// The endpoints, at least one.
@@ -182,40 +184,21 @@ impl App {
         self.rpc_urls().into_iter().enumerate().map(endpoint).collect()
     }
 
-    /// A client of these endpoints, at least one. Sends nothing yet.
+    /// A client of one endpoint, with this number of retries per request. Sends nothing yet.
     ///
     /// # Errors
     /// When the HTTP client cannot be made.
-    pub fn client_of(
-        &self,
-        urls: Vec<Url>,
-        retries: u32,
-        contracts: Contracts,
-        max_calls: Option<NonZeroU64>,
-    ) -> Result<Arc<Client>, RunError> {
-        self.client_for(urls, retries, contracts, max_calls, self.settings.node.block)
+    pub fn client_of(&self, url: Url, retries: u32) -> Result<Arc<Client>, RunError> {
+        let settings = self.client_settings(vec![url], Contracts::OfEvents);
+        self.connect(ClientSettings { retries, ..settings })
     }
 
-    fn client_for(
-        &self,
-        urls: Vec<Url>,
-        retries: u32,
-        contracts: Contracts,
-        max_calls: Option<NonZeroU64>,
-        block: BlockChoice,
-    ) -> Result<Arc<Client>, RunError> {
-        let settings = self.client_settings(urls, retries, contracts, max_calls, block);
+    fn connect(&self, settings: ClientSettings) -> Result<Arc<Client>, RunError> {
         Ok(Arc::new(Client::new(settings, &self.profile, self.shutdown.clone())?))
     }
 
-    fn client_settings(
-        &self,
-        urls: Vec<Url>,
-        retries: u32,
-        contracts: Contracts,
-        max_calls: Option<NonZeroU64>,
-        block: BlockChoice,
-    ) -> ClientSettings {
+    /// How to reach these endpoints, at least one, as the command line says.
+    fn client_settings(&self, urls: Vec<Url>, contracts: Contracts) -> ClientSettings {
         let node = &self.settings.node;
         ClientSettings {
             urls,
@@ -223,12 +206,12 @@ impl App {
                 requests_per_second: node.rps,
                 units_per_second: node.cups,
                 units_per_call: node.cu_per_call,
-                max_calls: max_calls.map(NonZeroU64::get),
+                max_calls: None,
             },
             concurrency: self.concurrency().get(),
-            retries,
+            retries: node.retries,
             timeout: Duration::from_secs(node.timeout),
-            block,
+            block: node.block,
             contracts,
             max_head_age: self.max_head_age(),
         }

@@ -7,7 +7,7 @@ use crate::{
     cli::{Command, Settings},
     profile::Profile,
     report::Report,
-    rpc::{BlockChoice, Client, Contracts},
+    rpc::{BlockChoice, Client, ClientSettings, Contracts},
     store,
     tally::{RunError, Shutdown},
 };
@@ -57,10 +57,11 @@ pub fn shared_client(apps: &[App]) -> Result<Arc<Client>, RunError> {
             first.profile.name, other.profile.name, first.profile.chain_id, other.profile.chain_id
         )));
     }
-    let (urls, retries) = (first.urls()?, first.settings.node.retries);
-    let mut settings =
-        first.client_settings(urls, retries, Contracts::OfEvents, None, BlockChoice::Latest);
-    settings.max_head_age = apps.iter().filter_map(App::max_head_age).min();
+    let settings = ClientSettings {
+        block: BlockChoice::Latest,
+        max_head_age: apps.iter().filter_map(App::max_head_age).min(),
+        ..first.client_settings(first.urls()?, Contracts::OfEvents)
+    };
     let profile = Profile::together(apps.iter().map(|app| &app.profile));
     let profile = profile.unwrap_or_else(|| first.profile.clone());
     Ok(Arc::new(Client::new(settings, &profile, first.shutdown.clone())?))

@@ -12,7 +12,7 @@ use crate::{
     read::MethodChoice,
     redact,
     report::{BAD, CommandOutput, GOOD, NOTE, Styler, Verdict},
-    rpc::{Client, Contracts, Needs},
+    rpc::{Client, Needs},
     store::Access,
     tally::{Check, CheckStatus, RunError},
 };
@@ -148,7 +148,7 @@ async fn endpoints(app: &App, newest_stored: Option<u64>, checks: &mut Vec<Check
 
 fn client(app: &App, url: Url) -> Result<Arc<Client>, RunError> {
     let retries = app.settings.node.retries.min(RETRIES);
-    app.client_of(vec![url], retries, Contracts::OfEvents, None)
+    app.client_of(url, retries)
 }
 
 /// Checks the WebSocket that `watch` would use.

@@ -48,7 +48,7 @@ impl<'a> Story<'a> {
         let store = app.store(access).await?;
         if let Some(reader) = &reader {
             reader.has_stored(store.newest_read_block().await?);
-            // Without them the run only searches anew.
+            // Without them, the run searches again.
             reader.take_hints(&store.hints().await.unwrap_or_default());
         }
         Ok(Self { app, command, started, reader, store })

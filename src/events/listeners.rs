@@ -57,7 +57,7 @@ impl Listeners {
         Self { state: Mutex::default(), count: watch::Sender::new(0), observer }
     }
 
-    /// Adds one. It is told of the connection, if there is one; blocks from before it has to ask for.
+    /// Adds a listener. It hears of a connection that is open already, and has to ask for earlier blocks itself.
     pub fn join(&self, listener: Listener) -> Listening<'_> {
         let mut state = self.state();
         if let Some((via, endpoint)) = state.connected.clone() {
@@ -126,7 +126,7 @@ impl Listeners {
         }
     }
 
-    /// A log was removed: each is told of its own wallets.
+    /// A log was removed: each listener receives those of its wallets that it names.
     pub(super) fn removed(&self, log: &Log) {
         for (_, listener) in &self.state().listeners {
             let wallets = listener.events.wallets_in(log);

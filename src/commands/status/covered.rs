@@ -27,7 +27,7 @@ impl Covered {
         Ok(Self { current_to_block: Some(coverage.to()), not_covered: Some(counts.rows) })
     }
 
-    /// A line, of a table with so many rows; nothing where nobody follows the events.
+    /// The line for a table with this number of rows; none if no `watch` follows the events.
     pub(super) fn text(&self, wallets: u64) -> String {
         match (self.current_to_block, self.not_covered) {
             (Some(block), Some(0)) => format!("\ncovered     all rows, up to block {block}"),

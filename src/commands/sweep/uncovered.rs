@@ -15,7 +15,7 @@ use crate::{
     tally::{Bucket, Confirming, Retries, RunError, Wallet},
 };
 
-/// Up to so many wallets are selected at once, and held in memory.
+/// Wallets that are selected at once and held in memory, at most.
 const AT_ONCE: u64 = 100_000;
 /// Buckets whose wallets are selected at once.
 const BUCKETS: usize = 4;

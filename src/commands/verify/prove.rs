@@ -24,7 +24,7 @@ pub(super) struct Prover<'a> {
     client: Arc<Client>,
 }
 
-/// What is proven of a total, and by what.
+/// Which parts of a total are proven, against which block.
 #[derive(Serialize)]
 pub(super) struct Proof {
     /// The parts that are proven.
@@ -113,7 +113,7 @@ impl<'a> Prover<'a> {
         if !value.is_zero() {
             return Ok(true);
         }
-        // Most slots hold zero: that this one does is no proof for a view that reads another.
+        // Most slots hold zero, so a zero here does not prove that the view reads this slot.
         match client.answers_from(endpoint, &mapping, number).await? {
             Some(true) => Ok(true),
             Some(false) => Err(RunError::settings(format!(

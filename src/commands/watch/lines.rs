@@ -47,7 +47,7 @@ impl Observer for EventPrinter {
 }
 
 /// What is printed of an event; `None` for one that nobody wants to read.
-fn body_of(event: &WatchEvent) -> Option<EventBody> {
+pub(super) fn body_of(event: &WatchEvent) -> Option<EventBody> {
     Some(match event {
         WatchEvent::Head(_) | WatchEvent::Stored(_) | WatchEvent::CaughtUp(_) => return None,
         WatchEvent::Standby => EventBody::Standby,

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::{
     super::sweep::TimeLimit,
-    lines::{EventBody, EventLine, block, text_of},
+    lines::{EventLine, block, body_of, text_of},
     setup::{access, check_table, follower_settings, note_ignored, open_node, overdue},
 };
 use crate::{
@@ -84,18 +84,14 @@ impl Observer for Counter {
                 *blocks = Some((from.min(stored.from), to.max(stored.to)));
                 return;
             }
-            WatchEvent::Began(block) => EventBody::Began { checkpoint_block: *block },
-            WatchEvent::Reorg { from, to, wallets } => {
-                EventBody::Reorg { from_block: *from, to_block: *to, wallets: *wallets }
+            WatchEvent::Began(_) | WatchEvent::Reorg { .. } | WatchEvent::DeepReorg { .. } => {
+                body_of(event)
             }
-            WatchEvent::DeepReorg { fork, to, deeper_than } => EventBody::DeepReorg {
-                from_block: fork + 1,
-                to_block: *to,
-                deeper_than: *deeper_than,
-            },
             _ => return,
         };
-        self.report.note(&EventLine::now(&self.report, said).words());
+        if let Some(said) = said {
+            self.report.note(&EventLine::now(&self.report, said).words());
+        }
     }
 }
 
