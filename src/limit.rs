@@ -18,6 +18,8 @@ const LOST: usize = 4;
 const FEW: usize = 200;
 /// Successes before another size is tried between one that succeeded and one that failed: few requests do without it.
 const REST: u32 = 4;
+/// What succeeded is near what failed if it is at least this part of it: one in so many.
+const NEAR: usize = 2;
 /// Successes before the size that failed is tried again, the first time.
 const PATIENCE: u32 = 16;
 /// The same where the node does not say that the size was too large.
@@ -253,8 +255,14 @@ impl LimitSearch {
         } else {
             let bad = self.bad.map_or(len, |bad| bad.min(len));
             self.bad = Some(bad);
-            self.rest = REST;
-            self.untried = (self.good == 0).then_some((bad / 2).max(1));
+            if self.good < bad / NEAR {
+                // Each request that rests meanwhile asks for far less than it might.
+                self.rest = 0;
+                self.untried = Some(self.good.midpoint(bad).max(1));
+            } else {
+                self.rest = REST;
+                self.untried = None;
+            }
         }
     }
 

@@ -366,3 +366,15 @@ proptest! {
         prop_assert!(best.unwrap() * 18 >= limit * 16, "{limit}: {settled:?}");
     }
 }
+
+#[test]
+fn far_below_what_failed_the_next_size_is_tried_at_once() {
+    let mut search = LimitSearch::from(2_303, 57_000);
+    search.succeeded(98);
+    search.too_large(2_303, None);
+    let size = search.next_size();
+    assert_eq!(size, Size { len: 1_200, is_untried: true });
+    search.too_large(size.len, None);
+    search.ended(size);
+    assert_eq!(search.next_size(), Size { len: 649, is_untried: true });
+}
