@@ -1,7 +1,5 @@
 //! Columns of parts, and statements with places for them.
 
-use std::str::FromStr;
-
 use itertools::Itertools;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
@@ -68,15 +66,6 @@ impl Template {
     }
 }
 
-/// The values in a text of [`JOINED`] columns; `None` if any is missing, or is no such value.
-pub(super) fn values_of<T: FromStr>(text: Option<&str>, columns: usize) -> Option<Vec<T>> {
-    if columns == 0 {
-        return Some(Vec::new());
-    }
-    let values: Vec<_> = text?.split(',').map(str::parse).try_collect().ok()?;
-    (values.len() == columns).then_some(values)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,12 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_there_only_if_all_are() {
-        assert_eq!(values_of::<u64>(Some("1,2"), 2), Some(vec![1, 2]));
-        assert_eq!(values_of::<u64>(None, 0), Some(Vec::new()));
-        for (text, columns) in [(None, 2), (Some("1,2"), 1), (Some("1"), 2), (Some("1,x"), 2)] {
-            assert_eq!(values_of::<u64>(text, columns), None, "{text:?}");
-        }
+    fn a_quoted_name_holds_quotes() {
         assert_eq!(quoted("he\"ld"), "\"he\"\"ld\"");
     }
 }

@@ -101,6 +101,8 @@ pub(super) enum Purpose {
     Confirm,
     /// Reading rows in the order of an index.
     ByIndex,
+    /// Reading many rows that an index finds, in the order of the table's pages.
+    ByPage,
     /// Any other reading.
     Read,
 }
@@ -270,12 +272,15 @@ pub(super) struct Statements {
     pub(super) stale_buckets: &'static str,
     /// A list of buckets, before this time.
     pub(super) count_in_buckets: &'static str,
-    /// A list of buckets.
-    pub(super) bucket_keys: &'static str,
-    /// A list of buckets, before this time.
-    pub(super) bucket_wallets: &'static str,
-    /// Rows of bucket, time of the selection; returns the parts as one text.
-    pub(super) bucket_rows: Template,
+    /// Rows of first bucket, last bucket; returns the wallets on the record of failures.
+    pub(super) failures_in_ranges: &'static str,
+    /// The same rows, time of the selection, before this time; returns the parts as one text, and whether the row was last
+    /// written before that time, and is a placeholder.
+    pub(super) rows_in_ranges: Template,
+    /// From this time, length of a bucket, a list of buckets.
+    pub(super) written_since: &'static str,
+    /// Rows of wallet, time of the selection; returns what `rows_in_ranges` does, but for the last two.
+    pub(super) rows_now: Template,
     /// Rows of bucket, block, time of the selection, number of rows.
     pub(super) confirm_buckets: &'static str,
     /// Those about rows that need no read.

@@ -9,6 +9,7 @@
 //! keeps what endpoints took last time.
 
 mod backend;
+mod buckets;
 mod changes;
 mod columns;
 mod confirmations;
@@ -28,6 +29,7 @@ mod run_log;
 mod runs;
 mod sample;
 mod schema;
+mod selections;
 mod session;
 mod sql_store;
 mod sqlite;

@@ -283,7 +283,7 @@ impl<D: Backend> Store for SqlStore<D> {
         buckets: &[Bucket],
         before: Option<DateTime<Utc>>,
     ) -> Result<Vec<Selection>, RunError> {
-        self.select_wallets(buckets, before).await
+        self.select_rows(buckets, before).await
     }
 
     async fn coverage(&self, checkpoint: &str, events: &str) -> Result<Option<Coverage>, RunError> {

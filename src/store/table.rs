@@ -101,9 +101,8 @@ pub trait Store: Ledger + Confirmer + Journal + RunLog + HintLog {
         before: DateTime<Utc>,
     ) -> Result<Vec<u64>, RunError>;
 
-    /// The wallets of these buckets that are not on the record of failures. With `before`, wallets that were never read
-    /// are left out, and so are buckets that have rows, none of which was last written before that time: a look at each
-    /// row, while without it the keys are enough.
+    /// The rows of these buckets. With `before`, those that were never read are left out, and so are buckets that have
+    /// rows, none of which was last written before that time.
     async fn select_buckets(
         &self,
         buckets: &[Bucket],

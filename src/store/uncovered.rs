@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Coverage, UncoveredCounts, UncoveredWallet,
     backend::Backend,
-    confirmations::prefix,
+    buckets::prefix,
     dialect::Value,
     rows::{bigint, wallet_of},
     sql_store::SqlStore,

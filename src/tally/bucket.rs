@@ -36,6 +36,12 @@ impl Bucket {
         (0..1 << (4 * u32::from(digits))).map(move |index| Self { index, digits })
     }
 
+    /// The bucket behind this one, if it is not the last.
+    pub fn next(self) -> Option<Self> {
+        let index = self.index + 1;
+        (index >> (4 * u32::from(self.digits)) == 0).then_some(Self { index, ..self })
+    }
+
     /// How many digits its wallets have in common.
     pub const fn digits(self) -> u8 {
         self.digits

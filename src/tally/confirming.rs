@@ -11,26 +11,50 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::{Bucket, Ledger, Locked, Recorded, RunError, TotalRead, Unreadable, Wallet};
+use super::{Bucket, Ledger, Locked, Recorded, RunError, Total, TotalRead, Unreadable, Wallet};
 
-/// The wallets of a bucket that are to be read.
+/// The rows of a bucket as they were selected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     /// The bucket.
     pub bucket: Bucket,
-    /// A time just before its rows were selected, by the database's clock.
+    /// A time just before its rows were selected, by the database's clock: all that was written earlier was visible.
     pub at: DateTime<Utc>,
-    /// Its wallets that are to be read: all but those on the record of failures.
-    pub wallets: Vec<Wallet>,
+    /// The rows whose wallets are to be read, by wallet.
+    pub rows: Vec<SelectedRow>,
+    /// Wallets of other rows: they are on the record of failures, or read by themselves.
+    pub left_out: Vec<Wallet>,
+}
+
+/// A row as it was selected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectedRow {
+    /// Its key.
+    pub wallet: Wallet,
+    /// The total it holds; `None` if that is no whole number of wei.
+    pub total: Option<Total>,
+    /// The block at which that was read; `None` if it is unknown.
+    pub read_block: Option<u64>,
+    /// True if a confirmation of this selection counts for the row.
+    pub is_covered: bool,
+}
+
+impl Selection {
+    /// The row of this wallet, if that is to be read.
+    pub fn row(&self, wallet: Wallet) -> Option<&SelectedRow> {
+        self.place(wallet).map(|place| &self.rows[place])
+    }
+
+    fn place(&self, wallet: Wallet) -> Option<usize> {
+        self.rows.binary_search_by_key(&wallet, |row| row.wallet).ok()
+    }
 }
 
 /// What was read of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketReads {
-    /// The bucket.
-    pub bucket: Bucket,
-    /// When its rows were selected, by the database's clock.
-    pub selected_at: DateTime<Utc>,
+    /// Its rows.
+    pub selection: Selection,
     /// The totals that were read.
     pub totals: Vec<TotalRead>,
     /// The wallets that could not be read.
@@ -81,7 +105,10 @@ struct Open {
 
 /// A bucket of which not all wallets were read yet.
 struct OpenBucket {
-    left: HashSet<Wallet>,
+    /// Which of its rows were read.
+    is_read: Box<[bool]>,
+    /// How many were not.
+    left: usize,
     reads: BucketReads,
 }
 
@@ -101,21 +128,24 @@ impl<'a> Confirming<'a> {
         self.open().others.extend(wallets);
     }
 
-    /// Expects the wallets of this selection, and takes those from it that are being read already. One without wallets
-    /// is over at once.
-    pub fn expect(&self, Selection { bucket, at, wallets }: &mut Selection) {
+    /// Expects the wallets of this selection, but for those that are being read already; returns them. A bucket without
+    /// any is over at once.
+    pub fn expect(&self, mut selection: Selection) -> Vec<Wallet> {
         let mut open = self.open();
-        wallets.retain(|wallet| !open.others.contains(wallet));
+        let elsewhere = selection.rows.extract_if(.., |row| open.others.contains(&row.wallet));
+        selection.left_out.extend(elsewhere.map(|row| row.wallet));
+        let wallets: Vec<_> = selection.rows.iter().map(|row| row.wallet).collect();
+        let bucket = selection.bucket;
         let reads = BucketReads {
-            bucket: *bucket,
-            selected_at: *at,
-            totals: Vec::with_capacity(wallets.len()),
+            selection,
+            totals: Vec::new(),
             failures: Vec::new(),
             writes_all: self.writes_all,
             is_complete: false,
         };
-        let expected = OpenBucket { left: wallets.iter().copied().collect(), reads };
-        open.buckets.insert(*bucket, expected);
+        let is_read = vec![false; wallets.len()].into();
+        open.buckets.insert(bucket, OpenBucket { is_read, left: wallets.len(), reads });
+        wallets
     }
 
     /// Stores what was read of buckets that are not complete; they are not confirmed.
@@ -145,13 +175,18 @@ impl Open {
     fn take(&mut self, wallet: Wallet, digits: u8) -> Option<&mut BucketReads> {
         self.others.remove(&wallet);
         let bucket = self.buckets.get_mut(&Bucket::of(wallet, digits))?;
-        bucket.left.remove(&wallet).then_some(&mut bucket.reads)
+        let is_read = &mut bucket.is_read[bucket.reads.selection.place(wallet)?];
+        if std::mem::replace(is_read, true) {
+            return None;
+        }
+        bucket.left -= 1;
+        Some(&mut bucket.reads)
     }
 }
 
 impl OpenBucket {
     fn complete(mut self) -> BucketReads {
-        self.reads.is_complete = self.left.is_empty();
+        self.reads.is_complete = self.left == 0;
         self.reads
     }
 }
@@ -178,7 +213,7 @@ impl Ledger for Confirming<'_> {
                     None => other_failures.push(failure.clone()),
                 }
             }
-            open.buckets.extract_if(|_, bucket| bucket.left.is_empty()).collect()
+            open.buckets.extract_if(|_, bucket| bucket.left == 0).collect()
         };
         let mut recorded = Recorded::default();
         if other_totals.len() + other_failures.len() > 0 {

@@ -22,7 +22,7 @@ pub use amount::Amount;
 pub use bucket::Bucket;
 pub use change::{Change, ChangeSink};
 pub use check::{Check, CheckStatus};
-pub use confirming::{BucketReads, Confirmer, Confirming, Selection};
+pub use confirming::{BucketReads, Confirmer, Confirming, SelectedRow, Selection};
 pub use error::RunError;
 pub use hint::NodeHint;
 pub use lock::{Lock, Locked};

@@ -11,7 +11,7 @@ use alloy::primitives::{Address, U256};
 use chrono::{DateTime, Utc};
 use ethtally::{
     store::{Access, Store, open},
-    tally::{Bucket, BucketReads, Selection, Shutdown, TotalRead, Unreadable, Wallet},
+    tally::{Bucket, BucketReads, SelectedRow, Selection, Shutdown, TotalRead, Unreadable, Wallet},
 };
 use futures_util::future::join_all;
 use itertools::{Itertools, iproduct};
@@ -173,24 +173,18 @@ impl Table {
         selected: &[Selection],
         read_of: impl Fn(Wallet, &Case) -> Read,
     ) -> u64 {
-        let reads = |Selection { bucket, at, wallets }: &Selection| {
-            let of_bucket = wallets.iter().map(|wallet| (wallet, &self.cases[wallet]));
+        let reads = |selection: &Selection| {
             let mut parts = (Vec::new(), Vec::new());
-            for (wallet, case) in of_bucket {
+            for SelectedRow { wallet, .. } in &selection.rows {
+                let case = &self.cases[wallet];
                 let read = read_of(*wallet, case);
                 let (totals, failures) = readings([(wallet, case)].into_iter(), |_| Some(read));
                 parts.0.extend(totals);
                 parts.1.extend(failures);
             }
             let (totals, failures) = parts;
-            BucketReads {
-                bucket: *bucket,
-                selected_at: *at,
-                totals,
-                failures,
-                writes_all: false,
-                is_complete: true,
-            }
+            let selection = selection.clone();
+            BucketReads { selection, totals, failures, writes_all: false, is_complete: true }
         };
         let reads: Vec<_> = selected.iter().map(reads).collect();
         self.store.confirm(&reads).await.expect("a confirmation").unchanged
@@ -242,7 +236,7 @@ impl Table {
             let block = block.min().expect("a read");
             // An older confirmation does not replace a newer one.
             let is_newest = before.is_none_or(|before| before <= block);
-            for wallet in &selection.wallets {
+            for SelectedRow { wallet, .. } in &selection.rows {
                 let case = &self.cases[wallet];
                 // Failures are not confirmed; when they failed depends on the order.
                 let reads = case.writers.iter().flatten().chain([&case.read]);

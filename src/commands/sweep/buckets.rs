@@ -3,7 +3,10 @@
 //! Wallets that were never read first, then the buckets that were not confirmed for longest, each as a whole. Retries of
 //! failures come beside them, as in `queue`.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, stream};
@@ -20,6 +23,11 @@ use crate::{
 const BUCKETS: u32 = 1 << 16;
 /// Buckets whose wallets are selected at once, at most.
 const AT_ONCE: usize = 1_024;
+/// Rows that are selected at once, at most: enough that a page of the table holds several of them.
+const ROWS: u64 = 100_000;
+/// How long reading what is selected at once may take: a selection that is old confirms an earlier time, and is followed by
+/// more writes.
+const READ_WITHIN: Duration = Duration::from_secs(4);
 
 /// The wallets of a sweep that were not taken yet.
 struct Buckets<'a> {
@@ -35,10 +43,38 @@ struct Buckets<'a> {
     confirmed: VecDeque<Bucket>,
     after: Option<BucketCursor>,
     is_last_page: bool,
-    /// How many buckets are selected at once, by how many wallets the last ones had.
-    at_once: usize,
+    pace: Pace,
     /// How many more wallets to take.
     left: u64,
+}
+
+/// How much is selected at once.
+struct Pace {
+    /// How many rows, by how quickly they are read.
+    rows: u64,
+    /// How many buckets, by how many wallets the last ones had.
+    at_once: usize,
+    /// When rows were selected last.
+    since: Option<Instant>,
+}
+
+impl Pace {
+    /// Another selection is asked for: what was selected before the last one has been read.
+    fn next(&mut self) {
+        let elapsed = self.since.replace(Instant::now()).map(|since| since.elapsed());
+        self.rows = match elapsed {
+            Some(elapsed) if elapsed > READ_WITHIN => (self.rows / 2).max(PAGE.into()),
+            Some(elapsed) if elapsed < READ_WITHIN / 2 => ROWS.min(2 * self.rows),
+            _ => self.rows,
+        };
+    }
+
+    /// So many buckets had so many wallets.
+    fn learn(&mut self, buckets: usize, wallets: usize) {
+        let of_each = (wallets / buckets).max(1);
+        let fitting = usize::try_from(self.rows).unwrap_or(usize::MAX) / of_each;
+        self.at_once = fitting.clamp(1, 2 * self.at_once).min(AT_ONCE);
+    }
 }
 
 /// The wallets to sweep in pages: at most `limit`, and the rest of the last bucket. The buckets are announced to
@@ -61,7 +97,7 @@ pub(super) fn pages<'a>(
         confirmed: VecDeque::new(),
         after: None,
         is_last_page: false,
-        at_once: 1,
+        pace: Pace { rows: PAGE.into(), at_once: 1, since: None },
         left: limit,
     };
     stream::try_unfold(buckets, |mut buckets| async move {
@@ -115,7 +151,10 @@ fn unread(stale: &Stale) -> Stale {
 impl Buckets<'_> {
     async fn next(&mut self) -> Result<Option<Vec<Wallet>>, RunError> {
         while self.left > 0 {
-            let size = self.left.min(PAGE.into());
+            let size = match self.unread {
+                Place::After(_) => self.left.min(PAGE.into()),
+                Place::End => self.left.min(self.pace.rows),
+            };
             let are_rows_over = self.is_last_page && self.has_no_bucket();
             if are_rows_over && !self.has_rows {
                 // Nothing else is stale.
@@ -164,9 +203,10 @@ impl Buckets<'_> {
             self.after = page.next;
             (self.new, self.confirmed) = (page.new.into(), page.confirmed.into());
         }
+        self.pace.next();
         let is_new = !self.new.is_empty();
         let queue = if is_new { &mut self.new } else { &mut self.confirmed };
-        let buckets: Vec<_> = queue.drain(..self.at_once.min(queue.len())).collect();
+        let buckets: Vec<_> = queue.drain(..self.pace.at_once.min(queue.len())).collect();
         if buckets.is_empty() {
             return Ok(Vec::new());
         }
@@ -174,15 +214,13 @@ impl Buckets<'_> {
         let selected = self.store.select_buckets(&buckets, before).await?;
         let (mut wallets, mut selected) = (Vec::new(), selected.into_iter());
         while (wallets.len() as u64) < limit
-            && let Some(mut selection) = selected.next()
+            && let Some(selection) = selected.next()
         {
-            self.confirming.expect(&mut selection);
-            wallets.extend(selection.wallets);
+            wallets.extend(self.confirming.expect(selection));
         }
         // The rest is for the next page.
         selected.rev().for_each(|selection| queue.push_front(selection.bucket));
-        let of_each = wallets.len() / buckets.len();
-        self.at_once = (PAGE as usize / of_each.max(1)).clamp(1, 2 * self.at_once).min(AT_ONCE);
+        self.pace.learn(buckets.len(), wallets.len());
         Ok(wallets)
     }
 }

@@ -132,10 +132,9 @@ impl Uncovered<'_> {
         {
             let next: Vec<_> = buckets.drain(..BUCKETS.min(buckets.len())).collect();
             let before = Some(self.stale.before);
-            for mut selection in self.store.select_buckets(&next, before).await? {
-                confirming.expect(&mut selection);
+            for selection in self.store.select_buckets(&next, before).await? {
                 self.taken.insert(selection.bucket);
-                wallets.extend(selection.wallets);
+                wallets.extend(confirming.expect(selection));
             }
         }
         Ok(wallets)

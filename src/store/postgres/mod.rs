@@ -29,7 +29,8 @@ use self::{
     errors::Names,
     faults::server_error,
     sql::{
-        BY_INDEX, HOLD_CONFIRMATIONS, LIMIT_WAITS, LOOK, NO_JIT, SQL, TRY_HOLD_CONFIRMATIONS, UTC,
+        BY_INDEX, BY_PAGE, HOLD_CONFIRMATIONS, LIMIT_WAITS, LOOK, NO_JIT, SQL,
+        TRY_HOLD_CONFIRMATIONS, UTC,
     },
     url::Target,
 };
@@ -141,8 +142,9 @@ impl Dialect for PgDialect {
     }
 
     async fn begin(&self, connection: &mut PgConnection, purpose: Purpose) -> sqlx::Result<Begun> {
-        let by_index = match purpose {
+        let plans = match purpose {
             Purpose::ByIndex | Purpose::Confirm => BY_INDEX,
+            Purpose::ByPage => BY_PAGE,
             Purpose::Write | Purpose::Totals | Purpose::Read => "",
         };
         let is_free = if purpose == Purpose::Totals { TRY_HOLD_CONFIRMATIONS } else { "true" };
@@ -150,7 +152,7 @@ impl Dialect for PgDialect {
             format!("set local search_path = {}", quoted(schema))
         });
         let begin = format!(
-            "begin; {schema}; {UTC}; {NO_JIT}; {by_index}; {LIMIT_WAITS};
+            "begin; {schema}; {UTC}; {NO_JIT}; {plans}; {LIMIT_WAITS};
              select pg_backend_pid()::text as session, ({is_free})::text as is_free"
         );
         let rows = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(connection).await?;

@@ -287,33 +287,36 @@ pub(super) const SQL: Statements = Statements {
                  select from eth_wallet_read_failures failed where failed.wallet = stored.wallet)
              group by 1
              having bool_or(stored.updated_at < $2)",
-    // An index holds all that is asked.
-    bucket_keys: "select stored.wallet, true
-             from unnest($1::text[]) as given (bucket)
+    failures_in_ranges: "select wallet
+             from unnest($1::text[], $2::text[]) as given (first, last)
              cross join lateral (
+                 select wallet from eth_wallet_read_failures
+                 where wallet >= given.first and wallet < given.last || 'g' offset 0) failed",
+    rows_in_ranges: Template(
+        "select stored.wallet, stored.balance::text, stored.read_block,
+                 stored.updated_at < $3 and stored.created_at < $3
+                     and stored.updated_at >= timestamp '1970-01-02',
+                 {parts}, stored.updated_at < $4, stored.updated_at < timestamp '1970-01-02'
+             from unnest($1::text[], $2::text[]) as given (first, last)
+             cross join lateral (
+                 select * from eth_wallet_balances
+                 where wallet >= given.first and wallet < given.last || 'g' offset 0) stored",
+    ),
+    written_since: "select wallet
+             from (
                  select wallet from eth_wallet_balances
-                 where wallet >= given.bucket and wallet < given.bucket || 'g'
-                 order by wallet offset 0) stored
-             where not exists (
-                 select from eth_wallet_read_failures failed where failed.wallet = stored.wallet)",
-    bucket_wallets: "select stored.wallet, stored.updated_at < $2
-             from unnest($1::text[]) as given (bucket)
-             cross join lateral (
-                 select wallet, updated_at from eth_wallet_balances
-                 where wallet >= given.bucket and wallet < given.bucket || 'g'
-                 order by wallet offset 0) stored
-             where stored.updated_at >= timestamp '1970-01-02' and not exists (
-                 select from eth_wallet_read_failures failed where failed.wallet = stored.wallet)",
-    bucket_rows: Template(
+                 where updated_at >= $1
+                 order by updated_at, wallet offset 0) stored
+             where left(wallet, $2::int) = any($3)",
+    rows_now: Template(
         "select stored.wallet, stored.balance::text, stored.read_block,
                  stored.updated_at < given.at::timestamp and stored.created_at < given.at::timestamp
                      and stored.updated_at >= timestamp '1970-01-02',
                  {parts}
-             from unnest($1::text[], $2::text[]) as given (bucket, at)
+             from unnest($1::text[], $2::text[]) as given (wallet, at)
              cross join lateral (
                  select * from eth_wallet_balances
-                 where wallet >= given.bucket and wallet < given.bucket || 'g'
-                 order by wallet offset 0) stored",
+                 where wallet = given.wallet offset 0) stored",
     ),
     confirm_buckets: "update eth_wallet_confirmations stored
              set block = read.block, selected_at = read.at::timestamp, wallets = read.wallets
@@ -362,6 +365,13 @@ pub(super) const LOOK: &str =
      left join pg_stat_activity blocker on blocker.pid = any(pg_blocking_pids(session.pid))
      where session.pid = $1
      order by blocker.xact_start, blocker.pid";
+
+/// Makes statements look at each page of a table once, in the table's order, for all rows that an index finds. A list of
+/// the rows of a hundred thousand pages needs this memory; without it, all rows of a page would be looked at.
+pub(super) const BY_PAGE: &str = "set local enable_seqscan = off;
+     set local enable_indexscan = off;
+     set local enable_indexonlyscan = off;
+     set local work_mem = '32MB'";
 
 /// The session that holds the advisory lock $1.
 pub(super) const HOLDER: &str = "select pid, usename::text, application_name,

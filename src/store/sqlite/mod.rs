@@ -192,7 +192,7 @@ impl Dialect for SqliteDialect {
         let begin = match purpose {
             // Takes the write lock at once: a transaction that reads first could fail when it writes.
             Purpose::Write | Purpose::Totals | Purpose::Confirm => "begin immediate",
-            Purpose::Read | Purpose::ByIndex => "begin",
+            Purpose::Read | Purpose::ByIndex | Purpose::ByPage => "begin",
         };
         Self::run(connection, begin.into_sql_str()).await.map(|()| Begun::default())
     }

@@ -282,28 +282,32 @@ pub(super) const SQL: Statements = Statements {
                  select 1 from eth_wallet_read_failures failed where failed.wallet = stored.wallet)
              group by 1
              having max(stored.updated_at < $2)",
-    // An index holds all that is asked.
-    bucket_keys: "select stored.wallet, true
+    failures_in_ranges: "select failed.wallet
+             from json_each($1) as given
+             cross join eth_wallet_read_failures failed
+                 on failed.wallet >= given.value ->> 0 and failed.wallet < (given.value ->> 1) || 'g'",
+    rows_in_ranges: Template(
+        "select stored.wallet, cast(stored.balance as text), stored.read_block,
+                 stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', $2)
+                     and stored.created_at < strftime('%Y-%m-%d %H:%M:%S', $2)
+                     and stored.updated_at >= '1970-01-02',
+                 {parts}, stored.updated_at < $3, stored.updated_at < '1970-01-02'
              from json_each($1) as given
              cross join eth_wallet_balances stored
-                 on stored.wallet >= given.value and stored.wallet < given.value || 'g'
-             where not exists (
-                 select 1 from eth_wallet_read_failures failed where failed.wallet = stored.wallet)",
-    bucket_wallets: "select stored.wallet, stored.updated_at < $2
-             from json_each($1) as given
-             cross join eth_wallet_balances stored
-                 on stored.wallet >= given.value and stored.wallet < given.value || 'g'
-             where stored.updated_at >= '1970-01-02' and not exists (
-                 select 1 from eth_wallet_read_failures failed where failed.wallet = stored.wallet)",
-    bucket_rows: Template(
+                 on stored.wallet >= given.value ->> 0 and stored.wallet < (given.value ->> 1) || 'g'",
+    ),
+    // From the whole second, as other programs write times.
+    written_since: "select wallet from eth_wallet_balances
+             where updated_at >= strftime('%Y-%m-%d %H:%M:%S', $1)
+                 and substr(wallet, 1, $2) in (select value from json_each($3))",
+    rows_now: Template(
         "select stored.wallet, cast(stored.balance as text), stored.read_block,
                  stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', given.value ->> 1)
                      and stored.created_at < strftime('%Y-%m-%d %H:%M:%S', given.value ->> 1)
                      and stored.updated_at >= '1970-01-02',
                  {parts}
              from json_each($1) as given
-             cross join eth_wallet_balances stored
-                 on stored.wallet >= given.value ->> 0 and stored.wallet < (given.value ->> 0) || 'g'",
+             cross join eth_wallet_balances stored on stored.wallet = given.value ->> 0",
     ),
     // In whole seconds, as other programs write times: a row of the same second may be a later one.
     confirm_buckets: "update eth_wallet_confirmations as stored
