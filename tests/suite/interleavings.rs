@@ -20,6 +20,7 @@ use crate::support::database::{Database, on_both_databases};
 
 on_both_databases! {
     no_older_read_changes_a_row_in_any_order
+    rows_that_were_written_since_the_selection_are_looked_at_again
 }
 
 /// The totals of a wallet at the blocks 1, 2 and 3.
@@ -290,4 +291,40 @@ async fn in_this_order(database: Database, order: Vec<Step>) {
         table.check(&order[..done]).await;
     }
     table.database.assert_no_deadlocks().await;
+}
+
+/// As many rows change in the other tests, all are looked at again there.
+async fn rows_that_were_written_since_the_selection_are_looked_at_again(database: Database) {
+    let store = open(&database.url, None, Vec::new(), Access::Write, &Shutdown::default())
+        .await
+        .expect("the database opens");
+    store.migrate().await.expect("the tables are created");
+    let wallets = (0..200_u8).map(|number| Wallet::from(Address::with_last_byte(number)));
+    let wallets: Vec<_> = wallets.collect();
+    let read = |wallet: &Wallet, total: u64, read_block| TotalRead {
+        wallet: *wallet,
+        total: U256::from(total).into(),
+        read_block,
+        event_block: None,
+    };
+    let at_block = |total, block| wallets.iter().map(|wallet| read(wallet, total, block)).collect();
+    let first: Vec<_> = at_block(7, 1);
+    store.record(&first, &[]).await.expect("totals");
+    store.create_buckets().await.expect("buckets");
+    next_second().await;
+    let selected = store.select_buckets(&["0x0".parse().expect("a bucket")], None).await;
+    let [selection] = selected.expect("a selection").try_into().expect("one bucket");
+
+    // The total was another one between two blocks at which it is the same, and is a third one later.
+    let meanwhile = [read(&wallets[3], 8, 2), read(&wallets[5], 9, 4)];
+    store.record(&meanwhile, &[]).await.expect("totals");
+    let totals: Vec<_> = at_block(7, 3);
+    let (failures, writes_all, is_complete) = (Vec::new(), false, true);
+    let reads = BucketReads { selection, totals, failures, writes_all, is_complete };
+    let confirmed = store.confirm(&[reads]).await.expect("a confirmation");
+    assert_eq!((confirmed.unchanged, confirmed.updated, confirmed.superseded), (198, 1, 1));
+    let rows = database.sql(
+        "select balance, read_block, count(*) from eth_wallet_freshness group by 1, 2 order by 1",
+    );
+    assert_eq!(rows.await, ["7|3|199", "9|4|1"]);
 }
