@@ -9,7 +9,7 @@ use alloy::primitives::U256;
 use anyhow::{Context, ensure};
 use ethtally::{
     store::{self, Access, Stale, Store},
-    tally::{BucketReads, Selection, Shard, Shutdown, TotalRead},
+    tally::{BucketReads, SelectedRow, Selection, Shard, Shutdown, TotalRead},
 };
 
 use crate::{
@@ -21,14 +21,16 @@ use crate::{
 /// How many shards a table has, and which of them are measured.
 const SHARDS: u32 = 100;
 const MEASURED: [u32; 3] = [0, 37, 98];
-/// Wallets of the buckets that are selected at once, as in a sweep.
-const PAGE: usize = 5_000;
+/// Wallets whose buckets are selected at once.
+const ROWS: usize = 100_000;
+/// Wallets whose buckets are confirmed at once.
+const BATCH: usize = 5_000;
 /// Buckets whose names are read at once, as in a sweep.
 const BUCKETS: u32 = 1 << 16;
 /// The total of every row, in wei.
 const TOTAL: u64 = 1_000_000_000_000_000_000;
 /// One row in this many has changed.
-const CHANGED: usize = 1_000;
+const CHANGED: u64 = 1_000;
 
 /// Measures a table of this many rows, in the order in which they came and in that of their keys; each result as a
 /// sentence.
@@ -106,14 +108,26 @@ async fn sweep(store: &dyn Store, shard: Shard) -> anyhow::Result<usize> {
         let mut buckets = page.confirmed.as_slice();
         while !buckets.is_empty() {
             let (next, rest) = buckets.split_at(at_once.min(buckets.len()));
-            let selected = store.select_buckets(next, None).await?;
-            let reads: Vec<_> = selected.into_iter().map(read).collect();
-            let recorded = store.confirm(&reads).await?;
-            let rows = reads.iter().map(|reads| reads.totals.len()).sum::<usize>();
-            let stored = recorded.updated + recorded.unchanged;
-            ensure!(stored as usize == rows, "of {rows} rows only {stored} were stored");
+            let mut selected = store.select_buckets(next, None).await?;
+            let mut rows = 0;
+            while let Some(last) = selected.pop() {
+                let mut reads = vec![read(last)];
+                let count = |reads: &[BucketReads]| {
+                    reads.iter().map(|reads| reads.totals.len()).sum::<usize>()
+                };
+                while count(&reads) < BATCH
+                    && let Some(selection) = selected.pop()
+                {
+                    reads.push(read(selection));
+                }
+                let recorded = store.confirm(&reads).await?;
+                let stored = recorded.updated + recorded.unchanged;
+                let read = count(&reads);
+                ensure!(stored as usize == read, "of {read} rows only {stored} were stored");
+                rows += read;
+            }
             swept += rows;
-            at_once = (PAGE / (rows / next.len()).max(1)).max(1);
+            at_once = (ROWS / (rows / next.len()).max(1)).max(1);
             buckets = rest;
         }
         after = match page.next {
@@ -124,20 +138,14 @@ async fn sweep(store: &dyn Store, shard: Shard) -> anyhow::Result<usize> {
 }
 
 /// The readings of a bucket.
-fn read(Selection { bucket, at, wallets }: Selection) -> BucketReads {
-    let read = |(index, wallet)| {
-        let changed = u64::from(index % CHANGED == 0);
+fn read(selection: Selection) -> BucketReads {
+    let read = |(index, row): (u64, &SelectedRow)| {
+        let changed = u64::from(index.is_multiple_of(CHANGED));
         let total = U256::from(TOTAL + changed).into();
-        TotalRead { wallet, total, read_block: 2, event_block: None }
+        TotalRead { wallet: row.wallet, total, read_block: 2, event_block: None }
     };
-    BucketReads {
-        bucket,
-        selected_at: at,
-        totals: wallets.into_iter().enumerate().map(read).collect(),
-        failures: Vec::new(),
-        writes_all: false,
-        is_complete: true,
-    }
+    let totals = (0..).zip(&selection.rows).map(read).collect();
+    BucketReads { selection, totals, failures: Vec::new(), writes_all: false, is_complete: true }
 }
 
 /// Fills the table with rows that were read at block 1. Its indexes are built last, which is faster.

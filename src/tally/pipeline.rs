@@ -332,10 +332,11 @@ impl RunSummary {
 /// Sends on what comes until nobody takes it.
 async fn forward<T>(items: impl Stream<Item = T>, sender: mpsc::Sender<T>) {
     let mut items = std::pin::pin!(items);
-    while let Some(item) = items.next().await {
-        if sender.send(item).await.is_err() {
-            break;
-        }
+    // No item is made before there is room for it: one of them may hold many rows.
+    while let Ok(room) = sender.reserve().await
+        && let Some(item) = items.next().await
+    {
+        room.send(item);
     }
 }
 
