@@ -22,7 +22,7 @@ use crate::{
 const SHARDS: u32 = 100;
 const MEASURED: [u32; 3] = [0, 37, 98];
 /// Wallets whose buckets are selected at once.
-const ROWS: usize = 100_000;
+const ROWS: usize = 50_000;
 /// Wallets whose buckets are confirmed at once.
 const BATCH: usize = 5_000;
 /// Buckets whose names are read at once, as in a sweep.

@@ -367,7 +367,7 @@ pub(super) const LOOK: &str =
      order by blocker.xact_start, blocker.pid";
 
 /// Makes statements look at each page of a table once, in the table's order, for all rows that an index finds. A list of
-/// the rows of a hundred thousand pages needs this memory; without it, all rows of a page would be looked at.
+/// the rows of that many pages needs this memory; with less, each row of a page is looked at.
 pub(super) const BY_PAGE: &str = "set local enable_seqscan = off;
      set local enable_indexscan = off;
      set local enable_indexonlyscan = off;
