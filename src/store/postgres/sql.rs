@@ -366,8 +366,8 @@ pub(super) const LOOK: &str =
      where session.pid = $1
      order by blocker.xact_start, blocker.pid";
 
-/// Makes statements look at each page of a table once, in the table's order, for all rows that an index finds. A list of
-/// the rows of that many pages needs this memory; with less, each row of a page is looked at.
+/// Makes statements look at each page of a table once, in the table's order, for all rows that an index finds. The list of
+/// rows needs this memory: with less, it names pages only, and every row of them is looked at.
 pub(super) const BY_PAGE: &str = "set local enable_seqscan = off;
      set local enable_indexscan = off;
      set local enable_indexonlyscan = off;
