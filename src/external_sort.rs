@@ -4,7 +4,7 @@
 use std::{
     env,
     fs::File,
-    io::{self, BufReader, BufWriter, Read, Seek, Write},
+    io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
     mem,
     path::Path,
 };
@@ -23,13 +23,15 @@ pub struct ExternalSort<const N: usize> {
     in_memory: Vec<[u8; N]>,
     /// Sorted runs, in files without a name, so that none is left behind.
     runs: Vec<File>,
+    /// The last key of the last run; `None` if it is not known.
+    last: Option<[u8; N]>,
     run: usize,
     most_runs: usize,
 }
 
 impl<const N: usize> Default for ExternalSort<N> {
     fn default() -> Self {
-        Self { in_memory: Vec::new(), runs: Vec::new(), run: RUN, most_runs: MOST_RUNS }
+        Self { in_memory: Vec::new(), runs: Vec::new(), last: None, run: RUN, most_runs: MOST_RUNS }
     }
 }
 
@@ -55,11 +57,20 @@ impl<const N: usize> ExternalSort<N> {
     /// Moves the keys in memory to a file.
     fn write_run(&mut self, folder: &Path) -> io::Result<()> {
         self.sort();
-        let run = write(folder, self.in_memory.drain(..).map(Ok))?;
-        self.runs.push(run);
+        let (first, last) = (self.in_memory.first().copied(), self.in_memory.last().copied());
+        let keys = self.in_memory.drain(..).map(Ok);
+        let run = match self.last.zip(first) {
+            // Keys that are pushed in order stay one run.
+            Some((before, first)) if before < first => self.runs.pop(),
+            _ => None,
+        };
+        let run = run.map_or_else(|| tempfile::tempfile_in(folder), Ok)?;
+        self.runs.push(write(run, keys)?);
+        self.last = last;
         if self.runs.len() == self.most_runs {
-            let merged = write(folder, merge::<N>(mem::take(&mut self.runs), Vec::new()))?;
-            self.runs.push(merged);
+            let keys = merge::<N>(mem::take(&mut self.runs), Vec::new());
+            self.runs.push(write(tempfile::tempfile_in(folder)?, keys)?);
+            self.last = None;
         }
         Ok(())
     }
@@ -76,12 +87,13 @@ impl<const N: usize> ExternalSort<N> {
     }
 }
 
-/// Writes keys to a temporary file, which has no name and so vanishes however the process ends.
+/// Writes keys to the end of a temporary file, which has no name and so vanishes however the process ends.
 fn write<const N: usize>(
-    folder: &Path,
+    mut file: File,
     keys: impl Iterator<Item = io::Result<[u8; N]>>,
 ) -> io::Result<File> {
-    let mut file = BufWriter::new(tempfile::tempfile_in(folder)?);
+    file.seek(SeekFrom::End(0))?;
+    let mut file = BufWriter::new(file);
     for key in keys {
         file.write_all(&key?)?;
     }
@@ -140,5 +152,18 @@ mod tests {
         let sorted: Vec<_> = external_sort.into_sorted().map(Result::unwrap).collect();
         assert_eq!(sorted.len(), distinct);
         assert!(sorted.is_sorted_by(|one, other| one < other));
+    }
+
+    #[test]
+    fn keys_that_are_pushed_in_order_are_one_run() {
+        let mut external_sort = ExternalSort { run: 10, ..ExternalSort::default() };
+        let key = |n: u32| n.to_be_bytes();
+        for n in (0..95).chain(90..120).chain(50..60).chain(200..215) {
+            external_sort.push(key(n)).unwrap();
+        }
+        // The second begins with 50, the third with 55.
+        assert_eq!(external_sort.runs.len(), 3);
+        let sorted: Vec<_> = external_sort.into_sorted().map(Result::unwrap).collect();
+        assert_eq!(sorted, (0..120).chain(200..215).map(key).collect::<Vec<_>>());
     }
 }

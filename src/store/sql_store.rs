@@ -23,7 +23,7 @@ use super::{
     parts,
     rows::{
         BlockColumns, ROWS_ABOVE, bigint, hash_texts, keys_of, recent_reads, rows_above_json,
-        wallets_and_blocks, wallets_json, wallets_of,
+        wallets_and_blocks, wallets_in, wallets_json, wallets_of,
     },
     sample, schema,
     session::{Database, Session},
@@ -245,9 +245,15 @@ impl<D: Backend> Store for SqlStore<D> {
         after: &str,
         limit: u32,
     ) -> Result<(Vec<Wallet>, Option<String>), RunError> {
+        let values = [Value::Text(after), Value::Number(limit.into())];
+        let joined: Vec<JoinedKeys> = self.fetch_by_index(JOINED_KEYS, &values).await?;
+        let (keys, count, last) = first(joined)?;
+        if let Some(wallets) = wallets_in(&keys.unwrap_or_default(), count.unsigned_abs()) {
+            return Ok((wallets, last));
+        }
+        // There is a key that is not a wallet.
         let page = "select wallet from eth_wallet_balances
              where wallet > $1 order by wallet limit $2";
-        let values = [Value::Text(after), Value::Number(limit.into())];
         let keys: Vec<(String,)> = self.fetch_by_index(page, &values).await?;
         let last = keys.last().map(|(key,)| key.clone());
         Ok((wallets_of(keys.into_iter().map(|(key,)| key)), last))
@@ -656,10 +662,22 @@ impl<D: Backend> Journal for SqlStore<D> {
 /// Takes back every confirmation.
 const UNCONFIRM_ALL: &str = "update eth_wallet_confirmations set block = null, selected_at = null";
 
+/// Keys behind `$1`, at most `$2` of them. As one text, since a row for each key takes the driver much longer.
+const JOINED_KEYS: &str = "select string_agg(wallet, ' '), count(*), max(wallet)
+     from (select wallet from eth_wallet_balances where wallet > $1 order by wallet limit $2) page";
+
+/// The keys, joined; how many they are, and the last one.
+type JoinedKeys = (Option<String>, i64, Option<String>);
+
 /// The one value of a query that always gives one row.
 fn only<T>(rows: Vec<(T,)>) -> Result<T, RunError> {
-    let value = rows.into_iter().next().map(|(value,)| value);
-    value.ok_or_else(|| RunError::Database(anyhow!("the database returned no row")))
+    first(rows).map(|(value,)| value)
+}
+
+/// The row of a query that always gives one.
+fn first<T>(rows: Vec<T>) -> Result<T, RunError> {
+    let row = rows.into_iter().next();
+    row.ok_or_else(|| RunError::Database(anyhow!("the database returned no row")))
 }
 
 /// Where a page begins: behind this time and wallet.

@@ -9,17 +9,22 @@ use std::{
 };
 
 use ethtally_testbed::stub::{Fault, Stub, When};
-use rand::RngExt;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
 
 use crate::support::{
     chains::{still_chain, wide_chain, wide_stub},
-    database::Database,
+    database::{Database, on_both_databases},
     program::eventually,
     snapshots::{beside, file_of, genesis_rows, manifest, snapshot},
     table::{store_unread, unread_table},
     wallets::{address_lines, random_seed},
 };
+
+on_both_databases! {
+    killed_from_its_first_moment_on_it_ends_with_the_wallets_of_the_table
+}
 
 const SLOW: Fault = Fault::Delay(Duration::from_millis(40));
 const OPTIONS: [&str; 5] = ["--chunk=250", "--concurrency=3", "--from-csv=-", "--resume", "--root"];
@@ -41,7 +46,6 @@ async fn undisturbed(file: &Path) -> (Vec<u8>, serde_json::Value) {
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::print_stderr, reason = "part of the failure message")]
 async fn killed_at_any_time_it_is_continued_and_has_the_same_bytes() {
-    use rand::{SeedableRng, rngs::StdRng};
     let seed = random_seed();
     eprintln!("to reproduce: SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -70,6 +74,63 @@ async fn killed_at_any_time_it_is_continued_and_has_the_same_bytes() {
         assert_eq!(manifest(&file), expected.1, "{name}");
         assert!(!beside(&file, ".partial.json").exists());
     }
+}
+
+#[expect(clippy::print_stderr, reason = "part of the failure message")]
+async fn killed_from_its_first_moment_on_it_ends_with_the_wallets_of_the_table(database: Database) {
+    let seed = random_seed();
+    eprintln!("to reproduce: SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    store_unread(&database, 0..20_000);
+    let url = wide_chain().await.url();
+    let file = file_of(&database, "a.csv");
+    let run = || snapshot(&url, "0", &file, &["--resume"]).database(&database);
+    for _ in 0..12 {
+        let running = run().start();
+        tokio::time::sleep(Duration::from_millis(rng.random_range(10..700))).await;
+        running.signal("KILL");
+        running.wait();
+    }
+    run().run().expect(0);
+    assert!(fs::read_to_string(&file).unwrap() == genesis_rows(0..20_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_wallets_are_listed_it_is_as_if_it_had_not_run() {
+    let stub = slow_stub().await;
+    let database = Database::postgres();
+    store_unread(&database, 0..2_000);
+    let file = file_of(&database, "a.csv");
+    let run = |options: &[&str]| {
+        let options = [&["--chunk=50", "--concurrency=1"], options].concat();
+        snapshot(&stub.url(), "0", &file, &options).database(&database)
+    };
+    let kill_while_listing = async || {
+        let mut other = PgConnection::connect(&database.url).await.unwrap();
+        let lock = "begin; lock table eth_wallet_balances in access exclusive mode";
+        other.execute(lock).await.unwrap();
+        let running = run(&[]).start();
+        let listing = "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock' and query like '%order by wallet limit%'";
+        while database.value(listing).await == "0" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        running.signal("KILL");
+        assert_eq!(running.wait().status, -9);
+    };
+    kill_while_listing().await;
+    assert!(!beside(&file, ".partial.json").exists());
+
+    // What an earlier run left can still be continued.
+    let running = run(&["--resume"]).start();
+    eventually("reading", || stub.eth_calls().len() > 10);
+    running.signal("INT");
+    let ran = running.wait().expect(130);
+    assert!(ran.stderr.contains("there is no unfinished snapshot"), "{ran:?}");
+    kill_while_listing().await;
+    let ran = run(&["--resume"]).run().expect(0);
+    assert!(ran.stderr.contains("continuing at block 0"), "{ran:?}");
+    assert!(fs::read_to_string(&file).unwrap() == genesis_rows(0..2_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]

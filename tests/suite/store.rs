@@ -27,6 +27,7 @@ on_both_databases! {
     twenty_thousand_rows_fit_in_one_batch
     a_batch_is_stored_whole_or_not_at_all
     tables_of_a_newer_version_are_not_changed
+    every_wallet_is_listed_once_whatever_other_keys_the_table_holds
 }
 
 /// Older than every row written now, newer than every placeholder.
@@ -736,4 +737,40 @@ async fn tables_of_a_newer_version_are_not_changed(database: Database) {
     assert!(error.contains("9999") && error.contains("newer"), "{error}");
     let error = format!("{:#}", store.require_tables().await.unwrap_err());
     assert!(error.contains("9999") && error.contains("newer"), "{error}");
+}
+
+/// All wallets of the table, in pages of this size.
+async fn listed(store: &dyn Store, size: u32) -> Vec<Wallet> {
+    let mut wallets = Vec::new();
+    let mut after = String::new();
+    loop {
+        let (page, last) = store.wallets_page(&after, size).await.unwrap();
+        assert!(page.len() <= size as usize);
+        wallets.extend(page);
+        let Some(last) = last else { break };
+        after = last;
+    }
+    // The order of keys is the database's own.
+    wallets.sort_unstable();
+    wallets
+}
+
+async fn every_wallet_is_listed_once_whatever_other_keys_the_table_holds(database: Database) {
+    let store = migrated(&database).await;
+    assert_eq!(listed(store.as_ref(), 10).await, []);
+    let mut expected = numbered_all(0..100);
+    expected.sort_unstable();
+    store.insert_placeholders(&expected).await.unwrap();
+    assert_eq!(listed(store.as_ref(), 10).await, expected);
+
+    let [some, others] = [numbered(200), numbered(201)].map(|wallet| wallet.to_string());
+    let checksummed = numbered(202).address().to_checksum(None);
+    let two = format!("{some} {others}");
+    for key in ["0x", " ", "zzz", "0x00 ", &checksummed, &two, &some[..41], &format!("{some}0")] {
+        let insert = format!("insert into eth_wallet_balances (wallet) values ('{key}')");
+        database.sql(&insert).await;
+    }
+    for size in [1, 7, 100, 107, 108, 109, 50_000] {
+        assert_eq!(listed(store.as_ref(), size).await, expected, "{size}");
+    }
 }

@@ -64,9 +64,17 @@ impl InOrder {
     /// Takes what was read of some; returns those whose turn it is.
     pub(super) fn take(&self, readings: Vec<Reading>) -> Vec<Reading> {
         let mut waiting = self.waiting();
+        let mut next = 0;
         for (wallet, read) in readings {
-            if let Ok(place) = waiting.binary_search_by_key(&wallet, |waiting| waiting.wallet) {
+            // Most follow the one before.
+            let is_next = waiting.get(next).is_some_and(|waiting| waiting.wallet == wallet);
+            let place = match is_next {
+                true => Ok(next),
+                false => waiting.binary_search_by_key(&wallet, |waiting| waiting.wallet),
+            };
+            if let Ok(place) = place {
                 waiting[place].read = Some(read);
+                next = place + 1;
             }
         }
         let mut ready = Vec::new();
