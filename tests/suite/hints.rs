@@ -11,6 +11,10 @@ use crate::support::{
 };
 
 const WALLETS: u64 = WIDE_CHAIN_WALLETS;
+/// Without a hint, a search that begins at some 2,300 wallets and knows that 4,900 are the limit tries no more.
+const NOT_TRIED_WITHOUT_HINT: usize = 10_000;
+/// More refused calls than a search needs, in whatever order they are answered.
+const MANY_REFUSED: usize = 8;
 const HINTS: &str = "select kind, accepted, refused from eth_wallet_node_hints order by 1, 2";
 
 async fn stub_with_limit(wallets: usize) -> Stub {
@@ -72,12 +76,17 @@ async fn a_wrong_hint_costs_one_call_and_is_replaced() {
     let database = unread_table(WALLETS);
     let stub = stub_with_limit(4_900).await;
     let without = sweep_again(&database, &stub).await;
+    assert!(without.iter().all(|(wallets, _)| *wallets <= NOT_TRIED_WITHOUT_HINT), "{without:?}");
+    assert!(refused(&without) < MANY_REFUSED, "{without:?}");
     for (accepted, refuses) in [("19000", "null"), ("19000", "19500"), ("50000", "51000")] {
         let wrong =
             format!("update eth_wallet_node_hints set accepted = {accepted}, refused = {refuses}");
         database.sql(&wrong).await;
         let sizes = sweep_again(&database, &stub).await;
-        assert!(refused(&sizes) <= refused(&without) + 1, "{sizes:?} and {without:?}");
+        // How many sizes are refused after that depends on the order of the answers.
+        let by_hint = sizes.iter().filter(|(wallets, _)| *wallets > NOT_TRIED_WITHOUT_HINT);
+        assert!(by_hint.count() <= 1, "{sizes:?}");
+        assert!(refused(&sizes) <= MANY_REFUSED, "{sizes:?}");
         assert!(hint(&database).await.0 <= 4_900);
     }
     // One that is far too small.
