@@ -92,6 +92,11 @@ impl NodeReader {
         }
     }
 
+    /// Begins to check the endpoint that wallets will be read from, while something else is waited for.
+    pub fn check_ahead(&self) {
+        self.caller.client.check_ahead();
+    }
+
     /// The table holds a total that was read at this block: an endpoint far behind it is passed over.
     pub fn has_stored(&self, block: Option<u64>) {
         self.caller.client.has_stored(block.unwrap_or_default());
