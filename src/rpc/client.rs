@@ -168,6 +168,11 @@ impl Client {
         self.sender.try_permit()
     }
 
+    /// How many `eth_call`s may be in flight now.
+    pub fn calls_at_once(&self) -> usize {
+        self.sender.calls_at_once()
+    }
+
     /// Remembers what earlier runs found of the endpoints.
     pub fn take_hints(&self, hints: &[NodeHint]) {
         self.endpoints.iter().for_each(|endpoint| endpoint.take_hints(hints));
