@@ -1,21 +1,26 @@
 //! One search for "how much is too much": wallets in an `eth_call`, blocks in an `eth_getLogs`.
 //!
-//! Pure: it takes what was tried and how it ended, and gives what to try next. It begins with a guess, tries also twice
-//! and four times as much at the same time, goes on so while requests succeed, and closes in on the limit once one was
-//! too large. Limits are not sharp: wallets and blocks differ, and one bad moment of a node can fail any request. So a
-//! size that succeeded before and now fails is reduced by a small step first, and a size that failed is tried again
-//! after more and more successes.
+//! Pure: it takes what was tried and how it ended, and gives what to try next. It begins with what most endpoints take,
+//! tries larger sizes while requests succeed, several at the same time and each twice the last, and closes in on the
+//! limit once one was too large. Where a few requests of a size that succeeds are enough for all that is left, none is
+//! risked. Limits are not sharp: wallets and blocks differ, and one bad moment of a node can fail any request. So a size
+//! that succeeded before and now fails is reduced by a small step first, and a size that failed is tried again after
+//! more and more successes.
 
 /// A small step is 1/2⁵ of a size. The search ends when the failing size is no further above the good one.
 const SMALL_STEP: u32 = 5;
+/// From 1/2⁴ on it is in no hurry: a size between the two is tried only once it is time for the failing one.
+const CLOSE: u32 = 4;
 /// How far above what succeeded sizes are tried at the same time, each twice the last.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 /// How far below what failed sizes are tried at the same time where none succeeded, each half of the last.
 const BELOW: usize = 1 << LOST;
 /// How many sizes that are.
 const LOST: usize = 4;
 /// So few may well be halved where they are, down to one.
 const FEW: usize = 200;
+/// The last requests, if they are so few, are not worth the risk of trying to do with fewer.
+const FEW_REQUESTS: usize = 4;
 /// Successes before another size is tried between one that succeeded and one that failed: few requests do without it.
 const REST: u32 = 4;
 /// What succeeded is near what failed if it is at least this part of it: one in so many.
@@ -32,6 +37,8 @@ const LONGEST_PATIENCE: u32 = 256;
 pub struct LimitSearch {
     /// Where it begins.
     first: usize,
+    /// What most endpoints take: before anything has succeeded, larger sizes than the first are tried up to this.
+    usual: usize,
     /// The largest to try.
     ceiling: usize,
     /// What an earlier search found, until it is tried.
@@ -42,6 +49,10 @@ pub struct LimitSearch {
     good: usize,
     /// The smallest above it that failed.
     bad: Option<usize>,
+    /// True if `bad` has succeeded, too: it is where the limit is not sharp.
+    is_edge: bool,
+    /// The smallest size that failed and never succeeded, while `bad` is not that.
+    bad_above: Option<usize>,
     /// What to try next, if anything.
     untried: Option<usize>,
     /// The sizes that requests under way are trying.
@@ -82,11 +93,14 @@ impl LimitSearch {
         let first = first.min(ceiling);
         Self {
             first,
+            usual: AHEAD.saturating_mul(first),
             ceiling,
             hint: None,
             proven: 0,
             good: 0,
             bad: None,
+            is_edge: false,
+            bad_above: None,
             untried: Some(first),
             trying: Vec::new(),
             up: 0,
@@ -103,6 +117,11 @@ impl LimitSearch {
         Self { good: number, untried: None, down: 1, ..Self::from(number, number) }
     }
 
+    /// The same search, where most endpoints take this size.
+    pub fn with_usual(self, usual: usize) -> Self {
+        Self { usual, ..self }
+    }
+
     /// The same search, which goes on with what an earlier one found. One request tries that; if it fails, the search
     /// begins as without it.
     pub fn with_hint(self, hint: Found) -> Self {
@@ -113,7 +132,7 @@ impl LimitSearch {
     /// What was found; `None` while that is less than a search begins with.
     pub fn found(&self) -> Option<Found> {
         let good = self.good.min(self.proven);
-        let is_telling = self.bad.is_some() || good > self.first || good >= self.ceiling;
+        let is_telling = self.bad.is_some() || good >= self.first;
         (good > 0 && self.hint.is_none() && is_telling).then_some(Found { good, bad: self.bad })
     }
 
@@ -133,9 +152,20 @@ impl LimitSearch {
     }
 
     /// True if what failed is to be part of other requests, which will ask for less; false if it is to be halved: so few
-    /// cost little, or a request of this size has succeeded before, so that the size is not why it failed.
-    pub const fn gives_back(&self, len: usize) -> bool {
-        len >= FEW && len > self.proven
+    /// cost little, or a request of this size has succeeded before, far from what is too large, so that the size is not
+    /// why it failed.
+    pub fn gives_back(&self, len: usize) -> bool {
+        len >= FEW && (len > self.proven || self.is_close(len))
+    }
+
+    /// The smallest size that failed and never succeeded.
+    const fn never_succeeded(&self) -> Option<usize> {
+        if self.is_edge { self.bad_above } else { self.bad }
+    }
+
+    /// True if this is close to what never succeeded, so that it may be too large for some requests.
+    fn is_close(&self, len: usize) -> bool {
+        self.never_succeeded().is_some_and(|bad| len + part(len, CLOSE) >= bad)
     }
 
     /// The most that the next request may ask for.
@@ -153,10 +183,33 @@ impl LimitSearch {
         let len = match (self.good, self.bad) {
             (0, Some(bad)) if bad > BELOW => bad / BELOW,
             (0, Some(bad)) => (bad / 2).max(1),
-            (0, None) => self.hint.map_or(self.first, |hint| hint.good.min(self.first)),
-            (good, _) => good,
+            _ => self.expected(),
         };
         Size { len, is_untried: false }
+    }
+
+    /// What is expected to succeed: no less than where the search begins, until that has failed.
+    fn expected(&self) -> usize {
+        match (self.bad, self.hint) {
+            (None, None) => self.good.max(self.first),
+            (None, Some(hint)) => self.good.max(self.first.min(hint.good)),
+            (Some(_), _) => self.good,
+        }
+    }
+
+    /// If the next request would try more than is expected to succeed: how much `at_once` requests can ask for without
+    /// that. If no more is left, [`LimitSearch::last_size`] is the next size.
+    pub fn enough_without_trying(&self, at_once: usize) -> Option<usize> {
+        let expected = self.expected();
+        let is_trying = self.good > 0 && self.next_untried().is_some_and(|len| len > expected);
+        is_trying.then(|| expected.saturating_mul(at_once.min(FEW_REQUESTS)))
+    }
+
+    /// The size of the next request where a few requests are enough for the `left` that is left.
+    pub fn last_size(&self, left: usize) -> Size {
+        let requests = left.div_ceil(self.expected().max(1)).max(1);
+        // All of the same size, so that they end together.
+        Size { len: left.div_ceil(requests).max(1), is_untried: false }
     }
 
     /// A size that is not known to succeed, if one more is worth trying now.
@@ -168,7 +221,8 @@ impl LimitSearch {
             None if self.hint.is_none() && self.up == 0 => {
                 let highest = trying().max().unwrap_or(0);
                 let next = if highest < untried { untried } else { self.twice(highest) };
-                (next > highest && next <= AHEAD * self.good.max(self.first)).then_some(next)
+                let most = if self.good < self.first { self.usual } else { AHEAD * self.good };
+                (next > highest && next <= most).then_some(next)
             }
             Some(bad) if self.good == 0 && bad > BELOW => {
                 let lowest = trying().filter(|len| *len < bad).min();
@@ -191,12 +245,19 @@ impl LimitSearch {
     pub fn succeeded(&mut self, len: usize) {
         let len = len.min(self.ceiling);
         self.proven = self.proven.max(len);
+        if let Some(bad) = self.bad.filter(|bad| *bad <= len) {
+            if self.is_edge && self.wait > 0 {
+                // It was under way when another one failed: it would fail, too, as likely as not.
+                self.wait -= 1;
+                self.untried = self.untried.or((self.wait == 0).then_some(bad));
+                return;
+            }
+            self.bad = self.bad_above.take().filter(|bad| *bad > len);
+            (self.is_edge, self.wait) = (false, self.patience);
+        }
         if len >= self.good {
             self.good = len;
             self.down = SMALL_STEP;
-        }
-        if self.bad.is_some_and(|bad| bad <= len) {
-            self.bad = None;
         }
         if let Some(hint) = self.hint.filter(|hint| hint.good <= len) {
             self.hint = None;
@@ -207,16 +268,16 @@ impl LimitSearch {
             }
         }
         if self.untried.is_some_and(|untried| untried <= len) {
-            self.rest = 0;
-            self.untried = self.between().or_else(|| self.above());
+            (self.rest, self.wait) = (0, self.wait.max(DOUBT));
+            self.untried = self.between(CLOSE).or_else(|| self.above());
         } else if self.untried.is_none() && self.bad.is_none() {
             // Another one has succeeded with what was too large.
             self.untried = self.above();
         } else if self.untried.is_none() {
             self.wait = self.wait.saturating_sub(1);
             self.rest = self.rest.saturating_sub(1);
-            let again = self.bad.filter(|_| self.wait == 0);
-            self.untried = again.or_else(|| self.between().filter(|_| self.rest == 0));
+            let again = || self.between(SMALL_STEP).or(self.bad).filter(|_| self.wait == 0);
+            self.untried = self.between(CLOSE).filter(|_| self.rest == 0).or_else(again);
         }
     }
 
@@ -228,7 +289,7 @@ impl LimitSearch {
         }
         if self.hint.take().is_some() && len > self.first {
             // It is of no use, and neither is this size.
-            self.untried = if self.good == 0 { Some(self.first) } else { self.above() };
+            self.untried = if self.good < self.first { Some(self.first) } else { self.above() };
             return;
         }
         if let Some(allowed) = allowed.filter(|allowed| (1..len).contains(allowed)) {
@@ -238,6 +299,7 @@ impl LimitSearch {
             self.bad = Some(allowed + 1);
             self.untried = (self.good < allowed).then_some(allowed);
             self.good = self.good.min(allowed);
+            (self.is_edge, self.bad_above) = (false, None);
             return;
         }
         let failed_again = self.bad == Some(len) && self.wait == 0;
@@ -248,6 +310,8 @@ impl LimitSearch {
         self.wait = self.patience;
         self.up = SMALL_STEP;
         if len <= self.good {
+            (self.is_edge, self.bad_above) =
+                (fell && len >= FEW && self.is_close(len), self.never_succeeded());
             self.good = len - part(len, self.down);
             self.down = self.down.saturating_sub(1).max(1);
             self.bad = Some(len);
@@ -278,10 +342,10 @@ impl LimitSearch {
         self.wait = self.wait.min(DOUBT);
     }
 
-    /// Half way between what succeeded and what failed; nothing where these are close.
-    fn between(&self) -> Option<usize> {
+    /// Half way between what succeeded and what failed; nothing where these are no further apart than 1/2ⁿ.
+    fn between(&self, n: u32) -> Option<usize> {
         let bad = self.bad?;
-        (bad - self.good > part(self.good, SMALL_STEP)).then(|| self.good.midpoint(bad))
+        (bad - self.good > part(self.good, n)).then(|| self.good.midpoint(bad))
     }
 
     /// A step up from what succeeded, where nothing above it has failed.
@@ -311,12 +375,15 @@ impl LimitSearch {
 
     /// How many requests `total` takes, `at_once` of them at a time, on a node that takes `limit` in each.
     pub fn requests_for(mut self, mut total: u64, limit: usize, at_once: usize) -> u64 {
-        let mut requests = 0;
+        let (mut requests, at_once) = (0, at_once.max(1));
         while total > 0 {
             let mut left = total;
             let mut under_way = Vec::new();
-            while left > 0 && under_way.len() < at_once.max(1) {
-                let size = self.next_size();
+            while left > 0 && under_way.len() < at_once {
+                let size = match self.enough_without_trying(at_once) {
+                    Some(enough) if left <= enough as u64 => self.last_size(left as usize),
+                    _ => self.next_size(),
+                };
                 let asked = left.min(size.len as u64) as usize;
                 left -= asked as u64;
                 under_way.push((size, asked));

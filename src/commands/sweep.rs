@@ -45,6 +45,7 @@ pub(super) async fn run(app: &App, args: SweepArgs) -> Result<Verdict, RunError>
 
 async fn sweep(app: &App, args: &SweepArgs) -> Result<Verdict, RunError> {
     let reader = app.reader(args.budget.max_calls)?;
+    reader.check_ahead();
     let story = Story::open(app, "sweep", Some(reader), Access::Update).await?;
     let store = story.store.as_ref();
     let shard = args.shard.unwrap_or(Shard::ALL);

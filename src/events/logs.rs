@@ -27,7 +27,8 @@ use crate::{
 
 /// Blocks in one `eth_getLogs`. Most providers with a limit allow the first, at least to those who pay, and no more
 /// is ever asked for at once.
-const RANGE: Limit = Limit { kind: "eth_getLogs", first: 10_000, ceiling: 10_000, at_most: None };
+const RANGE: Limit =
+    Limit { kind: "eth_getLogs", first: 10_000, usual: 10_000, ceiling: 10_000, at_most: None };
 /// This many blocks behind the newest, each block is tested: nodes that are a little behind, or that have not indexed
 /// all receipts yet, are likely to lack some of these.
 const RECENT: u64 = 10_000;

@@ -16,9 +16,9 @@ use crate::tally::{Pages, RunError, Wallet};
 /// Cuts pages into chunks of any size.
 pub(super) struct Chunker<'a> {
     pages: Pages<'a>,
-    wallets: std::vec::IntoIter<Wallet>,
+    wallets: VecDeque<Wallet>,
     /// The error that ended the pages.
-    pub(super) error: Option<RunError>,
+    error: Option<RunError>,
     /// True if the pages have ended.
     is_over: bool,
     returned: Arc<Returned>,
@@ -38,8 +38,23 @@ pub(super) struct UnderWay(Arc<Returned>);
 
 impl<'a> Chunker<'a> {
     pub(super) fn new(pages: Pages<'a>) -> Self {
-        let wallets = Vec::new().into_iter();
+        let wallets = VecDeque::new();
         Self { pages, wallets, error: None, is_over: false, returned: Arc::default() }
+    }
+
+    /// How many wallets are left to take, if that is no more than `most`.
+    pub(super) async fn left(&mut self, most: usize) -> Option<usize> {
+        let returned = self.returned.wallets().len();
+        while !self.is_over && self.wallets.len() + returned <= most {
+            self.next_page().await;
+        }
+        let left = self.wallets.len() + returned;
+        (left <= most).then_some(left)
+    }
+
+    /// The error that ended the pages, once every wallet before it was taken.
+    pub(super) fn error(&mut self) -> Option<RunError> {
+        if self.wallets.is_empty() { self.error.take() } else { None }
     }
 
     /// The next `count` wallets; fewer at the end, and before an error.
@@ -49,18 +64,20 @@ impl<'a> Chunker<'a> {
             let count = count.min(returned.len());
             returned.drain(..count).collect()
         };
-        taken.extend(self.wallets.by_ref().take(count - taken.len()));
-        while taken.len() < count && !self.is_over {
-            match self.pages.next().await {
-                Some(Ok(page)) => {
-                    self.wallets = page.into_iter();
-                    taken.extend(self.wallets.by_ref().take(count - taken.len()));
-                }
-                Some(Err(error)) => (self.error, self.is_over) = (Some(error), true),
-                None => self.is_over = true,
-            }
+        while self.wallets.len() + taken.len() < count && !self.is_over {
+            self.next_page().await;
         }
+        let count = (count - taken.len()).min(self.wallets.len());
+        taken.extend(self.wallets.drain(..count));
         taken
+    }
+
+    async fn next_page(&mut self) {
+        match self.pages.next().await {
+            Some(Ok(page)) => self.wallets.extend(page),
+            Some(Err(error)) => (self.error, self.is_over) = (Some(error), true),
+            None => self.is_over = true,
+        }
     }
 
     /// Reading begins with what was taken last.

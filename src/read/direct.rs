@@ -112,7 +112,7 @@ impl TotalsMethod for Direct {
     }
 
     fn limit(&self) -> Limit {
-        Limit { kind: "direct", first: 1, ceiling: 1, at_most: Some(1) }
+        Limit { kind: "direct", first: 1, usual: 1, ceiling: 1, at_most: Some(1) }
     }
 
     async fn read(&self, calls: &Calls<'_>, wallets: Vec<Wallet>) -> ChunkRead<Total> {

@@ -11,9 +11,9 @@ use crate::{
     tally::{Reading, Total, Wallet},
 };
 
-/// Gas of the first call, where the size is searched for: most nodes allow twice as much, 50M.
-const FIRST_GAS: usize = 23_500_000;
-/// Bytes that the first call sends, at most: many gateways take twice as much, 1 MB.
+/// Gas of the first calls, where the size is searched for: most nodes allow 50M, and some wallets take more than others.
+const FIRST_GAS: usize = 44_000_000;
+/// Bytes that the first calls send, at most: many gateways take twice as much, 1 MB.
 const FIRST_BYTES: usize = 490_000;
 /// Bytes of JSON that one call may take, there and back: larger ones are no faster.
 const BYTES_IN_CALL: usize = 6_000_000;
@@ -82,7 +82,7 @@ impl CallCost {
         (50_000_000 / self.gas).min(2_000_000 / (2 * self.bytes_sent))
     }
 
-    /// Wallets in the first call, where the size is searched for.
+    /// Wallets in the first calls, where the size is searched for.
     pub(super) fn first(self) -> usize {
         (FIRST_GAS / self.gas).min(FIRST_BYTES / (2 * self.bytes_sent)).max(1)
     }
@@ -106,7 +106,9 @@ pub(super) fn keep_unread(chunk: &mut Vec<Wallet>, readings: &[Reading]) {
 /// The search for the number of wallets in a call that costs this much for each.
 pub(super) fn search(chunk: ChunkLimit, cost: CallCost) -> LimitSearch {
     match chunk {
-        ChunkLimit::Auto => LimitSearch::from(cost.first(), cost.ceiling()),
+        ChunkLimit::Auto => {
+            LimitSearch::from(cost.first(), cost.ceiling()).with_usual(cost.usual())
+        }
         ChunkLimit::AtMost(number) => LimitSearch::at_most(number.get()),
     }
 }
@@ -117,5 +119,6 @@ pub(super) fn limit(method: &'static str, chunk: ChunkLimit, cost: CallCost) -> 
         ChunkLimit::Auto => None,
         ChunkLimit::AtMost(number) => Some(number.get()),
     };
-    Limit { kind: method, first: cost.first(), ceiling: cost.ceiling(), at_most }
+    let (first, usual, ceiling) = (cost.first(), cost.usual(), cost.ceiling());
+    Limit { kind: method, first, usual, ceiling, at_most }
 }

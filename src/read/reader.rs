@@ -34,8 +34,9 @@ use crate::{
     tally::{Chunk, NodeHint, Pages, Reader, Reading, RunError, Shutdown, Total, Wallet},
 };
 
-/// Bytes of JSON that all calls in flight may take, so that memory is bounded.
-const BYTES_IN_FLIGHT: usize = 16_000_000;
+/// Bytes of JSON that all calls in flight may take, so that memory is bounded: three of the largest calls, so that two
+/// cores of a node are busy while an answer is decoded.
+const BYTES_IN_FLIGHT: usize = 18_000_000;
 /// How long a block that is newer than one without state is waited for.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
@@ -90,6 +91,11 @@ impl NodeReader {
             block,
             pinned: PinnedBlock::default(),
         }
+    }
+
+    /// Begins to check the endpoint that wallets will be read from, while something else is waited for.
+    pub fn check_ahead(&self) {
+        self.caller.client.check_ahead();
     }
 
     /// The table holds a total that was read at this block: an endpoint far behind it is passed over.
@@ -205,11 +211,18 @@ impl NodeReader {
     }
 
     /// Waits until one more chunk may be in flight, and finds out how large it may be.
-    async fn cut(&self) -> Cut<'_> {
+    async fn cut(&self, chunker: &mut Chunker<'_>) -> Cut<'_> {
         let client = &self.caller.client;
         let permit = client.permit(|| self.chunks_at_once()).await;
         let endpoint = self.methods.preferred(client);
-        let size = endpoint.next_size(self.methods.of(endpoint).limit());
+        let limit = self.methods.of(endpoint).limit();
+        let at_once = self.chunks_at_once().min(client.calls_at_once());
+        let size = match endpoint.limit(limit, |search| search.enough_without_trying(at_once)) {
+            Some(enough) if let Some(left) = chunker.left(enough).await => {
+                endpoint.last_size(limit, left)
+            }
+            _ => endpoint.next_size(limit),
+        };
         let trial = self.methods.begin_trial(endpoint, client);
         // The block is resolved once there are wallets.
         Cut { endpoint, calls: self.caller.with_permit(permit, 0.into()), size, trial }
@@ -238,12 +251,12 @@ impl NodeReader {
         let state = (Chunker::new(pages), Arc::clone(&gave_up));
         let chunks = stream::unfold(state, move |(mut chunker, gave_up)| async move {
             loop {
-                let cut = self.cut().await;
+                let cut = self.cut(&mut chunker).await;
                 if gave_up.load(Relaxed) {
                     return None;
                 }
                 let wallets = chunker.take(cut.size.get()).await;
-                let error = chunker.error.take();
+                let error = chunker.error();
                 if !wallets.is_empty() || error.is_some() {
                     let under_way = chunker.begin();
                     return Some(((cut, wallets, error, under_way), (chunker, gave_up)));

@@ -6,14 +6,17 @@ use std::{
     collections::BTreeMap,
     fmt,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use alloy::primitives::{Address, Bytes, U64};
 use futures_util::future::join_all;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::{sleep_until, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
 use tracing::info;
 
 use super::{
@@ -21,7 +24,7 @@ use super::{
     block::{BlockChoice, Header},
     endpoint::{Availability, Endpoint, Unfit},
     error::RequestError,
-    learnt::Checks,
+    learnt::{Checks, lock},
     sender::{Rejected, Sender},
 };
 use crate::{profile::Profile, tally::Shutdown};
@@ -35,6 +38,8 @@ const SPAN: u64 = 100;
 
 /// How long an endpoint that is near takes to answer.
 const NEAR: Duration = Duration::from_millis(50);
+/// How long the answers of checks that were begun ahead count as those of now.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// Tells the time; a simulation has its own.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -106,6 +111,22 @@ impl Expected {
     }
 }
 
+impl Checks {
+    /// Keeps what has passed; the first failure, if there is one. How old the newest block is, is not judged here.
+    fn keep(&mut self, answers: Answers) -> Result<(), CheckFailure> {
+        let Answers { of_chain, newest, looked } = answers;
+        self.is_of_chain |= of_chain.is_ok();
+        let mut first_failure = of_chain.and(newest.map(drop));
+        for (address, result) in looked {
+            match result {
+                Ok(()) => drop(self.contracts.insert(address)),
+                Err(failure) => first_failure = first_failure.and(Err(failure)),
+            }
+        }
+        first_failure
+    }
+}
+
 /// Checks one endpoint.
 pub(super) struct Checker<'a> {
     pub(super) sender: &'a Sender,
@@ -119,16 +140,30 @@ pub(super) struct Checker<'a> {
     pub(super) has_others: bool,
     /// The newest block of a total in the table.
     pub(super) newest_stored: u64,
+    /// Checks of this endpoint that were begun ahead.
+    pub(super) ahead: Option<&'a Mutex<Option<Ahead>>>,
     pub(super) shutdown: &'a Shutdown,
 }
 
+/// When an endpoint is checked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Before it is needed, and before it is known how new its blocks have to be.
+    Ahead,
+    Now,
+}
+
 /// What was asked, and whether it is as it must be.
-struct Asked {
+pub(super) struct Answers {
     of_chain: Result<(), CheckFailure>,
-    newest: Result<(), CheckFailure>,
+    /// The newest block, and when it was seen, if its age is still to be judged.
+    newest: Result<Option<(Header, Instant)>, CheckFailure>,
     /// By contract.
     looked: Vec<(Address, Result<(), CheckFailure>)>,
 }
+
+/// Checks that were begun before the endpoint is needed.
+pub(super) type Ahead = JoinHandle<(Result<Answers, CheckFailure>, Instant)>;
 
 impl Checker<'_> {
     /// Checks what is not known yet.
@@ -138,35 +173,62 @@ impl Checker<'_> {
         if endpoint.is_checked() {
             return Ok(());
         }
-        let Asked { of_chain, newest, looked } = self.ask_all(&checks).await?;
-        (checks.is_of_chain, checks.is_fresh) = (of_chain.is_ok(), newest.is_ok());
-        let mut first_failure = of_chain.and(newest);
-        for (address, result) in looked {
-            match result {
-                Ok(()) => drop(checks.contracts.insert(address)),
-                Err(failure) => first_failure = first_failure.and(Err(failure)),
-            }
-        }
-        first_failure?;
+        let answers = match self.answers_ahead(&mut checks).await {
+            Some(answers) => answers?,
+            None => self.ask_all(&checks, When::Now).await?,
+        };
+        let newest = match &answers.newest {
+            Ok(Some((newest, seen))) if seen.elapsed() <= RECENT => self.check_age(newest).await,
+            Ok(Some(_)) => self.check_newest().await,
+            Ok(None) | Err(_) => Ok(()),
+        };
+        checks.is_fresh = answers.newest.is_ok() && newest.is_ok();
+        checks.keep(answers).and(newest)?;
         info!("{}: chain {}, every contract has code", endpoint.id, self.expected.chain_id);
         endpoint.passed_checks();
         Ok(())
     }
 
+    /// The answers to checks that were begun ahead, if they are recent. Of older ones, what does not change is kept.
+    async fn answers_ahead(&self, checks: &mut Checks) -> Option<Result<Answers, CheckFailure>> {
+        let ahead = lock(self.ahead?).take()?;
+        let (answers, at) = ahead.await.ok()?;
+        if at.elapsed() <= RECENT {
+            return Some(answers);
+        }
+        if let Ok(answers) = answers {
+            // What failed is asked for again.
+            let _ = checks.keep(answers);
+        }
+        None
+    }
+
+    /// Asks for everything at once, before the endpoint is needed.
+    pub(super) async fn ask_ahead(&self) -> (Result<Answers, CheckFailure>, Instant) {
+        (self.ask_all(&Checks::default(), When::Ahead).await, Instant::now())
+    }
+
     /// Asks for what is not known yet. One that is near is asked no more once its chain is not the right one, or it does
     /// not answer. Of one that is far each round trip is as long as a whole call, so that all is asked at once; that also
     /// opens the connections that calls will use.
-    async fn ask_all(&self, checks: &Checks) -> Result<Asked, CheckFailure> {
+    async fn ask_all(&self, checks: &Checks, when: When) -> Result<Answers, CheckFailure> {
         let Expected { contracts, block, .. } = self.expected;
         let block = block.to_string();
         let missing = contracts.iter().filter(|(address, _)| !checks.contracts.contains(*address));
         let of_chain = async { if checks.is_of_chain { Ok(()) } else { self.check_chain().await } };
-        let newest = async { if checks.is_fresh { Ok(()) } else { self.check_newest().await } };
+        let newest = async {
+            match when {
+                _ if checks.is_fresh => Ok(None),
+                When::Now => self.check_newest().await.map(|()| None),
+                When::Ahead => Ok(self.newest().await?.map(|newest| (newest, Instant::now()))),
+            }
+        };
         let looked = join_all(missing.map(async |(address, what)| {
             (*address, self.check_code(*address, what, &block).await)
         }));
+        let near = if when == When::Now { NEAR } else { Duration::ZERO };
         let mut of_chain = pin!(of_chain);
-        let first = match timeout(NEAR, &mut of_chain).await {
+        let first = match timeout(near, &mut of_chain).await {
             // It has failed, and is asked again.
             Err(_) if !self.endpoint.is_available() => Ok((&mut of_chain).await),
             first => first,
@@ -179,7 +241,7 @@ impl Checker<'_> {
             }
             Err(_) => tokio::join!(of_chain, newest, looked),
         };
-        Ok(Asked { of_chain, newest, looked })
+        Ok(Answers { of_chain, newest, looked })
     }
 
     pub(super) async fn check_chain(&self) -> Result<(), CheckFailure> {
@@ -200,13 +262,21 @@ impl Checker<'_> {
         )))
     }
 
-    /// Checks how old the newest block is, unless totals are read at a certain one.
-    async fn check_newest(&self) -> Result<(), CheckFailure> {
+    /// The newest block, unless totals are read at a certain one.
+    async fn newest(&self) -> Result<Option<Header>, CheckFailure> {
         if matches!(self.expected.block, BlockChoice::Number(_)) {
-            return Ok(());
+            return Ok(None);
         }
-        let newest = self.ask("eth_getBlockByNumber", ("latest", false), Header::existing).await?;
-        self.check_age(&newest).await
+        let newest = self.ask("eth_getBlockByNumber", ("latest", false), Header::existing);
+        Ok(Some(newest.await?))
+    }
+
+    /// Checks how old the newest block is.
+    async fn check_newest(&self) -> Result<(), CheckFailure> {
+        match self.newest().await? {
+            Some(newest) => self.check_age(&newest).await,
+            None => Ok(()),
+        }
     }
 
     /// Fails if the newest block is too old, or too far behind the table.
@@ -326,20 +396,4 @@ impl fmt::Display for Age {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_age_is_told_in_two_units() {
-        for (seconds, text) in [
-            (0, "0s"),
-            (59, "59s"),
-            (61, "1m 1s"),
-            (3_661, "1h 1m"),
-            (3 * 86_400 + 5, "3days"),
-            (86_400 + 7_261, "1day 2h"),
-        ] {
-            assert_eq!(Age(Duration::from_secs(seconds)).to_string(), text);
-        }
-    }
-}
+mod tests;

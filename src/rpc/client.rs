@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -13,9 +13,10 @@ use url::Url;
 
 use super::{
     block::BlockChoice,
-    checks::{Clock, Contracts, Expected},
+    checks::{Ahead, Clock, Contracts, Expected},
     endpoint::Endpoint,
     endpoint_id::EndpointId,
+    learnt::lock,
     limiter::{Permit, RateLimits},
     sender::Sender,
     transport::{HttpTransport, Transport},
@@ -66,6 +67,8 @@ pub struct Client {
     pub(super) retried: AtomicU64,
     /// The newest block of a total in the table.
     pub(super) newest_stored: AtomicU64,
+    /// Checks of the first endpoint that were begun ahead, until they are used.
+    pub(super) ahead: Mutex<Option<Ahead>>,
     pub(super) shutdown: Shutdown,
 }
 
@@ -108,8 +111,16 @@ impl Client {
             retries: settings.retries,
             retried: AtomicU64::new(0),
             newest_stored: AtomicU64::new(0),
+            ahead: Mutex::default(),
             shutdown,
         }
+    }
+
+    /// Begins to check the first endpoint, so that the answers are there when the first request needs them.
+    pub fn check_ahead(self: &Arc<Self>) {
+        let client = Arc::clone(self);
+        let ahead = async move { client.checker(&client.endpoints[0]).ask_ahead().await };
+        *lock(&self.ahead) = Some(tokio::spawn(ahead));
     }
 
     /// The table holds a total that was read at this block: an endpoint far behind it is passed over.
@@ -155,6 +166,11 @@ impl Client {
     /// A permit, if one more `eth_call` may be in flight now.
     pub fn try_permit(&self) -> Option<Permit<'_>> {
         self.sender.try_permit()
+    }
+
+    /// How many `eth_call`s may be in flight now.
+    pub fn calls_at_once(&self) -> usize {
+        self.sender.calls_at_once()
     }
 
     /// Remembers what earlier runs found of the endpoints.

@@ -119,6 +119,7 @@ impl Client {
             is_only_one: self.endpoints.len() == 1,
             has_others: self.has_others(endpoint),
             newest_stored: self.newest_stored.load(Relaxed),
+            ahead: (endpoint.id.index() == 0).then_some(&self.ahead),
             shutdown: &self.shutdown,
         }
     }

@@ -122,6 +122,11 @@ impl ConcurrencyLimiter {
         Self { most, state: Mutex::new(state), released: Notify::new() }
     }
 
+    /// How many permits there are now.
+    pub(super) fn limit(&self) -> usize {
+        self.state().limit as usize
+    }
+
     /// Waits for a permit. `cap` may lower the limit for this permit; it is asked again after each release.
     pub(super) async fn acquire(&self, cap: impl Fn() -> usize) -> Permit<'_> {
         self.enter(cap, true).await;

@@ -144,7 +144,7 @@ impl Endpoint {
         let new = || match limit.at_most {
             Some(number) => LimitSearch::at_most(number),
             None => {
-                let search = LimitSearch::from(limit.first, limit.ceiling);
+                let search = LimitSearch::from(limit.first, limit.ceiling).with_usual(limit.usual);
                 match lock(&self.learnt.hints).get(limit.kind) {
                     Some(hint) => search.with_hint(Found {
                         good: usize::try_from(hint.accepted).unwrap_or(usize::MAX),
@@ -159,7 +159,8 @@ impl Endpoint {
 
     /// A request of this kind and size failed, as it seems for its size: the node says so, or smaller ones work.
     pub fn too_large(&self, limit: Limit, len: usize, failure: &NodeError) {
-        let says_so = failure.kind == ErrorKind::TooLarge;
+        // A revert of the whole call is no bad moment: what a call is made of takes its own failures.
+        let says_so = matches!(failure.kind, ErrorKind::TooLarge | ErrorKind::Reverted);
         self.limit(limit, |search| match says_so {
             true => search.too_large(len, None),
             false => search.may_be_too_large(len),
@@ -210,6 +211,12 @@ impl Endpoint {
         let size = self.limit(limit, LimitSearch::next_size);
         SizeInUse { endpoint: self, limit, size }
     }
+
+    /// The same where a few requests are enough for the `left` that is left to ask for.
+    pub fn last_size(&self, limit: Limit, left: usize) -> SizeInUse<'_> {
+        let size = self.limit(limit, |search| search.last_size(left));
+        SizeInUse { endpoint: self, limit, size }
+    }
 }
 
 /// A kind of request whose largest size is searched for.
@@ -219,6 +226,8 @@ pub struct Limit {
     pub kind: &'static str,
     /// Where the search begins; at least 1.
     pub first: usize,
+    /// What most endpoints take.
+    pub usual: usize,
     /// The largest size to try; at least 1.
     pub ceiling: usize,
     /// Where the user set an upper limit: the search begins with it.

@@ -102,6 +102,11 @@ impl Sender {
         self.concurrency.try_acquire()
     }
 
+    /// How many `eth_call`s may be in flight now.
+    pub(super) fn calls_at_once(&self) -> usize {
+        self.concurrency.limit()
+    }
+
     /// Sends a request to an endpoint, once.
     pub(super) async fn ask<P: Serialize, R: DeserializeOwned, T>(
         &self,

@@ -23,6 +23,9 @@ const BATCH: usize = 5_000;
 const WRITERS: usize = 2;
 /// How long what was read may wait for its batch to be full.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Wallets in a batch that is worth to be stored, rather than to wait longer than this while the database is idle.
+const HALF: usize = BATCH / 2;
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// Learns how far a run has come. Implemented by whatever shows a person a bar.
 pub trait Progress: Send + Sync {
@@ -166,6 +169,9 @@ impl Batcher<'_> {
         let requested = if over.is_empty() { chunk.requested } else { chunk.readings.len() as u64 };
         self.batch.requested += requested;
         self.batch.readings.append(&mut chunk.readings);
+        if self.batch.readings.len() >= HALF {
+            self.due = self.due.min(Instant::now() + MOMENT);
+        }
         if !over.is_empty() {
             let requested = chunk.requested - requested;
             self.rest.push(Chunk { requested, readings: over, ..chunk });
@@ -357,3 +363,6 @@ pub fn pages_of(
     let pages: Vec<_> = wallets.chunks(size).map(|page| Ok(page.to_vec())).collect();
     stream::iter(pages)
 }
+
+#[cfg(test)]
+mod tests;

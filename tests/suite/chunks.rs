@@ -124,6 +124,23 @@ with_gas! {
     with_550_million_gas_one_call_holds_the_whole_table: 550_000_000, "packed", 20_000;
 }
 
+/// Nothing is risked where a few calls of a size that works are enough: over a distance each refused one is a round trip.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_usual_limit_a_small_table_is_read_without_a_refused_call() {
+    for reader in ["packed", "auto"] {
+        let stub = wide_stub().await;
+        let (fault, when) = accepts(4_900);
+        stub.fault(fault, when);
+        let database = unread_table(WALLETS);
+        sweep_all(&database, &stub.url(), &["--reader", reader]).run().expect(0);
+        assert_read_at_genesis(&database, WALLETS, &[]).await;
+        let sizes = chunk_sizes(&stub);
+        assert!(sizes.iter().all(|(_, answered)| *answered), "{reader}: {sizes:?}");
+        // Five, and one to compare.
+        assert!(sizes.len() <= 7, "{reader}: {sizes:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_exceeds_chunk_with_either_reader() {
     for reader in ["multicall3", "packed"] {

@@ -8,7 +8,7 @@ fn parts() -> Parts {
 }
 
 fn totals(parts: Parts) -> Totals {
-    let limit = Limit { kind: "multicall3", first: 1, ceiling: 1, at_most: None };
+    let limit = Limit { kind: "multicall3", first: 1, usual: 1, ceiling: 1, at_most: None };
     Totals { parts, limit }
 }
 
