@@ -17,9 +17,12 @@ use super::{
     error::StoreError,
     rows::{time_text, wallet_of, wallets_of},
     session::Session,
-    sql_store::SqlStore,
+    sql_store::{SqlStore, only},
 };
 use crate::tally::{Bucket, BucketReads, RunError, SelectedRow, Selection, Total, Wallet};
+
+/// What the statements return where the profile has no columns of parts.
+const NO_PARTS: &str = "cast(null as text)";
 
 /// A row of the table: wallet, total, block of the read, whether a confirmation of its bucket counts for it, parts.
 struct CurrentRow {
@@ -36,54 +39,16 @@ struct RowInRange {
 
 impl<D: Backend> SqlStore<D> {
     /// Selects the rows of these buckets.
-    ///
-    /// Writers that are under way are waited for, so that what they write is seen: what is written later has a later time.
     pub(super) async fn select_rows(
         &self,
         buckets: &[Bucket],
         before: Option<DateTime<Utc>>,
     ) -> Result<Vec<Selection>, RunError> {
-        let look_at_clock = || async {
-            let mut session = self.database.begin(Purpose::Write).await?;
-            let at = async {
-                lock_buckets(&mut session, buckets.iter().copied()).await?;
-                session.fetch(D::SQL.now, &[]).await
-            };
-            let at = at.await;
-            session.end(at).await
-        };
-        let at: Vec<(NaiveDateTime,)> = self.retried(look_at_clock).await?;
-        let at = at.first().map_or_else(Utc::now, |(at,)| at.and_utc());
-        let (from, to) = ranges(buckets);
-        let ranges = [Column::Texts(&from), Column::Texts(&to)];
-        let selected = || async {
-            let mut session = self.database.begin(Purpose::ByPage).await?;
-            let selected = async {
-                let ranges = Value::Rows(&ranges);
-                let failing: Vec<(String,)> =
-                    session.fetch(D::SQL.failures_in_ranges, &[ranges]).await?;
-                let times = [at, before.unwrap_or(at)].map(|time| Value::Time(time.naive_utc()));
-                let sql = D::SQL.rows_in_ranges.returning(
-                    session.columns(),
-                    JOINED,
-                    "cast(null as text)",
-                );
-                let rows: Vec<RowInRange> =
-                    session.fetch(sql, &[ranges, times[0], times[1]]).await?;
-                Ok((failing, rows))
-            };
-            let selected = selected.await;
-            session.end(selected).await
-        };
-        let (failing, rows) = self.retried(selected).await?;
-        let failing: HashSet<_> = wallets_of(failing.into_iter().map(|(key,)| key));
-        let mut selected: BTreeMap<_, _> = buckets
-            .iter()
-            .map(|&bucket| {
-                let selection = Selection { bucket, at, rows: Vec::new(), left_out: Vec::new() };
-                (bucket, (selection, before.is_none()))
-            })
-            .collect();
+        let at = self.time_after_writers(buckets).await?;
+        let (failing, rows) = self.rows_in(buckets, at, before.unwrap_or(at)).await?;
+        let new = |bucket| Selection { bucket, at, rows: Vec::new(), left_out: Vec::new() };
+        let mut selected: BTreeMap<_, _> =
+            buckets.iter().map(|&bucket| (bucket, (new(bucket), before.is_none()))).collect();
         let digits = buckets.first().map_or(1, |bucket| bucket.digits());
         for RowInRange { row, is_stale, is_placeholder } in rows {
             let Some(row) = row else { continue };
@@ -96,12 +61,54 @@ impl<D: Backend> SqlStore<D> {
                 selection.rows.push(row);
             }
         }
-        let sorted = |bucket| {
+        let due = |bucket| {
             let (mut selection, is_due) = selected.remove(bucket)?;
             selection.rows.sort_unstable_by_key(|row| row.wallet);
             (is_due || selection.rows.is_empty()).then_some(selection)
         };
-        Ok(buckets.iter().filter_map(sorted).collect())
+        Ok(buckets.iter().filter_map(due).collect())
+    }
+
+    /// The time, once every transaction that was writing totals in these buckets is over: whoever writes later has a later
+    /// time.
+    async fn time_after_writers(&self, buckets: &[Bucket]) -> Result<DateTime<Utc>, RunError> {
+        let look = || async {
+            let mut session = self.database.begin(Purpose::Write).await?;
+            let time = async {
+                lock_buckets(&mut session, buckets.iter().copied()).await?;
+                session.fetch(D::SQL.now, &[]).await
+            };
+            let time = time.await;
+            session.end(time).await
+        };
+        let time: NaiveDateTime = only(self.retried(look).await?)?;
+        Ok(time.and_utc())
+    }
+
+    /// The wallets of these buckets that are on the record of failures, and then all their rows.
+    async fn rows_in(
+        &self,
+        buckets: &[Bucket],
+        at: DateTime<Utc>,
+        before: DateTime<Utc>,
+    ) -> Result<(HashSet<Wallet>, Vec<RowInRange>), RunError> {
+        let (first, last) = ranges(buckets);
+        let ranges = [Column::Texts(&first), Column::Texts(&last)];
+        let times = [at, before].map(|time| Value::Time(time.naive_utc()));
+        let selected = || async {
+            let mut session = self.database.begin(Purpose::ByPage).await?;
+            let sql = D::SQL.rows_in_ranges.returning(session.columns(), JOINED, NO_PARTS);
+            let selected = async {
+                let ranges = Value::Rows(&ranges);
+                let failing: Vec<(String,)> =
+                    session.fetch(D::SQL.failures_in_ranges, &[ranges]).await?;
+                let rows = session.fetch(sql, &[ranges, times[0], times[1]]).await?;
+                Ok((wallets_of(failing.into_iter().map(|(key,)| key)), rows))
+            };
+            let selected = selected.await;
+            session.end(selected).await
+        };
+        self.retried(selected).await
     }
 }
 
@@ -156,7 +163,7 @@ pub(super) async fn rows_now<D: Backend>(
         return Ok(HashMap::new());
     }
     let given = [Value::Rows(&[Column::Texts(&keys), Column::Texts(&times)])];
-    let sql = D::SQL.rows_now.returning(session.columns(), JOINED, "cast(null as text)");
+    let sql = D::SQL.rows_now.returning(session.columns(), JOINED, NO_PARTS);
     let rows: Vec<CurrentRow> = session.fetch(sql, &given).await?;
     let rows = rows.into_iter().filter_map(|current| current.row);
     Ok(rows.map(|row| (row.wallet, row)).collect())

@@ -670,7 +670,7 @@ const JOINED_KEYS: &str = "select string_agg(wallet, ' '), count(*), max(wallet)
 type JoinedKeys = (Option<String>, i64, Option<String>);
 
 /// The one value of a query that always gives one row.
-fn only<T>(rows: Vec<(T,)>) -> Result<T, RunError> {
+pub(super) fn only<T>(rows: Vec<(T,)>) -> Result<T, RunError> {
     first(rows).map(|(value,)| value)
 }
 
