@@ -28,8 +28,9 @@ use crate::tally::{
     Wallet,
 };
 
-/// One row in so many differs from what was read, and all are looked at again.
-const MANY: usize = 20;
+/// If more than one row differs for so many that do not, all are looked at again. What was written since the selection is
+/// then, most of it, what this program wrote in other buckets, and searching that takes longer.
+const MANY: usize = 2;
 
 /// What is to be written to confirm buckets.
 #[derive(Default)]
@@ -177,7 +178,6 @@ async fn compare<D: Backend>(
         }
     }
     if others.len() * MANY > unchanged.len() {
-        // Where this program itself writes so many, most of those written since are its own.
         others.extend(unchanged.drain(..).map(|(read, block, _)| (read, block)));
     } else {
         let written: HashSet<Wallet> = written_since(session, buckets).await?;
