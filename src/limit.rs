@@ -23,7 +23,7 @@ const FEW: usize = 200;
 const FEW_REQUESTS: usize = 4;
 /// Successes before another size is tried between one that succeeded and one that failed: few requests do without it.
 const REST: u32 = 4;
-/// What succeeded is near what failed if it is at least this part of it: one in so many.
+/// What succeeded is near what failed if it is at least one part in this many of it.
 const NEAR: usize = 2;
 /// Successes before the size that failed is tried again, the first time.
 const PATIENCE: u32 = 16;

@@ -42,7 +42,7 @@ impl<'a> Chunker<'a> {
         Self { pages, wallets, error: None, is_over: false, returned: Arc::default() }
     }
 
-    /// How many wallets are left to take, if that is no more than `most`.
+    /// How many wallets are left to take; `None` if there are more than `most`.
     pub(super) async fn left(&mut self, most: usize) -> Option<usize> {
         let returned = self.returned.wallets().len();
         while !self.is_over && self.wallets.len() + returned <= most {

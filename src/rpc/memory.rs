@@ -159,7 +159,7 @@ impl Endpoint {
 
     /// A request of this kind and size failed, as it seems for its size: the node says so, or smaller ones work.
     pub fn too_large(&self, limit: Limit, len: usize, failure: &NodeError) {
-        // A revert of the whole call is no bad moment: what a call is made of takes its own failures.
+        // Neither a bad moment nor a failing wallet reverts the whole call, so the call was too large.
         let says_so = matches!(failure.kind, ErrorKind::TooLarge | ErrorKind::Reverted);
         self.limit(limit, |search| match says_so {
             true => search.too_large(len, None),

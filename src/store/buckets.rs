@@ -123,7 +123,7 @@ async fn are_too_large<D: Backend>(session: &mut Session<'_, D>) -> Result<bool,
     Ok(average.first().is_some_and(|(average,)| *average > TOO_MANY_ROWS))
 }
 
-/// Creates the buckets of a table of so many rows, if it has none; divides them if they are too large.
+/// Creates buckets for a table with this many rows, if it has none; divides them if they are too large.
 async fn create_in<D: Backend>(session: &mut Session<'_, D>, rows: u64) -> Result<u8, StoreError> {
     // Two at once would create buckets of different lengths.
     lock_buckets(session, Bucket::all(1)).await?;

@@ -31,7 +31,7 @@ pub struct Selection {
 pub struct SelectedRow {
     /// Its key.
     pub wallet: Wallet,
-    /// The total it holds; `None` if that is no whole number of wei.
+    /// The total that it holds; `None` if that is not a whole number of wei.
     pub total: Option<Total>,
     /// The block at which that was read; `None` if it is unknown.
     pub read_block: Option<u64>,
@@ -40,11 +40,7 @@ pub struct SelectedRow {
 }
 
 impl Selection {
-    /// The row of this wallet, if that is to be read.
-    pub fn row(&self, wallet: Wallet) -> Option<&SelectedRow> {
-        self.place(wallet).map(|place| &self.rows[place])
-    }
-
+    /// Where the row of this wallet is, if that is to be read.
     fn place(&self, wallet: Wallet) -> Option<usize> {
         self.rows.binary_search_by_key(&wallet, |row| row.wallet).ok()
     }
@@ -55,7 +51,7 @@ impl Selection {
 pub struct BucketReads {
     /// Its rows.
     pub selection: Selection,
-    /// The totals that were read.
+    /// The totals that were read, by wallet.
     pub totals: Vec<TotalRead>,
     /// The wallets that could not be read.
     pub failures: Vec<Unreadable>,
@@ -186,6 +182,8 @@ impl Open {
 
 impl OpenBucket {
     fn complete(mut self) -> BucketReads {
+        // Chunks arrive in any order.
+        self.reads.totals.sort_unstable_by_key(|read| read.wallet);
         self.reads.is_complete = self.left == 0;
         self.reads
     }
@@ -222,5 +220,33 @@ impl Ledger for Confirming<'_> {
         let complete = complete.into_iter().map(|(_, open)| open.complete()).collect();
         recorded.add(self.confirm(complete).await?);
         Ok(recorded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{Address, U256};
+
+    use super::*;
+
+    #[test]
+    fn totals_of_a_bucket_are_in_the_order_of_its_rows() {
+        let read = |last| TotalRead {
+            wallet: Wallet::from(Address::with_last_byte(last)),
+            total: U256::ONE.into(),
+            read_block: 1,
+            event_block: None,
+        };
+        let bucket = Bucket::of(read(1).wallet, 1);
+        let (at, rows, left_out) = (DateTime::UNIX_EPOCH, Vec::new(), Vec::new());
+        let reads = BucketReads {
+            selection: Selection { bucket, at, rows, left_out },
+            totals: vec![read(3), read(4), read(1), read(2)],
+            failures: Vec::new(),
+            writes_all: false,
+            is_complete: false,
+        };
+        let complete = OpenBucket { is_read: Box::default(), left: 0, reads }.complete();
+        assert!(complete.totals.is_sorted_by_key(|read| read.wallet));
     }
 }

@@ -70,7 +70,7 @@ impl Pace {
         };
     }
 
-    /// So many buckets had so many wallets.
+    /// Adapts the number of buckets: the last selection found this many wallets in this many buckets.
     fn learn(&mut self, buckets: usize, wallets: usize) {
         let of_each = (wallets / buckets).max(1);
         let fitting = usize::try_from(self.rows).unwrap_or(usize::MAX) / of_each;

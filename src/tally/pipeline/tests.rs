@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::tally::Pages;
 
-/// Reads so many wallets in a chunk, each so long after the last.
+/// Gives chunks of these numbers of wallets, each after its pause.
 struct Slow(Vec<(u64, Duration)>);
 
 impl Reader for Slow {
@@ -53,7 +53,7 @@ impl Progress for Silent {
     fn wallets(&self, _: u64, _: u64) {}
 }
 
-/// How many totals are stored when, of chunks of so many wallets that come in these milliseconds after the last.
+/// Which batches are stored, and when, if chunks of these sizes come after these pauses in milliseconds.
 async fn stored(chunks: &[(u64, u64)]) -> Vec<(usize, u128)> {
     let pause = |(wallets, millis): &(u64, u64)| (*wallets, Duration::from_millis(*millis));
     let reader = Slow(chunks.iter().map(pause).collect());
