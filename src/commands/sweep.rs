@@ -2,6 +2,7 @@
 //! confirmed instead of written, and `uncovered` for rows that no `watch` keeps current.
 
 mod buckets;
+mod pages;
 mod queue;
 mod uncovered;
 

@@ -1,18 +1,16 @@
-//! Which wallets a sweep takes from a table whose rows are confirmed by buckets.
-//!
-//! Wallets that were never read first, then the buckets that were not confirmed for longest, each as a whole. Retries of
-//! failures come beside them, as in `queue`.
+//! The rows of a sweep that confirms buckets: those that were never read first, then the buckets that were not confirmed
+//! for longest, each as a whole.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use futures_util::{Stream, stream};
-use itertools::Itertools;
+use futures_util::Stream;
 
-use super::queue::{Due, Place, page_size, share};
+use super::pages::{self, Place, Rows, page_size, share};
 use crate::{
     app::PAGE,
     store::{BucketCursor, Stale, Store},
@@ -30,23 +28,19 @@ const ROWS: u64 = 50_000;
 /// more writes.
 const READ_WITHIN: Duration = Duration::from_secs(4);
 
-/// The wallets of a sweep that were not taken yet.
+/// The rows that were not taken yet.
 struct Buckets<'a> {
     store: &'a dyn Store,
     confirming: &'a Confirming<'a>,
     stale: Stale,
     /// Rows that were never read.
     unread: Place,
-    has_rows: bool,
-    due: Due<'a>,
     /// Buckets that were never confirmed, and those that were, which come after them.
     new: VecDeque<Bucket>,
     confirmed: VecDeque<Bucket>,
     after: Option<BucketCursor>,
     is_last_page: bool,
     pace: Pace,
-    /// How many more wallets to take.
-    left: u64,
 }
 
 /// How much is selected at once.
@@ -92,18 +86,13 @@ pub(super) fn pages<'a>(
         confirming,
         stale,
         unread: Place::After(None),
-        has_rows: false,
-        due: Due::new(store, stale, limit, retries),
         new: VecDeque::new(),
         confirmed: VecDeque::new(),
         after: None,
         is_last_page: false,
         pace: Pace { rows: PAGE.into(), at_once: 1, since: None },
-        left: limit,
     };
-    stream::try_unfold(buckets, |mut buckets| async move {
-        Ok(buckets.next().await?.map(|page| (page, buckets)))
-    })
+    pages::pages(buckets, store, stale, limit, retries)
 }
 
 /// How many wallets all pages hold.
@@ -149,39 +138,28 @@ fn unread(stale: &Stale) -> Stale {
     Stale { before: first_day.min(stale.before), ..*stale }
 }
 
-impl Buckets<'_> {
-    async fn next(&mut self) -> Result<Option<Vec<Wallet>>, RunError> {
-        while self.left > 0 {
-            let size = match self.unread {
-                Place::After(_) => self.left.min(PAGE.into()),
-                Place::End => self.left.min(self.pace.rows),
-            };
-            let are_rows_over = self.is_last_page && self.has_no_bucket();
-            if are_rows_over && !self.has_rows {
-                // Nothing else is stale.
-                self.due.left = self.left;
-            }
-            let due = self.due.next(if are_rows_over { size } else { share(size) }).await?;
-            let room = size - due.len() as u64;
-            let rows = match &self.unread {
-                Place::After(_) => self.unread(room).await?,
-                Place::End => self.whole_buckets(room).await?,
-            };
-            if rows.is_empty() && due.is_empty() {
-                if are_rows_over && self.due.is_over() {
-                    break;
-                }
-                continue;
-            }
-            self.has_rows |= !rows.is_empty();
-            // Another process may have taken a wallet off the record between the two.
-            let page: Vec<_> = rows.into_iter().chain(due).unique().collect();
-            self.left = self.left.saturating_sub(page.len() as u64);
-            return Ok(Some(page));
+#[async_trait]
+impl Rows for Buckets<'_> {
+    fn page(&self) -> u64 {
+        match self.unread {
+            Place::After(_) => PAGE.into(),
+            Place::End => self.pace.rows,
         }
-        Ok(None)
     }
 
+    fn are_over(&self) -> bool {
+        self.is_last_page && self.has_no_bucket()
+    }
+
+    async fn next(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
+        match &self.unread {
+            Place::After(_) => self.unread(limit).await,
+            Place::End => self.whole_buckets(limit).await,
+        }
+    }
+}
+
+impl Buckets<'_> {
     /// The next rows that were never read.
     async fn unread(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
         let Place::After(after) = &self.unread else { return Ok(Vec::new()) };

@@ -1,16 +1,15 @@
-//! Which wallets `sweep --not-covered` takes: those that no `watch` keeps current.
+//! The rows of `sweep --not-covered`: those that no `watch` keeps current.
 //!
 //! Where rows are confirmed, buckets of which most rows are not covered come first, each as a whole. The other rows are
-//! taken one by one. Retries of failures come beside them, as in `queue`.
+//! taken one by one.
 
 use std::collections::{HashSet, VecDeque};
 
-use futures_util::{Stream, stream};
-use itertools::Itertools;
+use async_trait::async_trait;
+use futures_util::Stream;
 
-use super::queue::{Due, page_size, share};
+use super::pages::{self, Rows, page_size};
 use crate::{
-    app::PAGE,
     store::{Coverage, Stale, Store, UncoveredWallet},
     tally::{Bucket, Confirming, Retries, RunError, Wallet},
 };
@@ -29,7 +28,7 @@ enum Rest {
     End,
 }
 
-/// The wallets of a sweep that were not taken yet.
+/// The rows that were not taken yet.
 struct Uncovered<'a> {
     store: &'a dyn Store,
     coverage: &'a Coverage,
@@ -41,10 +40,6 @@ struct Uncovered<'a> {
     taken: HashSet<Bucket>,
     digits: u8,
     rest: Rest,
-    has_rows: bool,
-    due: Due<'a>,
-    /// How many more wallets to take.
-    left: u64,
 }
 
 /// The wallets to sweep in pages: at most `limit`, and the rest of the last bucket. Buckets are announced to `confirming`;
@@ -66,13 +61,8 @@ pub(super) fn pages<'a>(
         taken: HashSet::new(),
         digits: 1,
         rest: Rest::NotYet,
-        has_rows: false,
-        due: Due::new(store, stale, limit, retries),
-        left: limit,
     };
-    stream::try_unfold(uncovered, |mut uncovered| async move {
-        Ok(uncovered.next().await?.map(|page| (page, uncovered)))
-    })
+    pages::pages(uncovered, store, stale, limit, retries)
 }
 
 /// How many wallets all pages hold, but for covered rows of buckets that are taken as a whole.
@@ -83,41 +73,23 @@ pub(super) async fn count(
     limit: u64,
 ) -> Result<u64, RunError> {
     let counts = store.count_uncovered(coverage, stale.shard).await?;
-    let (rows, due) = (counts.rows - counts.failing, store.count_due(stale).await?);
-    let due = if rows == 0 { due } else { due.min(share(limit)) };
-    Ok((rows + due).min(limit))
+    let due = store.count_due(stale).await?;
+    Ok(pages::count(counts.rows - counts.failing, due, limit))
+}
+
+#[async_trait]
+impl Rows for Uncovered<'_> {
+    fn are_over(&self) -> bool {
+        matches!(self.rest, Rest::End)
+    }
+
+    async fn next(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
+        let wallets = self.whole_buckets(limit).await?;
+        if wallets.is_empty() { self.rest(limit).await } else { Ok(wallets) }
+    }
 }
 
 impl Uncovered<'_> {
-    async fn next(&mut self) -> Result<Option<Vec<Wallet>>, RunError> {
-        while self.left > 0 {
-            let size = self.left.min(PAGE.into());
-            let are_rows_over = matches!(self.rest, Rest::End);
-            if are_rows_over && !self.has_rows {
-                // Nothing else is to be read.
-                self.due.left = self.left;
-            }
-            let due = self.due.next(if are_rows_over { size } else { share(size) }).await?;
-            let room = size - due.len() as u64;
-            let mut rows = self.whole_buckets(room).await?;
-            if rows.is_empty() {
-                rows = self.rest(room).await?;
-            }
-            if rows.is_empty() && due.is_empty() {
-                if matches!(self.rest, Rest::End) && self.due.is_over() {
-                    break;
-                }
-                continue;
-            }
-            self.has_rows |= !rows.is_empty();
-            // Another process may have taken a wallet off the record between the two.
-            let page: Vec<_> = rows.into_iter().chain(due).unique().collect();
-            self.left = self.left.saturating_sub(page.len() as u64);
-            return Ok(Some(page));
-        }
-        Ok(None)
-    }
-
     /// The wallets of the next buckets: until there are `limit` of them.
     async fn whole_buckets(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
         let Some(confirming) = self.confirming else { return Ok(Vec::new()) };
@@ -142,9 +114,6 @@ impl Uncovered<'_> {
 
     /// The next rows that are taken one by one, at most `limit`.
     async fn rest(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError> {
-        if limit == 0 {
-            return Ok(Vec::new());
-        }
         if matches!(self.rest, Rest::NotYet) {
             let counts = self.store.count_uncovered(self.coverage, self.stale.shard).await?;
             self.rest = match counts.rows {
