@@ -9,7 +9,7 @@ use alloy::primitives::U256;
 use anyhow::{Context, ensure};
 use ethtally::{
     store::{self, Access, Stale, Store},
-    tally::{BucketReads, SelectedRow, Selection, Shard, Shutdown, TotalRead},
+    tally::{BucketReads, Selection, Shard, Shutdown, TotalRead},
 };
 
 use crate::{
@@ -22,9 +22,9 @@ use crate::{
 const SHARDS: u32 = 100;
 const MEASURED: [u32; 3] = [0, 37, 98];
 /// Wallets whose buckets are selected at once.
-const ROWS: usize = 50_000;
+const ROWS: usize = 200_000;
 /// Wallets whose buckets are confirmed at once.
-const BATCH: usize = 5_000;
+const BATCH: usize = 20_000;
 /// Buckets whose names are read at once, as in a sweep.
 const BUCKETS: u32 = 1 << 16;
 /// The total of every row, in wei.
@@ -112,9 +112,8 @@ async fn sweep(store: &dyn Store, shard: Shard) -> anyhow::Result<usize> {
             let mut rows = 0;
             while let Some(last) = selected.pop() {
                 let mut reads = vec![read(last)];
-                let count = |reads: &[BucketReads]| {
-                    reads.iter().map(|reads| reads.totals.len()).sum::<usize>()
-                };
+                let count =
+                    |reads: &[BucketReads]| reads.iter().map(BucketReads::count).sum::<usize>();
                 while count(&reads) < BATCH
                     && let Some(selection) = selected.pop()
                 {
@@ -139,13 +138,14 @@ async fn sweep(store: &dyn Store, shard: Shard) -> anyhow::Result<usize> {
 
 /// The readings of a bucket.
 fn read(selection: Selection) -> BucketReads {
-    let read = |(index, row): (u64, &SelectedRow)| {
+    let wallets: Vec<_> = selection.rows.wallets().collect();
+    let mut reads = BucketReads::new(selection, false);
+    for (index, wallet) in (0_u64..).zip(wallets) {
         let changed = u64::from(index.is_multiple_of(CHANGED));
         let total = U256::from(TOTAL + changed).into();
-        TotalRead { wallet: row.wallet, total, read_block: 2, event_block: None }
-    };
-    let totals = (0..).zip(&selection.rows).map(read).collect();
-    BucketReads { selection, totals, failures: Vec::new(), writes_all: false, is_complete: true }
+        reads.read(&TotalRead { wallet, total, read_block: 2, event_block: None });
+    }
+    reads
 }
 
 /// Fills the table with rows that were read at block 1. Its indexes are built last, which is faster.

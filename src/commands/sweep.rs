@@ -202,13 +202,12 @@ async fn sweep_uncovered(
     Ok(finish(&confirming, run).await)
 }
 
-/// Stores what was read of buckets that are not complete.
+/// Stores what was read of buckets that were not confirmed yet.
 async fn finish(confirming: &Confirming<'_>, mut run: RunSummary) -> RunSummary {
     if !matches!(run.error, Some(RunError::Database(_))) {
-        match confirming.finish().await {
-            Ok(recorded) => run.count_later(recorded),
-            Err(error) => run.error = run.error.or(Some(error)),
-        }
+        let (recorded, error) = confirming.finish().await;
+        run.count_later(recorded);
+        run.error = run.error.or(error);
     }
     run
 }

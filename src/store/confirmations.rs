@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use async_trait::async_trait;
-use itertools::{EitherOrBoth, Itertools};
+use itertools::Itertools;
 
 use super::{
     backend::Backend,
@@ -24,8 +24,8 @@ use super::{
     sql_store::SqlStore,
 };
 use crate::tally::{
-    Bucket, BucketReads, Confirmer, Ledger, Recorded, RunError, SelectedRow, TotalRead, Unreadable,
-    Wallet,
+    Bucket, BucketReads, Confirmer, Ledger, Recorded, RunError, Selection, TotalRead, Unreadable,
+    Verdict, Wallet, verdict,
 };
 
 /// All rows are looked at again if those that differ, times this, outnumber the unchanged ones. Most of what was written since the
@@ -54,23 +54,20 @@ struct BucketColumns {
 }
 
 impl Changes {
-    /// A total that the row holds already.
-    fn confirm(&mut self, read: &TotalRead, is_first_read: bool) -> Result<(), StoreError> {
-        self.unchanged += 1;
-        if is_first_read {
-            self.first_reads.0.push(read.wallet.to_string());
-            self.first_reads.1.push(bigint(read.read_block)?);
-        }
+    fn first_read(&mut self, wallet: Wallet, block: u64) -> Result<(), StoreError> {
+        self.first_reads.0.push(wallet.to_string());
+        self.first_reads.1.push(bigint(block)?);
         Ok(())
     }
 }
 
 impl BucketColumns {
     fn push(&mut self, reads: &BucketReads) -> Result<(), StoreError> {
-        self.buckets.push(reads.selection.bucket.to_string());
+        let Selection { bucket, at, .. } = reads.selection();
+        self.buckets.push(bucket.to_string());
         self.blocks.push(reads.block().map(bigint).transpose()?);
-        self.times.push(time_text(&reads.selection.at.naive_utc()));
-        self.wallets.push(bigint((reads.totals.len() + reads.failures.len()) as u64)?);
+        self.times.push(time_text(&at.naive_utc()));
+        self.wallets.push(bigint(reads.count() as u64)?);
         Ok(())
     }
 }
@@ -81,7 +78,7 @@ impl<D: Backend> SqlStore<D> {
         let confirmed = || async {
             let mut session = self.database.begin(Purpose::Confirm).await?;
             let confirmed = async {
-                lock(&mut session, buckets.iter().map(|reads| reads.selection.bucket)).await?;
+                lock(&mut session, buckets.iter().map(|reads| reads.selection().bucket)).await?;
                 let changes = compare(&mut session, buckets).await?;
                 write(&mut session, &changes, self.database.tells_changes()).await
             };
@@ -104,13 +101,13 @@ impl<D: Backend> Confirmer for SqlStore<D> {
         }
         // The database refuses a row: all are recorded, each on its own merits, and buckets without such a row are
         // confirmed after that.
-        let totals: Vec<_> = buckets.iter().flat_map(|reads| &reads.totals).cloned().collect();
-        let failures: Vec<_> = buckets.iter().flat_map(|reads| &reads.failures).cloned().collect();
+        let totals: Vec<_> = buckets.iter().flat_map(BucketReads::totals).collect();
+        let failures: Vec<_> = buckets.iter().flat_map(BucketReads::failures).cloned().collect();
         let mut recorded = self.record(&totals, &failures).await?;
         let refused = recorded.refused.iter().map(|refused| refused.wallet);
         let missing: BTreeSet<_> = refused.chain(recorded.left.iter().copied()).collect();
         let is_stored =
-            |reads: &&BucketReads| !reads.totals.iter().any(|read| missing.contains(&read.wallet));
+            |reads: &&BucketReads| !reads.totals().any(|read| missing.contains(&read.wallet));
         let stored: Vec<_> = buckets.iter().filter(is_stored).cloned().collect();
         let again = self.confirm_once(&stored).await;
         recorded.superseded += self.explained(again).await?.superseded;
@@ -128,85 +125,62 @@ async fn lock<D: Backend>(
     coverage::share_checkpoint(session).await
 }
 
-/// What is to become of a total that was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// The row holds a newer one.
-    Superseded,
-    /// The row holds it: the confirmation is enough.
-    Unchanged,
-    Write,
-}
-
-/// Compares a total with a row; `block` is the one of the bucket's confirmation.
-fn verdict(read: &TotalRead, row: &SelectedRow, block: Option<u64>) -> Verdict {
-    if row.read_block.is_some_and(|stored_at| stored_at > read.read_block) {
-        Verdict::Superseded
-    } else if row.is_covered
-        && row.total.as_ref() == Some(&read.total)
-        && Some(read.read_block) == block
-    {
-        Verdict::Unchanged
-    } else {
-        Verdict::Write
-    }
-}
-
 /// Compares what was read with the rows as they are now. Only those that may not be as they were selected are looked at
 /// again: rows that differ from what was read, that were written since, or that have left the record of failures.
 async fn compare<D: Backend>(
     session: &mut Session<'_, D>,
     buckets: &[BucketReads],
 ) -> Result<Changes, StoreError> {
-    let (mut unchanged, mut others) = (Vec::new(), Vec::new());
+    let unchanged: usize = buckets.iter().map(BucketReads::count_unchanged).sum();
+    let others: usize = buckets.iter().map(BucketReads::count_others).sum();
+    let written = match others * MANY > unchanged {
+        true => None,
+        false => Some(written_since(session, buckets).await?),
+    };
+    let mut changes = Changes::default();
+    let mut again = Vec::new();
     for reads in buckets {
-        // At another block than this one, a total needs a write of its own.
-        let block = reads.block().filter(|_| !reads.writes_all);
-        let rows = reads.selection.rows.iter();
-        for pair in rows.merge_join_by(&reads.totals, |row, read| row.wallet.cmp(&read.wallet)) {
-            match pair {
-                EitherOrBoth::Both(row, read)
-                    if verdict(read, row, block) == Verdict::Unchanged =>
-                {
-                    unchanged.push((read, block, row.read_block.is_none()));
-                }
-                EitherOrBoth::Both(_, read) | EitherOrBoth::Right(read) => {
-                    others.push((read, block));
-                }
-                EitherOrBoth::Left(_) => {}
-            }
+        let block = reads.block_that_counts();
+        again.extend(reads.others().map(|read| (read, block)));
+        let before = again.len();
+        let Some(written) = &written else {
+            again.extend(reads.unchanged().map(|read| (read, block)));
+            continue;
+        };
+        let written = written.get(&reads.selection().bucket);
+        let is_written = |wallet: &Wallet| written.is_some_and(|written| written.contains(wallet));
+        let written = written.into_iter().flatten();
+        let found = written.filter_map(|wallet| reads.unchanged_of(*wallet));
+        again.extend(found.map(|read| (read, block)));
+        changes.unchanged += (reads.count_unchanged() + before - again.len()) as u64;
+        for (wallet, block) in reads.first_reads().filter(|(wallet, _)| !is_written(wallet)) {
+            changes.first_read(wallet, block)?;
         }
     }
-    if others.len() * MANY > unchanged.len() {
-        others.extend(unchanged.drain(..).map(|(read, block, _)| (read, block)));
-    } else {
-        let written: HashSet<Wallet> = written_since(session, buckets).await?;
-        let is_written = |(read, ..): &mut (&TotalRead, _, _)| written.contains(&read.wallet);
-        others.extend(unchanged.extract_if(.., is_written).map(|(read, block, _)| (read, block)));
-    }
     let unlisted = left_record(session, buckets).await?;
-    let again = others.iter().map(|(read, _)| read.wallet).chain(unlisted);
-    let rows = rows_now(session, buckets, again.collect()).await?;
-    let mut changes = Changes::default();
-    for (read, _, is_first_read) in unchanged {
-        changes.confirm(read, is_first_read)?;
-    }
-    for (read, block) in others {
+    let wallets = again.iter().map(|(read, _)| read.wallet).chain(unlisted);
+    let rows = rows_now(session, buckets, wallets.collect()).await?;
+    for (read, block) in again {
         let Some(row) = rows.get(&read.wallet) else {
             // The row is gone.
             changes.superseded += 1;
             continue;
         };
-        match verdict(read, row, block) {
+        match verdict(&read, row, block) {
             Verdict::Superseded => changes.superseded += 1,
-            Verdict::Unchanged => changes.confirm(read, row.read_block.is_none())?,
-            Verdict::Write => changes.totals.push(read.clone()),
+            Verdict::Unchanged => {
+                changes.unchanged += 1;
+                if row.read_block.is_none() {
+                    changes.first_read(read.wallet, read.read_block)?;
+                }
+            }
+            Verdict::Write => changes.totals.push(read),
         }
     }
     for reads in buckets {
-        changes.failures.extend(reads.failures.iter().cloned());
+        changes.failures.extend(reads.failures().iter().cloned());
         let is_covered = |wallet| rows.get(wallet).is_some_and(|row| row.is_covered);
-        if reads.is_complete && !reads.selection.left_out.iter().any(is_covered) {
+        if reads.is_complete() && !reads.selection().left_out.iter().any(is_covered) {
             changes.buckets.push(reads)?;
         }
     }
@@ -218,7 +192,7 @@ async fn left_record<D: Backend>(
     session: &mut Session<'_, D>,
     buckets: &[BucketReads],
 ) -> Result<Vec<Wallet>, StoreError> {
-    let left_out = buckets.iter().flat_map(|reads| &reads.selection.left_out);
+    let left_out = buckets.iter().flat_map(|reads| &reads.selection().left_out);
     let keys = left_out.map(Wallet::to_string).collect_vec();
     if keys.is_empty() {
         return Ok(Vec::new());

@@ -50,12 +50,13 @@ pub(super) trait Dialect: Send + Sync + Sized + 'static {
         values: &[Value<'_>],
     ) -> sqlx::Result<u64>;
 
-    /// Executes a query and returns its rows.
-    async fn fetch<T: AnyRow>(
+    /// Executes a query and gives its rows away, one by one.
+    async fn each<T: AnyRow>(
         connection: &mut ConnectionOf<Self>,
         sql: SqlStr,
         values: &[Value<'_>],
-    ) -> sqlx::Result<Vec<T>>;
+        take: &mut (impl FnMut(T) + Send),
+    ) -> sqlx::Result<()>;
 
     /// True if a transaction failed only because of another one, so that a retry may succeed.
     fn is_conflict(error: &StoreError) -> bool;
@@ -274,12 +275,13 @@ pub(super) struct Statements {
     pub(super) count_in_buckets: &'static str,
     /// Rows of first bucket, last bucket; returns the wallets on the record of failures.
     pub(super) failures_in_ranges: &'static str,
-    /// The same rows, time of the selection, before this time; returns the parts as one text, and whether the row was last
-    /// written before that time, and is a placeholder.
+    /// The same rows, time of the selection, before this time; returns wallet, total, block of the read, parts as one text,
+    /// and a sum of flags: 1 if a confirmation of that selection counts for the row, 2 if it was last written before this time,
+    /// 4 if it is a placeholder.
     pub(super) rows_in_ranges: Template,
     /// From this time, length of a bucket, a list of buckets.
     pub(super) written_since: &'static str,
-    /// Rows of wallet, time of the selection; returns what `rows_in_ranges` does, but for the last two.
+    /// Rows of wallet, time of the selection; returns what `rows_in_ranges` does, but no flag besides 1.
     pub(super) rows_now: Template,
     /// Rows of bucket, block, time of the selection, number of rows.
     pub(super) confirm_buckets: &'static str,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use alloy::primitives::U256;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use itertools::Itertools;
-use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
+use sqlx::{ColumnIndex, Decode, FromRow, Row};
 
 use super::{
     backend::Backend,
@@ -19,20 +19,18 @@ use super::{
     session::Session,
     sql_store::{SqlStore, only},
 };
-use crate::tally::{Bucket, BucketReads, RunError, SelectedRow, Selection, Total, Wallet};
+use crate::tally::{
+    Bucket, BucketReads, RunError, SelectedRow, SelectedRows, Selection, Total, Wallet,
+};
 
 /// What the statements return where the profile has no columns of parts.
 const NO_PARTS: &str = "cast(null as text)";
 
-/// A row of the table: wallet, total, block of the read, whether a confirmation of its bucket counts for it, parts.
+/// A row of the table.
 struct CurrentRow {
     /// `None` if the key is not a wallet.
     row: Option<SelectedRow>,
-}
-
-/// The same, whether it is stale, whether it is a placeholder.
-struct RowInRange {
-    row: Option<SelectedRow>,
+    /// Whether it was last written before the given time.
     is_stale: bool,
     is_placeholder: bool,
 }
@@ -45,28 +43,7 @@ impl<D: Backend> SqlStore<D> {
         before: Option<DateTime<Utc>>,
     ) -> Result<Vec<Selection>, RunError> {
         let at = self.time_after_writers(buckets).await?;
-        let (failing, rows) = self.rows_in(buckets, at, before.unwrap_or(at)).await?;
-        let new = |bucket| Selection { bucket, at, rows: Vec::new(), left_out: Vec::new() };
-        let mut selected: BTreeMap<_, _> =
-            buckets.iter().map(|&bucket| (bucket, (new(bucket), before.is_none()))).collect();
-        let digits = buckets.first().map_or(1, |bucket| bucket.digits());
-        for RowInRange { row, is_stale, is_placeholder } in rows {
-            let Some(row) = row else { continue };
-            let bucket = Bucket::of(row.wallet, digits);
-            let Some((selection, is_due)) = selected.get_mut(&bucket) else { continue };
-            if failing.contains(&row.wallet) {
-                selection.left_out.push(row.wallet);
-            } else if before.is_none() || !is_placeholder {
-                *is_due |= is_stale;
-                selection.rows.push(row);
-            }
-        }
-        let due = |bucket| {
-            let (mut selection, is_due) = selected.remove(bucket)?;
-            selection.rows.sort_unstable_by_key(|row| row.wallet);
-            (is_due || selection.rows.is_empty()).then_some(selection)
-        };
-        Ok(buckets.iter().filter_map(due).collect())
+        self.retried(|| self.rows_in(buckets, at, before)).await
     }
 
     /// The time, once every transaction that was writing totals in these buckets is over: whoever writes later has a later
@@ -85,30 +62,89 @@ impl<D: Backend> SqlStore<D> {
         Ok(time.and_utc())
     }
 
-    /// The wallets of these buckets that are on the record of failures, and then all their rows.
     async fn rows_in(
         &self,
         buckets: &[Bucket],
         at: DateTime<Utc>,
-        before: DateTime<Utc>,
-    ) -> Result<(HashSet<Wallet>, Vec<RowInRange>), RunError> {
+        before: Option<DateTime<Utc>>,
+    ) -> Result<Vec<Selection>, StoreError> {
         let (first, last) = ranges(buckets);
         let ranges = [Column::Texts(&first), Column::Texts(&last)];
-        let times = [at, before].map(|time| Value::Time(time.naive_utc()));
-        let selected = || async {
-            let mut session = self.database.begin(Purpose::ByPage).await?;
-            let sql = D::SQL.rows_in_ranges.returning(session.columns(), JOINED, NO_PARTS);
-            let selected = async {
-                let ranges = Value::Rows(&ranges);
-                let failing: Vec<(String,)> =
-                    session.fetch(D::SQL.failures_in_ranges, &[ranges]).await?;
-                let rows = session.fetch(sql, &[ranges, times[0], times[1]]).await?;
-                Ok((wallets_of(failing.into_iter().map(|(key,)| key)), rows))
-            };
-            let selected = selected.await;
-            session.end(selected).await
+        let ranges = Value::Rows(&ranges);
+        let times = [at, before.unwrap_or(at)].map(|time| Value::Time(time.naive_utc()));
+        let mut session = self.database.begin(Purpose::ByPage).await?;
+        let sql = D::SQL.rows_in_ranges.returning(session.columns(), JOINED, NO_PARTS);
+        let selected = async {
+            // First: a row that leaves the record meanwhile is looked at again before its bucket is confirmed.
+            let failing: Vec<(String,)> =
+                session.fetch(D::SQL.failures_in_ranges, &[ranges]).await?;
+            let failing = wallets_of(failing.into_iter().map(|(key,)| key));
+            let mut selecting = Selecting::new(buckets, at, failing, before.is_none());
+            let values = [ranges, times[0], times[1]];
+            session.each(sql, &values, &mut |row| selecting.add(row)).await?;
+            Ok(selecting.end(buckets))
         };
-        self.retried(selected).await
+        let selected = selected.await;
+        session.end(selected).await
+    }
+}
+
+/// Buckets whose rows are being selected.
+struct Selecting {
+    buckets: BTreeMap<Bucket, SelectedBucket>,
+    digits: u8,
+    failing: HashSet<Wallet>,
+    /// Whether all buckets are due, and placeholders are rows like others.
+    takes_all: bool,
+}
+
+struct SelectedBucket {
+    selection: Selection,
+    is_due: bool,
+}
+
+impl Selecting {
+    fn new(
+        buckets: &[Bucket],
+        at: DateTime<Utc>,
+        failing: HashSet<Wallet>,
+        takes_all: bool,
+    ) -> Self {
+        let of = |bucket| {
+            let (rows, left_out) = (SelectedRows::default(), Vec::new());
+            let selection = Selection { bucket, at, rows, left_out };
+            SelectedBucket { selection, is_due: takes_all }
+        };
+        Self {
+            buckets: buckets.iter().map(|&bucket| (bucket, of(bucket))).collect(),
+            digits: buckets.first().map_or(1, |bucket| bucket.digits()),
+            failing,
+            takes_all,
+        }
+    }
+
+    fn add(&mut self, CurrentRow { row, is_stale, is_placeholder }: CurrentRow) {
+        let Some(row) = row else { return };
+        let bucket = Bucket::of(row.wallet, self.digits);
+        let Some(SelectedBucket { selection, is_due }) = self.buckets.get_mut(&bucket) else {
+            return;
+        };
+        if self.failing.contains(&row.wallet) {
+            selection.left_out.push(row.wallet);
+        } else if self.takes_all || !is_placeholder {
+            *is_due |= is_stale;
+            selection.rows.push(&row);
+        }
+    }
+
+    /// The selections that are due, in this order. One without rows is: there is nothing to wait for.
+    fn end(mut self, buckets: &[Bucket]) -> Vec<Selection> {
+        let due = |bucket| {
+            let SelectedBucket { mut selection, is_due } = self.buckets.remove(bucket)?;
+            selection.rows.sort();
+            (is_due || selection.rows.is_empty()).then_some(selection)
+        };
+        buckets.iter().filter_map(due).collect()
     }
 }
 
@@ -124,21 +160,26 @@ fn ranges(buckets: &[Bucket]) -> (Vec<String>, Vec<String>) {
     ranges.iter().map(|(first, last)| (first.to_string(), last.to_string())).unzip()
 }
 
-/// The wallets of these buckets whose rows were written since the first of them was selected.
+/// The wallets of each of these buckets whose rows were written since the first of them was selected.
 pub(super) async fn written_since<D: Backend>(
     session: &mut Session<'_, D>,
     buckets: &[BucketReads],
-) -> Result<HashSet<Wallet>, StoreError> {
-    let selections = || buckets.iter().map(|reads| &reads.selection);
-    let Some(earliest) = selections().map(|selection| selection.at).min() else {
-        return Ok(HashSet::new());
+) -> Result<HashMap<Bucket, HashSet<Wallet>>, StoreError> {
+    let selections = || buckets.iter().map(BucketReads::selection);
+    let Some(first) = selections().min_by_key(|selection| selection.at) else {
+        return Ok(HashMap::new());
     };
     let keys = selections().map(|selection| selection.bucket.to_string()).collect_vec();
     let length = keys.first().map_or(0, String::len);
     let values =
-        [Value::Time(earliest.naive_utc()), Value::Number(length as i64), Value::List(&keys)];
+        [Value::Time(first.at.naive_utc()), Value::Number(length as i64), Value::List(&keys)];
     let written: Vec<(String,)> = session.fetch(D::SQL.written_since, &values).await?;
-    Ok(wallets_of(written.into_iter().map(|(key,)| key)))
+    let written: Vec<Wallet> = wallets_of(written.into_iter().map(|(key,)| key));
+    let mut by_bucket = HashMap::<_, HashSet<_>>::new();
+    for wallet in written {
+        by_bucket.entry(Bucket::of(wallet, first.bucket.digits())).or_default().insert(wallet);
+    }
+    Ok(by_bucket)
 }
 
 /// The rows of these wallets of the buckets as they are now; those without a row are missing.
@@ -147,7 +188,7 @@ pub(super) async fn rows_now<D: Backend>(
     buckets: &[BucketReads],
     wallets: Vec<Wallet>,
 ) -> Result<HashMap<Wallet, SelectedRow>, StoreError> {
-    let selections = || buckets.iter().map(|reads| &reads.selection);
+    let selections = || buckets.iter().map(BucketReads::selection);
     let digits = selections().next().map_or(1, |selection| selection.bucket.digits());
     let selected_at =
         |selection: &Selection| (selection.bucket, time_text(&selection.at.naive_utc()));
@@ -172,40 +213,31 @@ pub(super) async fn rows_now<D: Backend>(
 impl<'r, R: Row> FromRow<'r, R> for CurrentRow
 where
     usize: ColumnIndex<R>,
-    &'r str: Decode<'r, R::Database> + Type<R::Database>,
-    i64: Decode<'r, R::Database> + Type<R::Database>,
-    bool: Decode<'r, R::Database> + Type<R::Database>,
+    &'r str: Decode<'r, R::Database>,
+    i32: Decode<'r, R::Database>,
+    i64: Decode<'r, R::Database>,
 {
     fn from_row(row: &'r R) -> sqlx::Result<Self> {
-        let total: Option<U256> = row.try_get::<&str, _>(1)?.parse().ok();
-        let read_block: Option<i64> = row.try_get(2)?;
-        let parts: Option<&str> = row.try_get(4)?;
-        let parts: Option<_> = match parts {
+        // The statements say which types these are. Checking them takes as long as decoding, and there are millions.
+        let wallet = wallet_of(row.try_get_unchecked(0)?);
+        let total: Option<U256> = row.try_get_unchecked::<&str, _>(1)?.parse().ok();
+        let read_block: Option<i64> = row.try_get_unchecked(2)?;
+        let parts: Option<_> = match row.try_get_unchecked::<Option<&str>, _>(3)? {
             Some(parts) => parts.split(',').map(|part| part.parse().ok()).collect(),
             None => Some(Box::default()),
         };
-        let selected = SelectedRow {
-            wallet: match wallet_of(row.try_get(0)?) {
-                Some(wallet) => wallet,
-                None => return Ok(Self { row: None }),
-            },
+        let flags: i32 = row.try_get_unchecked(4)?;
+        let selected = |wallet| SelectedRow {
+            wallet,
             total: total.zip(parts).map(|(sum, parts)| Total { sum, parts }),
             read_block: read_block.and_then(|block| u64::try_from(block).ok()),
-            is_covered: row.try_get(3)?,
+            is_covered: flags & 1 != 0,
         };
-        Ok(Self { row: Some(selected) })
-    }
-}
-
-impl<'r, R: Row> FromRow<'r, R> for RowInRange
-where
-    CurrentRow: FromRow<'r, R>,
-    usize: ColumnIndex<R>,
-    bool: Decode<'r, R::Database> + Type<R::Database>,
-{
-    fn from_row(row: &'r R) -> sqlx::Result<Self> {
-        let CurrentRow { row: current } = CurrentRow::from_row(row)?;
-        Ok(Self { row: current, is_stale: row.try_get(5)?, is_placeholder: row.try_get(6)? })
+        Ok(Self {
+            row: wallet.map(selected),
+            is_stale: flags & 2 != 0,
+            is_placeholder: flags & 4 != 0,
+        })
     }
 }
 

@@ -146,9 +146,21 @@ impl<'a, D: Dialect> Session<'a, D> {
         sql: impl SqlSafeStr,
         values: &[Value<'_>],
     ) -> Result<Vec<T>, StoreError> {
-        let fetched = D::fetch(self.connection.get()?, sql.into_sql_str(), values);
-        let fetched = async { fetched.await.map_err(StoreError::Sql) };
-        watched(self.dialect, self.shutdown, self.id, fetched).await
+        let mut rows = Vec::new();
+        self.each(sql, values, &mut |row| rows.push(row)).await?;
+        Ok(rows)
+    }
+
+    /// Executes a query and gives its rows away, one by one: they need not fit into memory.
+    pub(super) async fn each<T: AnyRow>(
+        &mut self,
+        sql: impl SqlSafeStr,
+        values: &[Value<'_>],
+        take: &mut (impl FnMut(T) + Send),
+    ) -> Result<(), StoreError> {
+        let given = D::each(self.connection.get()?, sql.into_sql_str(), values, take);
+        let given = async { given.await.map_err(StoreError::Sql) };
+        watched(self.dialect, self.shutdown, self.id, given).await
     }
 
     /// Executes statements without parameters.

@@ -4,69 +4,27 @@
 //! read is confirmed: what differs from the table is written, and the rest costs one row for all of them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
+    mem,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 
-use super::{Bucket, Ledger, Locked, Recorded, RunError, Total, TotalRead, Unreadable, Wallet};
+use super::{
+    Bucket, BucketReads, Ledger, Locked, Recorded, RunError, Selection, TotalRead, Unreadable,
+    Wallet,
+};
 
-/// The rows of a bucket as they were selected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Selection {
-    /// The bucket.
-    pub bucket: Bucket,
-    /// A time just before its rows were selected, by the database's clock: all that was written earlier was visible.
-    pub at: DateTime<Utc>,
-    /// The rows whose wallets are to be read, by wallet.
-    pub rows: Vec<SelectedRow>,
-    /// Wallets of other rows: they are on the record of failures, or read by themselves.
-    pub left_out: Vec<Wallet>,
-}
-
-/// A row as it was selected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SelectedRow {
-    /// Its key.
-    pub wallet: Wallet,
-    /// The total that it holds; `None` if that is not a whole number of wei.
-    pub total: Option<Total>,
-    /// The block at which that was read; `None` if it is unknown.
-    pub read_block: Option<u64>,
-    /// True if a confirmation of this selection counts for the row.
-    pub is_covered: bool,
-}
-
-impl Selection {
-    /// Where the row of this wallet is, if that is to be read.
-    fn place(&self, wallet: Wallet) -> Option<usize> {
-        self.rows.binary_search_by_key(&wallet, |row| row.wallet).ok()
-    }
-}
-
-/// What was read of a bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BucketReads {
-    /// Its rows.
-    pub selection: Selection,
-    /// The totals that were read, by wallet.
-    pub totals: Vec<TotalRead>,
-    /// The wallets that could not be read.
-    pub failures: Vec<Unreadable>,
-    /// True if totals that did not change are written, too.
-    pub writes_all: bool,
-    /// True if each of the selected wallets is in one of the two lists. Else the bucket is not confirmed.
-    pub is_complete: bool,
-}
-
-impl BucketReads {
-    /// The block at which the bucket is confirmed: the oldest read, so that no row is older than that.
-    pub fn block(&self) -> Option<u64> {
-        self.totals.iter().map(|read| read.read_block).min()
-    }
-}
+/// Rows whose buckets are confirmed in one transaction, about: most of them cost the database nothing, and the transaction as
+/// much as thousands.
+const ROWS: usize = 50_000;
+/// How many of them may have to be written.
+const WRITES: usize = 5_000;
+/// How long a bucket that was read may wait for others.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A database that can tell a total that changed from one that did not.
 #[async_trait]
@@ -94,18 +52,22 @@ pub struct Confirming<'a> {
 /// What is being read.
 #[derive(Default)]
 struct Open {
-    buckets: HashMap<Bucket, OpenBucket>,
+    buckets: BTreeMap<Bucket, BucketReads>,
+    /// Those of which all wallets were read.
+    complete: Group,
     /// Wallets that belong to no bucket that was selected.
     others: HashSet<Wallet>,
 }
 
-/// A bucket of which not all wallets were read yet.
-struct OpenBucket {
-    /// Which of its rows were read.
-    is_read: Box<[bool]>,
-    /// How many were not.
-    left: usize,
-    reads: BucketReads,
+/// Buckets that are confirmed in one transaction.
+#[derive(Default)]
+struct Group {
+    buckets: Vec<BucketReads>,
+    rows: usize,
+    /// How many rows are to be written.
+    writes: usize,
+    /// When the first bucket came.
+    since: Option<Instant>,
 }
 
 impl<'a> Confirming<'a> {
@@ -128,37 +90,37 @@ impl<'a> Confirming<'a> {
     /// any is over at once.
     pub fn expect(&self, mut selection: Selection) -> Vec<Wallet> {
         let mut open = self.open();
-        let elsewhere = selection.rows.extract_if(.., |row| open.others.contains(&row.wallet));
-        selection.left_out.extend(elsewhere.map(|row| row.wallet));
-        let wallets: Vec<_> = selection.rows.iter().map(|row| row.wallet).collect();
-        let bucket = selection.bucket;
-        let reads = BucketReads {
-            selection,
-            totals: Vec::new(),
-            failures: Vec::new(),
-            writes_all: self.writes_all,
-            is_complete: false,
-        };
-        let is_read = vec![false; wallets.len()].into();
-        open.buckets.insert(bucket, OpenBucket { is_read, left: wallets.len(), reads });
+        let elsewhere = selection.rows.take_out(|wallet| open.others.contains(&wallet));
+        selection.left_out.extend(elsewhere);
+        let wallets = selection.rows.wallets().collect();
+        open.buckets.insert(selection.bucket, BucketReads::new(selection, self.writes_all));
         wallets
     }
 
-    /// Stores what was read of buckets that are not complete; they are not confirmed.
-    ///
-    /// # Errors
-    /// As [`Ledger::record`].
-    pub async fn finish(&self) -> Result<Recorded, RunError> {
-        let rest = self.open().buckets.drain().map(|(_, open)| open.complete()).collect();
-        self.confirm(rest).await
+    /// Stores what waits; returns what became of it, and the error that ended it early, as of [`Ledger::record`]. Buckets
+    /// that are not complete are not confirmed.
+    pub async fn finish(&self) -> (Recorded, Option<RunError>) {
+        let Open { buckets, complete, .. } = mem::take(&mut *self.open());
+        let (mut recorded, mut group) = (Recorded::default(), Group::default());
+        let mut rest = complete.buckets.into_iter().chain(buckets.into_values()).peekable();
+        while let Some(reads) = rest.next() {
+            group.add(reads);
+            if group.is_large() || rest.peek().is_none() {
+                match self.confirm(mem::take(&mut group)).await {
+                    Ok(confirmed) => recorded.add(confirmed),
+                    Err(error) => return (recorded, Some(error)),
+                }
+            }
+        }
+        (recorded, None)
     }
 
-    async fn confirm(&self, buckets: Vec<BucketReads>) -> Result<Recorded, RunError> {
-        if buckets.is_empty() {
+    async fn confirm(&self, group: Group) -> Result<Recorded, RunError> {
+        if group.buckets.is_empty() {
             return Ok(Recorded::default());
         }
         self.locked.check().await?;
-        self.confirmer.confirm(&buckets).await
+        self.confirmer.confirm(&group.buckets).await
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -167,25 +129,29 @@ impl<'a> Confirming<'a> {
 }
 
 impl Open {
-    /// The bucket of this many digits that expects a reading of the wallet, which it does not any more then.
-    fn take(&mut self, wallet: Wallet, digits: u8) -> Option<&mut BucketReads> {
-        self.others.remove(&wallet);
-        let bucket = self.buckets.get_mut(&Bucket::of(wallet, digits))?;
-        let is_read = &mut bucket.is_read[bucket.reads.selection.place(wallet)?];
-        if std::mem::replace(is_read, true) {
-            return None;
+    /// The bucket of this many digits that the wallet lies in, if that was selected. Nothing else expects its reading then.
+    fn bucket_of(&mut self, wallet: Wallet, digits: u8) -> Option<&mut BucketReads> {
+        if !self.others.is_empty() {
+            self.others.remove(&wallet);
         }
-        bucket.left -= 1;
-        Some(&mut bucket.reads)
+        self.buckets.get_mut(&Bucket::of(wallet, digits))
     }
 }
 
-impl OpenBucket {
-    fn complete(mut self) -> BucketReads {
-        // Chunks arrive in any order.
-        self.reads.totals.sort_unstable_by_key(|read| read.wallet);
-        self.reads.is_complete = self.left == 0;
-        self.reads
+impl Group {
+    fn add(&mut self, reads: BucketReads) {
+        self.rows += reads.count();
+        self.writes += reads.count_others();
+        self.since.get_or_insert_with(Instant::now);
+        self.buckets.push(reads);
+    }
+
+    const fn is_large(&self) -> bool {
+        self.rows >= ROWS || self.writes >= WRITES
+    }
+
+    fn is_due(&self) -> bool {
+        self.is_large() || self.since.is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 }
 
@@ -197,56 +163,169 @@ impl Ledger for Confirming<'_> {
         failures: &[Unreadable],
     ) -> Result<Recorded, RunError> {
         let (mut other_totals, mut other_failures) = (Vec::new(), Vec::new());
-        let complete: Vec<_> = {
+        let group = {
             let mut open = self.open();
             for read in totals {
-                match open.take(read.wallet, self.digits) {
-                    Some(bucket) => bucket.totals.push(read.clone()),
-                    None => other_totals.push(read.clone()),
+                let bucket = open.bucket_of(read.wallet, self.digits);
+                if !bucket.is_some_and(|bucket| bucket.read(read)) {
+                    other_totals.push(read.clone());
                 }
             }
             for failure in failures {
-                match open.take(failure.wallet, self.digits) {
-                    Some(bucket) => bucket.failures.push(failure.clone()),
-                    None => other_failures.push(failure.clone()),
+                let bucket = open.bucket_of(failure.wallet, self.digits);
+                if !bucket.is_some_and(|bucket| bucket.fail(failure)) {
+                    other_failures.push(failure.clone());
                 }
             }
-            open.buckets.extract_if(|_, bucket| bucket.left == 0).collect()
+            let Open { buckets, complete, .. } = &mut *open;
+            for (_, reads) in buckets.extract_if(.., |_, reads| reads.is_complete()) {
+                complete.add(reads);
+            }
+            if complete.is_due() { mem::take(complete) } else { Group::default() }
         };
         let mut recorded = Recorded::default();
         if other_totals.len() + other_failures.len() > 0 {
             recorded = self.locked.record(&other_totals, &other_failures).await?;
         }
-        let complete = complete.into_iter().map(|(_, open)| open.complete()).collect();
-        recorded.add(self.confirm(complete).await?);
+        recorded.add(self.confirm(group).await?);
         Ok(recorded)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use alloy::primitives::{Address, U256};
+    use chrono::DateTime;
 
-    use super::*;
+    use super::{
+        super::{Lock, SelectedRow, SelectedRows, Total},
+        *,
+    };
 
-    #[test]
-    fn totals_of_a_bucket_are_in_the_order_of_its_rows() {
-        let read = |last| TotalRead {
-            wallet: Wallet::from(Address::with_last_byte(last)),
-            total: U256::ONE.into(),
-            read_block: 1,
-            event_block: None,
+    /// Counts transactions, of which only this many succeed.
+    struct Counting {
+        transactions: AtomicUsize,
+        succeed: usize,
+    }
+
+    #[async_trait]
+    impl Confirmer for Counting {
+        async fn confirm(&self, buckets: &[BucketReads]) -> Result<Recorded, RunError> {
+            if self.transactions.fetch_add(1, Ordering::Relaxed) >= self.succeed {
+                return Err(RunError::Database(anyhow::anyhow!("gone")));
+            }
+            let count =
+                |of: fn(&BucketReads) -> usize| buckets.iter().map(of).sum::<usize>() as u64;
+            let (unchanged, updated) =
+                (count(BucketReads::count_unchanged), count(BucketReads::count_others));
+            Ok(Recorded { unchanged, updated, ..Recorded::default() })
+        }
+    }
+
+    #[async_trait]
+    impl Ledger for Counting {
+        async fn record(&self, _: &[TotalRead], _: &[Unreadable]) -> Result<Recorded, RunError> {
+            panic!("every wallet lies in a bucket");
+        }
+    }
+
+    #[async_trait]
+    impl Lock for Counting {
+        async fn is_held(&self) -> bool {
+            true
+        }
+
+        async fn lost(&self) -> String {
+            panic!("it is held");
+        }
+
+        async fn release(&self) {}
+    }
+
+    impl Counting {
+        fn new(succeed: usize) -> Self {
+            Self { transactions: AtomicUsize::default(), succeed }
+        }
+
+        fn confirming(&self) -> Confirming<'_> {
+            Confirming::new(self, Locked { ledger: self, lock: self }, 1, false)
+        }
+
+        fn transactions(&self) -> usize {
+            self.transactions.load(Ordering::Relaxed)
+        }
+    }
+
+    async fn read(confirming: &Confirming<'_>, digit: u8, rows: u32, total: u64) -> Recorded {
+        read_some(confirming, digit, rows, rows as usize, total).await
+    }
+
+    /// Selects this many rows with the total 7 in the bucket of this digit, and reads some of them.
+    async fn read_some(
+        confirming: &Confirming<'_>,
+        digit: u8,
+        rows: u32,
+        count: usize,
+        total: u64,
+    ) -> Recorded {
+        let wallet = |row: u32| {
+            let mut address = Address::left_padding_from(&row.to_be_bytes());
+            address[0] = digit << 4;
+            Wallet::from(address)
         };
-        let bucket = Bucket::of(read(1).wallet, 1);
-        let (at, rows, left_out) = (DateTime::UNIX_EPOCH, Vec::new(), Vec::new());
-        let reads = BucketReads {
-            selection: Selection { bucket, at, rows, left_out },
-            totals: vec![read(3), read(4), read(1), read(2)],
-            failures: Vec::new(),
-            writes_all: false,
-            is_complete: false,
-        };
-        let complete = OpenBucket { is_read: Box::default(), left: 0, reads }.complete();
-        assert!(complete.totals.is_sorted_by_key(|read| read.wallet));
+        let mut selected = SelectedRows::default();
+        for wallet in (0..rows).map(wallet) {
+            let total = Some(U256::from(7).into());
+            selected.push(&SelectedRow { wallet, total, read_block: Some(1), is_covered: true });
+        }
+        selected.sort();
+        let (bucket, at) = (Bucket::of(wallet(0), 1), DateTime::UNIX_EPOCH);
+        let wallets =
+            confirming.expect(Selection { bucket, at, rows: selected, left_out: Vec::new() });
+        let total: Total = U256::from(total).into();
+        let read =
+            |wallet| TotalRead { wallet, total: total.clone(), read_block: 2, event_block: None };
+        let reads: Vec<_> = wallets.into_iter().take(count).map(read).collect();
+        confirming.record(&reads, &[]).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_waits_for_others_but_not_for_long() {
+        let confirmer = Counting::new(usize::MAX);
+        let confirming = confirmer.confirming();
+        assert_eq!(read(&confirming, 0, 100, 7).await.unchanged, 0);
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(read(&confirming, 1, 100, 7).await.unchanged, 200);
+        assert_eq!(read(&confirming, 2, 100, 7).await.unchanged, 0);
+        let (recorded, error) = confirming.finish().await;
+        assert_eq!((recorded.unchanged, error.is_none()), (100, true));
+        assert_eq!(confirmer.transactions(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_rows_and_many_writes_are_confirmed_at_once() {
+        let confirmer = Counting::new(usize::MAX);
+        let confirming = confirmer.confirming();
+        for digit in 0..3 {
+            assert_eq!(read(&confirming, digit, 15_000, 7).await.unchanged, 0);
+        }
+        assert_eq!(read(&confirming, 3, 5_000, 7).await.unchanged, 50_000);
+        assert_eq!(read(&confirming, 4, 4_999, 8).await.updated, 0);
+        assert_eq!(read(&confirming, 5, 1, 8).await.updated, 5_000);
+        assert_eq!(confirmer.transactions(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_stored_counts_also_when_the_rest_fails() {
+        let confirmer = Counting::new(1);
+        let confirming = confirmer.confirming();
+        for digit in 0..4 {
+            assert_eq!(read_some(&confirming, digit, 4_000, 3_999, 8).await.updated, 0);
+        }
+        let (recorded, error) = confirming.finish().await;
+        assert_eq!((recorded.updated, error.is_some()), (2 * 3_999, true));
+        assert_eq!(confirmer.transactions(), 2);
     }
 }

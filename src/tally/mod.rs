@@ -5,6 +5,7 @@
 
 mod amount;
 mod bucket;
+mod bucket_reads;
 mod change;
 mod check;
 mod confirming;
@@ -14,15 +15,17 @@ mod lock;
 mod pipeline;
 mod reading;
 mod retries;
+mod selection;
 mod shard;
 mod shutdown;
 mod wallet;
 
 pub use amount::Amount;
 pub use bucket::Bucket;
+pub use bucket_reads::{BucketReads, Verdict, verdict};
 pub use change::{Change, ChangeSink};
 pub use check::{Check, CheckStatus};
-pub use confirming::{BucketReads, Confirmer, Confirming, SelectedRow, Selection};
+pub use confirming::{Confirmer, Confirming};
 pub use error::RunError;
 pub use hint::NodeHint;
 pub use lock::{Lock, Locked};
@@ -32,6 +35,7 @@ pub use reading::{
     TotalRead, Unreadable,
 };
 pub use retries::Retries;
+pub use selection::{SelectedRow, SelectedRows, Selection};
 pub use shard::{Shard, ShardError};
 pub use shutdown::Shutdown;
 pub use wallet::{Wallet, WalletError};

@@ -11,7 +11,7 @@ use alloy::primitives::{Address, U256};
 use chrono::{DateTime, Utc};
 use ethtally::{
     store::{Access, Store, open},
-    tally::{Bucket, BucketReads, SelectedRow, Selection, Shutdown, TotalRead, Unreadable, Wallet},
+    tally::{Bucket, BucketReads, Selection, Shutdown, TotalRead, Unreadable, Wallet},
 };
 use futures_util::future::join_all;
 use itertools::{Itertools, iproduct};
@@ -175,17 +175,16 @@ impl Table {
         read_of: impl Fn(Wallet, &Case) -> Read,
     ) -> u64 {
         let reads = |selection: &Selection| {
-            let mut parts = (Vec::new(), Vec::new());
-            for SelectedRow { wallet, .. } in &selection.rows {
-                let case = &self.cases[wallet];
-                let read = read_of(*wallet, case);
-                let (totals, failures) = readings([(wallet, case)].into_iter(), |_| Some(read));
-                parts.0.extend(totals);
-                parts.1.extend(failures);
+            let mut reads = BucketReads::new(selection.clone(), false);
+            for wallet in selection.rows.wallets() {
+                let case = &self.cases[&wallet];
+                let read = read_of(wallet, case);
+                let (totals, failures) = readings([(&wallet, case)].into_iter(), |_| Some(read));
+                assert!(totals.iter().all(|total| reads.read(total)));
+                assert!(failures.iter().all(|failure| reads.fail(failure)));
             }
-            let (totals, failures) = parts;
-            let selection = selection.clone();
-            BucketReads { selection, totals, failures, writes_all: false, is_complete: true }
+            assert!(reads.is_complete());
+            reads
         };
         let reads: Vec<_> = selected.iter().map(reads).collect();
         self.store.confirm(&reads).await.expect("a confirmation").unchanged
@@ -237,14 +236,14 @@ impl Table {
             let block = block.min().expect("a read");
             // An older confirmation does not replace a newer one.
             let is_newest = before.is_none_or(|before| before <= block);
-            for SelectedRow { wallet, .. } in &selection.rows {
-                let case = &self.cases[wallet];
+            for wallet in selection.rows.wallets() {
+                let case = &self.cases[&wallet];
                 // Failures are not confirmed; when they failed depends on the order.
                 let reads = case.writers.iter().flatten().chain([&case.read]);
                 if reads.into_iter().any(|read| *read == Read::Fails) {
                     continue;
                 }
-                let (known, fresh_at) = &rows[wallet];
+                let (known, fresh_at) = &rows[&wallet];
                 let is_fresh = *known >= block && (*fresh_at >= at || !is_newest);
                 assert!(is_fresh, "{wallet}: {case:?}, {known} at {fresh_at}");
             }
@@ -319,8 +318,8 @@ async fn rows_that_were_written_since_the_selection_are_looked_at_again(database
     let meanwhile = [read(&wallets[3], 8, 2), read(&wallets[5], 9, 4)];
     store.record(&meanwhile, &[]).await.expect("totals");
     let totals: Vec<_> = at_block(7, 3);
-    let (failures, writes_all, is_complete) = (Vec::new(), false, true);
-    let reads = BucketReads { selection, totals, failures, writes_all, is_complete };
+    let mut reads = BucketReads::new(selection, false);
+    assert!(totals.iter().all(|total| reads.read(total)));
     let confirmed = store.confirm(&[reads]).await.expect("a confirmation");
     assert_eq!((confirmed.unchanged, confirmed.updated, confirmed.superseded), (198, 1, 1));
     let rows = database.sql(

@@ -23,7 +23,7 @@ const BUCKETS: u32 = 1 << 16;
 const AT_ONCE: usize = 1_024;
 /// Rows that are selected at once, at most. The more there are, the more often one page of the table holds several of them;
 /// two selections are in memory.
-const ROWS: u64 = 50_000;
+const ROWS: u64 = 150_000;
 /// How long reading what is selected at once may take: a selection that is old confirms an earlier time, and is followed by
 /// more writes.
 const READ_WITHIN: Duration = Duration::from_secs(4);

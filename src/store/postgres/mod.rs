@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
 use sqlx::{
     AssertSqlSafe, PgConnection, Postgres, Row, SqlStr,
     postgres::{PgArguments, PgConnectOptions},
@@ -124,13 +125,18 @@ impl Dialect for PgDialect {
         Ok(query.execute(connection).await?.rows_affected())
     }
 
-    async fn fetch<T: AnyRow>(
+    async fn each<T: AnyRow>(
         connection: &mut PgConnection,
         sql: SqlStr,
         values: &[Value<'_>],
-    ) -> sqlx::Result<Vec<T>> {
-        let query = sqlx::query_as_with(sql, arguments(values)?).persistent(false);
-        query.fetch_all(connection).await
+        take: &mut (impl FnMut(T) + Send),
+    ) -> sqlx::Result<()> {
+        let query = sqlx::query_with(sql, arguments(values)?).persistent(false);
+        let mut rows = query.fetch(connection);
+        while let Some(row) = rows.try_next().await? {
+            take(T::from_row(&row)?);
+        }
+        Ok(())
     }
 
     async fn run(connection: &mut PgConnection, sql: SqlStr) -> sqlx::Result<()> {

@@ -293,10 +293,11 @@ pub(super) const SQL: Statements = Statements {
                  select wallet from eth_wallet_read_failures
                  where wallet >= given.first and wallet < given.last || 'g' offset 0) failed",
     rows_in_ranges: Template(
-        "select stored.wallet, stored.balance::text, stored.read_block,
-                 stored.updated_at < $3 and stored.created_at < $3
-                     and stored.updated_at >= timestamp '1970-01-02',
-                 {parts}, stored.updated_at < $4, stored.updated_at < timestamp '1970-01-02'
+        "select stored.wallet, stored.balance::text, stored.read_block, {parts},
+                 (stored.updated_at < $3 and stored.created_at < $3
+                     and stored.updated_at >= timestamp '1970-01-02')::int
+                 + (stored.updated_at < $4)::int * 2
+                 + (stored.updated_at < timestamp '1970-01-02')::int * 4
              from unnest($1::text[], $2::text[]) as given (first, last)
              cross join lateral (
                  select * from eth_wallet_balances
@@ -309,10 +310,9 @@ pub(super) const SQL: Statements = Statements {
                  order by updated_at, wallet offset 0) stored
              where left(wallet, $2::int) = any($3)",
     rows_now: Template(
-        "select stored.wallet, stored.balance::text, stored.read_block,
-                 stored.updated_at < given.at::timestamp and stored.created_at < given.at::timestamp
-                     and stored.updated_at >= timestamp '1970-01-02',
-                 {parts}
+        "select stored.wallet, stored.balance::text, stored.read_block, {parts},
+                 (stored.updated_at < given.at::timestamp and stored.created_at < given.at::timestamp
+                     and stored.updated_at >= timestamp '1970-01-02')::int
              from unnest($1::text[], $2::text[]) as given (wallet, at)
              cross join lateral (
                  select * from eth_wallet_balances

@@ -14,6 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
 use serde_json::json;
 use sqlx::{
     ConnectOptions, SqlSafeStr, SqlStr, Sqlite, SqliteConnection,
@@ -214,12 +215,17 @@ impl Dialect for SqliteDialect {
         Ok(query.execute(connection).await?.rows_affected())
     }
 
-    async fn fetch<T: AnyRow>(
+    async fn each<T: AnyRow>(
         connection: &mut SqliteConnection,
         sql: SqlStr,
         values: &[Value<'_>],
-    ) -> sqlx::Result<Vec<T>> {
-        sqlx::query_as_with(sql, arguments(values)?).fetch_all(connection).await
+        take: &mut (impl FnMut(T) + Send),
+    ) -> sqlx::Result<()> {
+        let mut rows = sqlx::query_with(sql, arguments(values)?).fetch(connection);
+        while let Some(row) = rows.try_next().await? {
+            take(T::from_row(&row)?);
+        }
+        Ok(())
     }
 
     fn is_conflict(_: &StoreError) -> bool {

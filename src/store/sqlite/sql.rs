@@ -287,11 +287,12 @@ pub(super) const SQL: Statements = Statements {
              cross join eth_wallet_read_failures failed
                  on failed.wallet >= given.value ->> 0 and failed.wallet < (given.value ->> 1) || 'g'",
     rows_in_ranges: Template(
-        "select stored.wallet, cast(stored.balance as text), stored.read_block,
-                 stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', $2)
+        "select stored.wallet, cast(stored.balance as text), stored.read_block, {parts},
+                 (stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', $2)
                      and stored.created_at < strftime('%Y-%m-%d %H:%M:%S', $2)
-                     and stored.updated_at >= '1970-01-02',
-                 {parts}, stored.updated_at < $3, stored.updated_at < '1970-01-02'
+                     and stored.updated_at >= '1970-01-02')
+                 + (stored.updated_at < $3) * 2
+                 + (stored.updated_at < '1970-01-02') * 4
              from json_each($1) as given
              cross join eth_wallet_balances stored
                  on stored.wallet >= given.value ->> 0 and stored.wallet < (given.value ->> 1) || 'g'",
@@ -301,11 +302,10 @@ pub(super) const SQL: Statements = Statements {
              where updated_at >= strftime('%Y-%m-%d %H:%M:%S', $1)
                  and substr(wallet, 1, $2) in (select value from json_each($3))",
     rows_now: Template(
-        "select stored.wallet, cast(stored.balance as text), stored.read_block,
+        "select stored.wallet, cast(stored.balance as text), stored.read_block, {parts},
                  stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', given.value ->> 1)
                      and stored.created_at < strftime('%Y-%m-%d %H:%M:%S', given.value ->> 1)
-                     and stored.updated_at >= '1970-01-02',
-                 {parts}
+                     and stored.updated_at >= '1970-01-02'
              from json_each($1) as given
              cross join eth_wallet_balances stored on stored.wallet = given.value ->> 0",
     ),
