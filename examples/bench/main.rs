@@ -30,6 +30,7 @@ use ethtally_testbed::LatencyProxy;
 use fixture::Fixture;
 use program::{CommandLine, Program, Usage};
 use report::{Report, Row, What, say};
+use rounds::Write;
 use table::Table;
 
 /// Number of processes in measurements with shards.
@@ -79,6 +80,12 @@ struct Arguments {
     /// Percentages of rows that change between two sweeps, for `rounds`
     #[arg(long, value_delimiter = ',', default_values_t = [0.0, 0.1, 1.0, 10.0])]
     changed: Vec<f64>,
+    /// How rows are written, for `rounds`
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Write::All, Write::Changed])]
+    write: Vec<Write>,
+    /// How often each is measured, for `rounds` and `snapshot`
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
     /// Rows of the tables for `scale`
     #[arg(long, value_delimiter = ',', default_values_t = [1_000_000, 10_000_000, 30_000_000])]
     scale: Vec<u64>,
@@ -229,8 +236,11 @@ impl Bench {
             }
             Measure::Snapshot => {
                 for method in readers {
-                    let row = self.snapshot(method).await;
-                    self.keep_row(row);
+                    let snapshot = self.snapshot(method).await;
+                    self.keep(snapshot, |report, (row, sentence)| {
+                        report.rows.push(row);
+                        report.comparisons.push(sentence);
+                    });
                 }
             }
             Measure::Shards => {
@@ -423,19 +433,39 @@ impl Bench {
         Ok(Row::of_program(what, self.arguments.wallets, &ran))
     }
 
-    async fn snapshot(&self, method: Method) -> anyhow::Result<Row> {
+    /// Snapshots of a table, and reading alone beside each of them.
+    async fn snapshot(&self, method: Method) -> anyhow::Result<(Row, String)> {
         let what = What::Snapshot(method);
         let table = self.fixture.table().await?;
-        let folder = tempfile::tempdir()?;
-        let file = folder.path().join("totals.csv");
-        say(format_args!("{what} …"));
         let node = self.fixture.chain.url();
-        let command = self.command("snapshot --block 0 --out", method, &node, &table);
-        let ran = self.program.run(&[command.arg(&file)])?;
-        let rows = std::fs::read_to_string(&file)?.lines().count() as u64 - 1;
-        ensure!(rows == self.arguments.wallets, "the snapshot has {rows} rows");
+        // Reading an older state takes Anvil twice as long.
+        let block = self.fixture.chain.block_number().await?;
+        let (mut snapshots, mut readings) = (Vec::new(), Vec::new());
+        for _ in 0..self.arguments.rounds {
+            readings.push(alone::reading(&self.fixture, method, &self.arguments).await?.time);
+            let folder = tempfile::tempdir()?;
+            let file = folder.path().join("totals.csv");
+            say(format_args!("{what} …"));
+            let command = self.command("snapshot --block", method, &node, &table);
+            let command = command.arg(block.to_string()).arg("--out").arg(&file);
+            let usage = self.program.run(&[command])?;
+            let rows = std::fs::read_to_string(&file)?.lines().count() as u64 - 1;
+            ensure!(rows == self.arguments.wallets, "the snapshot has {rows} rows");
+            say(format_args!("after {:?} of reading alone: {usage:?}", readings.last()));
+            snapshots.push(usage);
+        }
         table.drop().await?;
-        Ok(Row::of_program(what, self.arguments.wallets, &ran))
+        let reading = mean(readings.into_iter());
+        let time = mean(snapshots.iter().map(|usage| usage.time));
+        let ratio = time.div_duration_f64(reading);
+        let [of_snapshots, of_readings] = [time, reading].map(|time| time.as_secs_f64());
+        let last = snapshots.last().context("no snapshot")?;
+        let row = Row { time, ..Row::of_program(what, self.arguments.wallets, last) };
+        let sentence = format!(
+            "{what}: {ratio:.2} times as long as reading alone ({of_snapshots:.1} s and {of_readings:.1} s, means of {} turns)",
+            snapshots.len()
+        );
+        Ok((row, sentence))
     }
 
     async fn original(&self, what: What, proxy: Option<&LatencyProxy>) -> anyhow::Result<Row> {
@@ -453,4 +483,10 @@ impl Bench {
             ..Row::new(what, self.arguments.wallets)
         })
     }
+}
+
+/// The mean of some times, of which there is one at least.
+fn mean(times: impl ExactSizeIterator<Item = Duration>) -> Duration {
+    let count = times.len() as u32;
+    times.sum::<Duration>() / count
 }

@@ -147,11 +147,12 @@ const HEAD: [&str; 8] = [
     "peak MiB",
 ];
 
-const HEAD_OF_ROUNDS: [&str; 9] = [
+const HEAD_OF_ROUNDS: [&str; 10] = [
     "changed rows",
     "--write",
     "seconds",
     "of --write all",
+    "of reading alone",
     "database CPU-s per million",
     "WAL MB",
     "growth MB",
@@ -206,12 +207,13 @@ impl Report {
         let all = self.rounds.iter().find(|other| {
             other.write == WriteChoice::All && other.changed_percent == rounds.changed_percent
         });
-        let ratio = all.map(|all| rounds.time.as_secs_f64() / all.time.as_secs_f64());
+        let ratio = |of: Duration| format!("{:.2}", rounds.time.div_duration_f64(of));
         [
             format!("{} %", rounds.changed_percent),
             rounds.write.to_string(),
             seconds(rounds.time),
-            ratio.map_or_else(none, |ratio| format!("{ratio:.2}")),
+            all.map_or_else(none, |all| ratio(all.time)),
+            rounds.reading.map_or_else(none, ratio),
             rounds.cost.cpu.map_or_else(none, per_million),
             rounds.cost.wal.map_or_else(none, megabytes),
             megabytes(rounds.cost.growth),
@@ -248,7 +250,6 @@ impl Report {
         let mut lines = Vec::new();
         for method in [Method::Multicall3, Method::Packed, Method::Auto] {
             lines.extend(self.against_floor(method));
-            lines.extend(self.against_reading(method));
             lines.extend(self.against(What::Original, What::Sweep(method)));
             lines.extend(self.against(What::FarOriginal, What::FarSweep(method)));
             for (what, of) in [
@@ -294,25 +295,6 @@ impl Report {
             sweep.what,
             floor / sweep.seconds()
         ))
-    }
-
-    /// Compares rounds that write only changes with reading alone.
-    fn against_reading(&self, method: Method) -> Vec<String> {
-        let Some(reading) = self.row(What::Reading(method)) else { return Vec::new() };
-        let changed = self
-            .rounds
-            .iter()
-            .filter(|rounds| rounds.write == WriteChoice::Changed && rounds.method == method);
-        let ratio = |rounds: &Rounds| rounds.time.as_secs_f64() / reading.seconds();
-        changed
-            .map(|rounds| {
-                let (ratio, percent) = (ratio(rounds), rounds.changed_percent);
-                format!(
-                    "--write changed, {percent} % changed: {ratio:.2} times as long as {}",
-                    reading.what
-                )
-            })
-            .collect()
     }
 
     fn against(&self, original: What, sweep: What) -> Option<String> {

@@ -1,22 +1,25 @@
 //! Rounds over a table of which a part changed on the chain: what each way of writing costs the database.
 //!
-//! Both ways sweep a table of their own after the same changes, in turns, and no vacuum runs between the rounds.
+//! Both ways sweep a table of their own after the same changes, in turns, and no vacuum runs between the rounds. Beside each
+//! round that writes only changes, all wallets are read alone.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
 use alloy::primitives::U256;
+use clap::ValueEnum;
 use ethtally_testbed::{genesis::holding, wallet};
 use procfs::process::{Process, all_processes};
 
-use crate::{Bench, Method, fixture::Fixture, program::Usage, report::say, table::Table};
-
-/// The rounds for each share of changed rows.
-const ROUNDS: u64 = 3;
+use crate::{
+    Bench, Method, alone, fixture::Fixture, mean, program::Usage, report::say, table::Table,
+};
 
 /// How a sweep writes, as in the program's --write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Write {
+    /// Every row
     All,
+    /// Rows whose total changed
     Changed,
 }
 
@@ -33,11 +36,12 @@ impl fmt::Display for Write {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rounds {
     pub(crate) write: Write,
-    pub(crate) method: Method,
     /// Of a hundred rows.
     pub(crate) changed_percent: f64,
     pub(crate) wallets: u64,
     pub(crate) time: Duration,
+    /// How long reading alone takes, where it was measured beside.
+    pub(crate) reading: Option<Duration>,
     pub(crate) peak_kib: Option<u64>,
     /// The program's CPU time.
     pub(crate) cpu: Duration,
@@ -107,17 +111,20 @@ struct Contender {
     write: Write,
     table: Table,
     rounds: Vec<(Usage, DatabaseCost)>,
+    /// How long reading alone took beside each round.
+    readings: Vec<Duration>,
 }
 
 impl Bench {
     /// Sweeps in both ways for each share of changed rows.
     pub(crate) async fn rounds(&self, method: Method) -> anyhow::Result<Vec<Rounds>> {
         let mut contenders = Vec::new();
-        for write in [Write::All, Write::Changed] {
+        for &write in &self.arguments.write {
             let table = self.fixture.table().await?;
             say(format_args!("--write {write}, {method}: first round …"));
             self.round(method, write, &table)?;
-            contenders.push(Contender { write, table, rounds: Vec::new() });
+            let (rounds, readings) = (Vec::new(), Vec::new());
+            contenders.push(Contender { write, table, rounds, readings });
         }
         let (fixture, added) = (&self.fixture, HashMap::new());
         let mut changes = Changes { fixture, rounds: 0, added, sum: fixture.sum };
@@ -126,12 +133,17 @@ impl Bench {
             for contender in &mut contenders {
                 contender.table.compact().await?;
                 contender.rounds.clear();
+                contender.readings.clear();
             }
-            for round in 0..ROUNDS {
+            for round in 0..self.arguments.rounds {
                 changes.make(*percent).await?;
                 // Who goes first alternates.
                 contenders.reverse();
-                for Contender { write, table, rounds } in &mut contenders {
+                for Contender { write, table, rounds, readings } in &mut contenders {
+                    if *write == Write::Changed {
+                        let row = alone::reading(fixture, method, &self.arguments).await?;
+                        readings.push(row.time);
+                    }
                     let before = Counters::of(table).await?;
                     let usage = self.round(method, *write, table)?;
                     let cost = before.cost_until(&Counters::of(table).await?);
@@ -146,9 +158,8 @@ impl Bench {
             let wallets = self.arguments.wallets;
             means.extend(contenders.iter().map(|contender| Rounds {
                 changed_percent: *percent,
-                method,
                 wallets,
-                ..contender.mean(method)
+                ..contender.mean()
             }));
         }
         for contender in contenders {
@@ -167,24 +178,24 @@ impl Bench {
 }
 
 impl Contender {
-    fn mean(&self, method: Method) -> Rounds {
-        let count = self.rounds.len() as u32;
-        let mean = |of: &dyn Fn(&Usage) -> Duration| {
-            self.rounds.iter().map(|(usage, _)| of(usage)).sum::<Duration>() / count
-        };
+    fn mean(&self) -> Rounds {
+        let of_usage =
+            |of: &dyn Fn(&Usage) -> Duration| mean(self.rounds.iter().map(|(usage, _)| of(usage)));
         let of_cost = |of: &dyn Fn(&DatabaseCost) -> Option<u64>| {
             let all: Option<Vec<u64>> = self.rounds.iter().map(|(_, cost)| of(cost)).collect();
-            Some(all?.iter().sum::<u64>() / u64::from(count))
+            Some(all?.iter().sum::<u64>() / self.rounds.len() as u64)
         };
         let micros = |time: Duration| time.as_micros() as u64;
         Rounds {
             write: self.write,
-            method,
             changed_percent: 0.0,
             wallets: 0,
-            time: mean(&|usage| usage.time),
+            time: of_usage(&|usage| usage.time),
+            reading: Some(self.readings.iter().copied())
+                .filter(|readings| readings.len() > 0)
+                .map(mean),
             peak_kib: self.rounds.iter().filter_map(|(usage, _)| usage.peak_kib).max(),
-            cpu: mean(&|usage| usage.cpu),
+            cpu: of_usage(&|usage| usage.cpu),
             cost: DatabaseCost {
                 cpu: of_cost(&|cost| cost.cpu.map(micros)).map(Duration::from_micros),
                 wal: of_cost(&|cost| cost.wal),
