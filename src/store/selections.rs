@@ -2,12 +2,16 @@
 //!
 //! The rows of many buckets are selected at once: they lie anywhere in the table, and so one look at a page finds several.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap, HashSet},
+};
 
 use alloy::primitives::U256;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use itertools::Itertools;
-use sqlx::{ColumnIndex, Decode, FromRow, Row};
+use serde::Deserialize;
+use sqlx::{ColumnIndex, Decode, FromRow, Row, postgres::PgRow, sqlite::SqliteRow};
 
 use super::{
     backend::Backend,
@@ -25,6 +29,13 @@ use crate::tally::{
 
 /// What the statements return where the profile has no columns of parts.
 const NO_PARTS: &str = "cast(null as text)";
+
+/// What one row of `rows_in_ranges` holds: a row of the table in PostgreSQL, those of a bucket in SQLite, whose driver takes
+/// several microseconds to hand a row from its thread to ours.
+enum CurrentRows {
+    One(CurrentRow),
+    Many(Vec<CurrentRow>),
+}
 
 /// A row of the table.
 struct CurrentRow {
@@ -68,7 +79,7 @@ impl<D: Backend> SqlStore<D> {
         at: DateTime<Utc>,
         before: Option<DateTime<Utc>>,
     ) -> Result<Vec<Selection>, StoreError> {
-        let (first, last) = ranges(buckets);
+        let (first, last) = ranges(buckets, D::SQL.selects_neighbours);
         let ranges = [Column::Texts(&first), Column::Texts(&last)];
         let ranges = Value::Rows(&ranges);
         let times = [at, before.unwrap_or(at)].map(|time| Value::Time(time.naive_utc()));
@@ -81,7 +92,7 @@ impl<D: Backend> SqlStore<D> {
             let failing = wallets_of(failing.into_iter().map(|(key,)| key));
             let mut selecting = Selecting::new(buckets, at, failing, before.is_none());
             let values = [ranges, times[0], times[1]];
-            session.each(sql, &values, &mut |row| selecting.add(row)).await?;
+            session.each(sql, &values, &mut |rows| selecting.add_all(rows)).await?;
             Ok(selecting.end(buckets))
         };
         let selected = selected.await;
@@ -123,6 +134,13 @@ impl Selecting {
         }
     }
 
+    fn add_all(&mut self, rows: CurrentRows) {
+        match rows {
+            CurrentRows::One(row) => self.add(row),
+            CurrentRows::Many(rows) => rows.into_iter().for_each(|row| self.add(row)),
+        }
+    }
+
     fn add(&mut self, CurrentRow { row, is_stale, is_placeholder }: CurrentRow) {
         let Some(row) = row else { return };
         let bucket = Bucket::of(row.wallet, self.digits);
@@ -148,12 +166,12 @@ impl Selecting {
     }
 }
 
-/// The first and the last bucket of each series of neighbours.
-fn ranges(buckets: &[Bucket]) -> (Vec<String>, Vec<String>) {
+/// The first and the last bucket of each series of neighbours, or each bucket as both.
+fn ranges(buckets: &[Bucket], joins_neighbours: bool) -> (Vec<String>, Vec<String>) {
     let mut ranges: Vec<(Bucket, Bucket)> = Vec::new();
     for bucket in buckets.iter().copied().sorted_unstable() {
         match ranges.last_mut() {
-            Some((_, last)) if last.next() == Some(bucket) => *last = bucket,
+            Some((_, last)) if joins_neighbours && last.next() == Some(bucket) => *last = bucket,
             _ => ranges.push((bucket, bucket)),
         }
     }
@@ -210,6 +228,37 @@ pub(super) async fn rows_now<D: Backend>(
     Ok(rows.map(|row| (row.wallet, row)).collect())
 }
 
+/// The columns of a row of the table: wallet, total, block of the read, parts, flags.
+#[derive(Deserialize)]
+struct Columns<'a>(
+    #[serde(borrow)] Cow<'a, str>,
+    #[serde(borrow)] Cow<'a, str>,
+    Option<i64>,
+    #[serde(borrow)] Option<Cow<'a, str>>,
+    i32,
+);
+
+impl From<Columns<'_>> for CurrentRow {
+    fn from(Columns(wallet, total, read_block, parts, flags): Columns<'_>) -> Self {
+        let total: Option<U256> = total.parse().ok();
+        let parts: Option<_> = match parts {
+            Some(parts) => parts.split(',').map(|part| part.parse().ok()).collect(),
+            None => Some(Box::default()),
+        };
+        let selected = |wallet| SelectedRow {
+            wallet,
+            total: total.zip(parts).map(|(sum, parts)| Total { sum, parts }),
+            read_block: read_block.and_then(|block| u64::try_from(block).ok()),
+            is_covered: flags & 1 != 0,
+        };
+        Self {
+            row: wallet_of(&wallet).map(selected),
+            is_stale: flags & 2 != 0,
+            is_placeholder: flags & 4 != 0,
+        }
+    }
+}
+
 impl<'r, R: Row> FromRow<'r, R> for CurrentRow
 where
     usize: ColumnIndex<R>,
@@ -219,25 +268,28 @@ where
 {
     fn from_row(row: &'r R) -> sqlx::Result<Self> {
         // The statements say which types these are. Checking them takes as long as decoding, and there are millions.
-        let wallet = wallet_of(row.try_get_unchecked(0)?);
-        let total: Option<U256> = row.try_get_unchecked::<&str, _>(1)?.parse().ok();
-        let read_block: Option<i64> = row.try_get_unchecked(2)?;
-        let parts: Option<_> = match row.try_get_unchecked::<Option<&str>, _>(3)? {
-            Some(parts) => parts.split(',').map(|part| part.parse().ok()).collect(),
-            None => Some(Box::default()),
-        };
-        let flags: i32 = row.try_get_unchecked(4)?;
-        let selected = |wallet| SelectedRow {
-            wallet,
-            total: total.zip(parts).map(|(sum, parts)| Total { sum, parts }),
-            read_block: read_block.and_then(|block| u64::try_from(block).ok()),
-            is_covered: flags & 1 != 0,
-        };
-        Ok(Self {
-            row: wallet.map(selected),
-            is_stale: flags & 2 != 0,
-            is_placeholder: flags & 4 != 0,
-        })
+        let columns = Columns(
+            Cow::Borrowed(row.try_get_unchecked(0)?),
+            Cow::Borrowed(row.try_get_unchecked(1)?),
+            row.try_get_unchecked(2)?,
+            row.try_get_unchecked::<Option<&str>, _>(3)?.map(Cow::Borrowed),
+            row.try_get_unchecked(4)?,
+        );
+        Ok(columns.into())
+    }
+}
+
+impl FromRow<'_, PgRow> for CurrentRows {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        CurrentRow::from_row(row).map(Self::One)
+    }
+}
+
+impl FromRow<'_, SqliteRow> for CurrentRows {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        let rows: Vec<Columns<'_>> = serde_json::from_str(row.try_get(0)?)
+            .map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok(Self::Many(rows.into_iter().map(CurrentRow::from).collect()))
     }
 }
 
@@ -249,9 +301,12 @@ mod tests {
     fn neighbours_are_one_range() {
         let buckets = ["0x3ff", "0x400", "0x3fe", "0x000", "0xfff", "0x402"];
         let buckets = buckets.map(|bucket| bucket.parse().expect("a bucket"));
-        let (first, last) = ranges(&buckets);
+        let (first, last) = ranges(&buckets, true);
         assert_eq!(first, ["0x000", "0x3fe", "0x402", "0xfff"]);
         assert_eq!(last, ["0x000", "0x400", "0x402", "0xfff"]);
-        assert_eq!(ranges(&[]), (Vec::new(), Vec::new()));
+        let (first, last) = ranges(&buckets, false);
+        assert_eq!(first, ["0x000", "0x3fe", "0x3ff", "0x400", "0x402", "0xfff"]);
+        assert_eq!(first, last);
+        assert_eq!(ranges(&[], true), (Vec::new(), Vec::new()));
     }
 }

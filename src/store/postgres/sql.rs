@@ -292,6 +292,8 @@ pub(super) const SQL: Statements = Statements {
              cross join lateral (
                  select wallet from eth_wallet_read_failures
                  where wallet >= given.first and wallet < given.last || 'g' offset 0) failed",
+    // One range is read in the order of the table's pages, several one after another.
+    selects_neighbours: true,
     rows_in_ranges: Template(
         "select stored.wallet, stored.balance::text, stored.read_block, {parts},
                  (stored.updated_at < $3 and stored.created_at < $3

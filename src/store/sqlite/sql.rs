@@ -286,16 +286,19 @@ pub(super) const SQL: Statements = Statements {
              from json_each($1) as given
              cross join eth_wallet_read_failures failed
                  on failed.wallet >= given.value ->> 0 and failed.wallet < (given.value ->> 1) || 'g'",
+    selects_neighbours: false,
     rows_in_ranges: Template(
-        "select stored.wallet, cast(stored.balance as text), stored.read_block, {parts},
-                 (stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', $2)
-                     and stored.created_at < strftime('%Y-%m-%d %H:%M:%S', $2)
-                     and stored.updated_at >= '1970-01-02')
-                 + (stored.updated_at < $3) * 2
-                 + (stored.updated_at < '1970-01-02') * 4
-             from json_each($1) as given
-             cross join eth_wallet_balances stored
-                 on stored.wallet >= given.value ->> 0 and stored.wallet < (given.value ->> 1) || 'g'",
+        "select (
+                 select json_group_array(json_array(
+                     cast(stored.wallet as text), cast(stored.balance as text), stored.read_block, {parts},
+                     (stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', $2)
+                         and stored.created_at < strftime('%Y-%m-%d %H:%M:%S', $2)
+                         and stored.updated_at >= '1970-01-02')
+                     + (stored.updated_at < $3) * 2
+                     + (stored.updated_at < '1970-01-02') * 4))
+                 from eth_wallet_balances stored
+                 where stored.wallet >= given.value ->> 0 and stored.wallet < (given.value ->> 1) || 'g')
+             from json_each($1) as given",
     ),
     // From the whole second, as other programs write times.
     written_since: "select wallet from eth_wallet_balances
