@@ -21,25 +21,18 @@ pub(super) fn quoted(name: &str) -> String {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Template(pub(super) &'static str);
 
-/// Between columns of which one text is made: null if any of them is.
-pub(super) const JOINED: &str = " || ',' || ";
-/// Between columns that are arguments.
-pub(super) const LISTED: &str = ", ";
-
 impl Template {
     fn filled(self, places: &[(&str, String)]) -> SqlStr {
         let fill = |sql: String, (place, text): &(&str, String)| sql.replace(place, text);
         AssertSqlSafe(places.iter().fold(self.0.to_owned(), fill)).into_sql_str()
     }
 
-    /// The statement that returns these columns as texts, [`JOINED`] or [`LISTED`]; without columns `if_none`.
-    pub(super) fn returning(self, columns: &[PartColumn], between: &str, if_none: &str) -> SqlStr {
+    /// The statement that returns these columns as texts: a list, or what follows other columns.
+    pub(super) fn returning(self, columns: &[PartColumn]) -> SqlStr {
         let text = |column: &PartColumn| format!("cast(stored.{} as text)", quoted(&column.name));
-        let parts = match columns {
-            [] => if_none.to_owned(),
-            columns => columns.iter().map(text).join(between),
-        };
-        self.filled(&[("{parts}", parts)])
+        let parts = columns.iter().map(text).join(", ");
+        let behind = if parts.is_empty() { String::new() } else { format!(", {parts}") };
+        self.filled(&[("{parts}", parts), ("{, parts}", behind)])
     }
 
     /// The statement that writes these columns, and null to those of `all` that are not among them; `value` is how the

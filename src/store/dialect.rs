@@ -277,9 +277,9 @@ pub(super) struct Statements {
     pub(super) failures_in_ranges: &'static str,
     /// Whether `rows_in_ranges` is to be given a series of neighbouring buckets as one range.
     pub(super) selects_neighbours: bool,
-    /// Rows of first bucket, last bucket; time of the selection, before this time; returns wallet, total, block of the read, parts as one text,
-    /// and a sum of flags: 1 if a confirmation of that selection counts for the row, 2 if it was last written before this time,
-    /// 4 if it is a placeholder. In SQLite, a list of these in JSON for each range.
+    /// Rows of first bucket, last bucket; time of the selection, before this time; returns wallet, total, block of the read, a
+    /// sum of flags (1 if a confirmation of that selection counts for the row, 2 if it was last written before this time, 4 if
+    /// it is a placeholder) and the parts. In SQLite, a list of these in JSON for each range.
     pub(super) rows_in_ranges: Template,
     /// From this time, length of a bucket, a list of buckets.
     pub(super) written_since: &'static str,

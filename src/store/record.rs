@@ -5,7 +5,6 @@ use std::{collections::HashMap, ops::Range};
 use super::{
     Row,
     changes::WithChanges,
-    columns::LISTED,
     coverage::{early_reads, uncover},
     dialect::{Column, Dialect, Value},
     error::StoreError,
@@ -126,7 +125,7 @@ async fn rows<D: Dialect>(
     session: &mut Session<'_, D>,
 ) -> Result<impl Iterator<Item = (Wallet, Row)>, StoreError> {
     // A change is one of the total.
-    let sql = D::SQL.rows.returning(&[], LISTED, "");
+    let sql = D::SQL.rows.returning(&[]);
     let rows: Vec<RawRow> = session.fetch(sql, &[Value::List(&totals.wallets)]).await?;
     Ok(rows.into_iter().filter_map(|row| Row::of(row, &[])).map(|row| (row.wallet, row)))
 }

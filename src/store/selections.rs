@@ -16,7 +16,6 @@ use sqlx::{ColumnIndex, Decode, FromRow, Row, postgres::PgRow, sqlite::SqliteRow
 use super::{
     backend::Backend,
     buckets::lock_buckets,
-    columns::JOINED,
     dialect::{Column, Purpose, Value},
     error::StoreError,
     rows::{time_text, wallet_of, wallets_of},
@@ -26,9 +25,6 @@ use super::{
 use crate::tally::{
     Bucket, BucketReads, RunError, SelectedRow, SelectedRows, Selection, Total, Wallet,
 };
-
-/// What the statements return where the profile has no columns of parts.
-const NO_PARTS: &str = "cast(null as text)";
 
 /// What one row of `rows_in_ranges` holds: a row of the table in PostgreSQL, those of a bucket in SQLite, whose driver takes
 /// several microseconds to hand a row from its thread to ours.
@@ -84,7 +80,7 @@ impl<D: Backend> SqlStore<D> {
         let ranges = Value::Rows(&ranges);
         let times = [at, before.unwrap_or(at)].map(|time| Value::Time(time.naive_utc()));
         let mut session = self.database.begin(Purpose::ByPage).await?;
-        let sql = D::SQL.rows_in_ranges.returning(session.columns(), JOINED, NO_PARTS);
+        let sql = D::SQL.rows_in_ranges.returning(session.columns());
         let selected = async {
             // First: a row that leaves the record meanwhile is looked at again before its bucket is confirmed.
             let failing: Vec<(String,)> =
@@ -222,29 +218,24 @@ pub(super) async fn rows_now<D: Backend>(
         return Ok(HashMap::new());
     }
     let given = [Value::Rows(&[Column::Texts(&keys), Column::Texts(&times)])];
-    let sql = D::SQL.rows_now.returning(session.columns(), JOINED, NO_PARTS);
+    let sql = D::SQL.rows_now.returning(session.columns());
     let rows: Vec<CurrentRow> = session.fetch(sql, &given).await?;
     let rows = rows.into_iter().filter_map(|current| current.row);
     Ok(rows.map(|row| (row.wallet, row)).collect())
 }
 
-/// The columns of a row of the table: wallet, total, block of the read, parts, flags.
-#[derive(Deserialize)]
-struct Columns<'a>(
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    Option<i64>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    i32,
-);
-
-impl From<Columns<'_>> for CurrentRow {
-    fn from(Columns(wallet, total, read_block, parts, flags): Columns<'_>) -> Self {
+impl CurrentRow {
+    /// A row of these columns, and of those of its parts.
+    fn of<'a>(
+        wallet: &str,
+        total: &str,
+        read_block: Option<i64>,
+        flags: i32,
+        parts: impl Iterator<Item = Option<Cow<'a, str>>>,
+    ) -> Self {
         let total: Option<U256> = total.parse().ok();
-        let parts: Option<_> = match parts {
-            Some(parts) => parts.split(',').map(|part| part.parse().ok()).collect(),
-            None => Some(Box::default()),
-        };
+        // A part that was never read is null.
+        let parts: Option<_> = parts.map(|part| part?.parse().ok()).collect();
         let selected = |wallet| SelectedRow {
             wallet,
             total: total.zip(parts).map(|(sum, parts)| Total { sum, parts }),
@@ -252,7 +243,7 @@ impl From<Columns<'_>> for CurrentRow {
             is_covered: flags & 1 != 0,
         };
         Self {
-            row: wallet_of(&wallet).map(selected),
+            row: wallet_of(wallet).map(selected),
             is_stale: flags & 2 != 0,
             is_placeholder: flags & 4 != 0,
         }
@@ -268,14 +259,15 @@ where
 {
     fn from_row(row: &'r R) -> sqlx::Result<Self> {
         // The statements say which types these are. Checking them takes as long as decoding, and there are millions.
-        let columns = Columns(
-            Cow::Borrowed(row.try_get_unchecked(0)?),
-            Cow::Borrowed(row.try_get_unchecked(1)?),
+        let part = |column| row.try_get_unchecked::<Option<&str>, usize>(column);
+        let parts: Vec<_> = (4..row.len()).map(part).try_collect()?;
+        Ok(Self::of(
+            row.try_get_unchecked(0)?,
+            row.try_get_unchecked(1)?,
             row.try_get_unchecked(2)?,
-            row.try_get_unchecked::<Option<&str>, _>(3)?.map(Cow::Borrowed),
-            row.try_get_unchecked(4)?,
-        );
-        Ok(columns.into())
+            row.try_get_unchecked(3)?,
+            parts.into_iter().map(|part| part.map(Cow::Borrowed)),
+        ))
     }
 }
 
@@ -285,11 +277,24 @@ impl FromRow<'_, PgRow> for CurrentRows {
     }
 }
 
+/// The same columns in JSON.
+#[derive(Deserialize)]
+struct Columns<'a>(
+    #[serde(borrow)] Cow<'a, str>,
+    #[serde(borrow)] Cow<'a, str>,
+    Option<i64>,
+    i32,
+    #[serde(borrow)] Vec<Option<Cow<'a, str>>>,
+);
+
 impl FromRow<'_, SqliteRow> for CurrentRows {
     fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
         let rows: Vec<Columns<'_>> = serde_json::from_str(row.try_get(0)?)
             .map_err(|error| sqlx::Error::Decode(error.into()))?;
-        Ok(Self::Many(rows.into_iter().map(CurrentRow::from).collect()))
+        let current = |Columns(wallet, total, read_block, flags, parts): Columns<'_>| {
+            CurrentRow::of(&wallet, &total, read_block, flags, parts.into_iter())
+        };
+        Ok(Self::Many(rows.into_iter().map(current).collect()))
     }
 }
 

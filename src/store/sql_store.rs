@@ -16,7 +16,6 @@ use super::{
     BucketCursor, BucketPage, Checkpoint, Coverage, Cursor, LockKey, Page, Row, Stale, Store,
     TableCounts, TableFreshness, TableProfile, UncoveredCounts, UncoveredWallet,
     backend::Backend,
-    columns::LISTED,
     coverage::{self, doubt_in},
     dialect::{AnyRow, Column, Purpose, Value},
     error::{StoreError, unless_stopped},
@@ -345,7 +344,7 @@ impl<D: Backend> Store for SqlStore<D> {
 
     async fn rows(&self, wallets: &[Wallet]) -> Result<Vec<Row>, RunError> {
         let columns = &self.database.columns;
-        let sql = D::SQL.rows.returning(columns, LISTED, "");
+        let sql = D::SQL.rows.returning(columns);
         let rows = self.fetch(sql, &[Value::List(&keys_of(wallets))]).await?;
         Ok(rows.into_iter().filter_map(|row| Row::of(row, columns)).collect())
     }

@@ -158,7 +158,9 @@ impl Packed<'_> {
         let count = usize::from(self.byte());
         let (number, rest) = self.0.split_at(count);
         self.0 = rest;
-        U256::from_be_slice(number)
+        let mut bytes = [0; 32];
+        bytes[32 - count..].copy_from_slice(number);
+        U256::from_be_bytes(bytes)
     }
 }
 

@@ -18,6 +18,7 @@ on_both_databases! {
     a_read_older_than_a_confirmation_changes_no_row
     a_row_that_appears_after_the_selection_is_not_confirmed
     buckets_of_very_different_sizes_are_all_swept
+    keys_and_totals_of_other_programs_do_not_hold_a_round_up
 }
 
 fn sweep_changed(database: &Database, node: &str, options: &[&str]) -> Ethtally {
@@ -117,6 +118,35 @@ async fn buckets_of_very_different_sizes_are_all_swept(database: Database) {
         next_second().await;
     }
     assert_eq!(confirmed(&database).await, "16|16|20024");
+}
+
+async fn keys_and_totals_of_other_programs_do_not_hold_a_round_up(database: Database) {
+    let chain = still_chain().await;
+    store_unread(&database, 0..50);
+    sweep_changed(&database, &chain.url(), &[]).run().expect(0);
+    let upper = address(7).to_uppercase();
+    let keys = ["0x1\"],[", "0x2\\", "0x3\n0x4", "0x5 6", "0xé", upper.as_str()];
+    for key in keys {
+        let insert = format!(
+            "insert into eth_wallet_balances (wallet, balance, updated_at, created_at, read_block)
+             values ('{key}', 5, '2020-01-01 00:00:00', '2020-01-01 00:00:00', 1)"
+        );
+        database.sql(&insert).await;
+    }
+    let spoil = format!(
+        "update eth_wallet_balances set balance = '1.5', updated_at = '2020-01-01 00:00:00' where wallet = '{}'",
+        address(9)
+    );
+    database.sql(&spoil).await;
+    next_second().await;
+    let swept = sweep_changed(&database, &chain.url(), &[]).run().expect(0);
+    let own = swept.json();
+    assert_eq!((&own["updated"], &own["unchanged"]), (&json!(1), &json!(49)));
+    assert!(swept.stderr.contains("not a wallet address in lower case"), "{swept:?}");
+    let kept = "select count(*) from eth_wallet_balances where balance = '5' and updated_at < '2021-01-01'";
+    assert_eq!(database.value(kept).await, keys.len().to_string());
+    database.sql("delete from eth_wallet_balances where updated_at < '2021-01-01'").await;
+    assert_read_at_genesis(&database, 50, &[]).await;
 }
 
 /// The session that a test holds a lock with, as a transaction that writes totals or confirms buckets holds it.

@@ -295,11 +295,11 @@ pub(super) const SQL: Statements = Statements {
     // One range is read in the order of the table's pages, several one after another.
     selects_neighbours: true,
     rows_in_ranges: Template(
-        "select stored.wallet, stored.balance::text, stored.read_block, {parts},
+        "select stored.wallet, stored.balance::text, stored.read_block,
                  (stored.updated_at < $3 and stored.created_at < $3
                      and stored.updated_at >= timestamp '1970-01-02')::int
                  + (stored.updated_at < $4)::int * 2
-                 + (stored.updated_at < timestamp '1970-01-02')::int * 4
+                 + (stored.updated_at < timestamp '1970-01-02')::int * 4{, parts}
              from unnest($1::text[], $2::text[]) as given (first, last)
              cross join lateral (
                  select * from eth_wallet_balances
@@ -312,9 +312,9 @@ pub(super) const SQL: Statements = Statements {
                  order by updated_at, wallet offset 0) stored
              where left(wallet, $2::int) = any($3)",
     rows_now: Template(
-        "select stored.wallet, stored.balance::text, stored.read_block, {parts},
+        "select stored.wallet, stored.balance::text, stored.read_block,
                  (stored.updated_at < given.at::timestamp and stored.created_at < given.at::timestamp
-                     and stored.updated_at >= timestamp '1970-01-02')::int
+                     and stored.updated_at >= timestamp '1970-01-02')::int{, parts}
              from unnest($1::text[], $2::text[]) as given (wallet, at)
              cross join lateral (
                  select * from eth_wallet_balances

@@ -290,12 +290,13 @@ pub(super) const SQL: Statements = Statements {
     rows_in_ranges: Template(
         "select (
                  select json_group_array(json_array(
-                     cast(stored.wallet as text), cast(stored.balance as text), stored.read_block, {parts},
+                     cast(stored.wallet as text), cast(stored.balance as text), stored.read_block,
                      (stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', $2)
                          and stored.created_at < strftime('%Y-%m-%d %H:%M:%S', $2)
                          and stored.updated_at >= '1970-01-02')
                      + (stored.updated_at < $3) * 2
-                     + (stored.updated_at < '1970-01-02') * 4))
+                     + (stored.updated_at < '1970-01-02') * 4,
+                     json_array({parts})))
                  from eth_wallet_balances stored
                  where stored.wallet >= given.value ->> 0 and stored.wallet < (given.value ->> 1) || 'g')
              from json_each($1) as given",
@@ -305,10 +306,10 @@ pub(super) const SQL: Statements = Statements {
              where updated_at >= strftime('%Y-%m-%d %H:%M:%S', $1)
                  and substr(wallet, 1, $2) in (select value from json_each($3))",
     rows_now: Template(
-        "select stored.wallet, cast(stored.balance as text), stored.read_block, {parts},
+        "select stored.wallet, cast(stored.balance as text), stored.read_block,
                  stored.updated_at < strftime('%Y-%m-%d %H:%M:%S', given.value ->> 1)
                      and stored.created_at < strftime('%Y-%m-%d %H:%M:%S', given.value ->> 1)
-                     and stored.updated_at >= '1970-01-02'
+                     and stored.updated_at >= '1970-01-02'{, parts}
              from json_each($1) as given
              cross join eth_wallet_balances stored on stored.wallet = given.value ->> 0",
     ),
