@@ -23,7 +23,7 @@ pub struct Selection {
 pub struct SelectedRow {
     /// Its key.
     pub wallet: Wallet,
-    /// The total that it holds; `None` if that is not a whole number of wei.
+    /// The total that it holds, in wei; `None` if that is no whole number, or a part was never read.
     pub total: Option<Total>,
     /// The block at which that was read; `None` if it is unknown.
     pub read_block: Option<u64>,
@@ -91,14 +91,14 @@ impl SelectedRows {
             is_covered: flags & IS_COVERED != 0,
             read_block: (flags & HAS_BLOCK != 0).then(|| packed.number().saturating_to()),
             total: (flags & HAS_TOTAL != 0).then(|| {
-                let parts = packed.byte();
                 let sum = packed.number();
+                let parts: usize = packed.number().saturating_to();
                 Total { sum, parts: (0..parts).map(|_| packed.number()).collect() }
             }),
         }
     }
 
-    /// Adds a row. Once all are added they are to be sorted.
+    /// Adds a row. Nothing is found before the rows are sorted.
     ///
     /// # Panics
     /// If the rows of one bucket fill gigabytes.
@@ -116,8 +116,8 @@ impl SelectedRows {
             pack(U256::from(*block), &mut self.packed);
         }
         if let Some(Total { sum, parts }) = total {
-            self.packed.push(u8::try_from(parts.len()).expect("a table has hundreds of columns"));
             pack(*sum, &mut self.packed);
+            pack(U256::from(parts.len()), &mut self.packed);
             parts.iter().for_each(|part| pack(*part, &mut self.packed));
         }
     }
