@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    vec,
 };
 
 use futures_util::StreamExt;
@@ -16,7 +17,8 @@ use crate::tally::{Pages, RunError, Wallet};
 /// Cuts pages into chunks of any size.
 pub(super) struct Chunker<'a> {
     pages: Pages<'a>,
-    wallets: VecDeque<Wallet>,
+    /// What is left of the pages that came. A page may be large, so it is not copied.
+    left: VecDeque<vec::IntoIter<Wallet>>,
     /// The error that ended the pages.
     error: Option<RunError>,
     /// True if the pages have ended.
@@ -38,23 +40,23 @@ pub(super) struct UnderWay(Arc<Returned>);
 
 impl<'a> Chunker<'a> {
     pub(super) fn new(pages: Pages<'a>) -> Self {
-        let wallets = VecDeque::new();
-        Self { pages, wallets, error: None, is_over: false, returned: Arc::default() }
+        let left = VecDeque::new();
+        Self { pages, left, error: None, is_over: false, returned: Arc::default() }
     }
 
     /// How many wallets are left to take; `None` if there are more than `most`.
     pub(super) async fn left(&mut self, most: usize) -> Option<usize> {
         let returned = self.returned.wallets().len();
-        while !self.is_over && self.wallets.len() + returned <= most {
+        while !self.is_over && self.count() + returned <= most {
             self.next_page().await;
         }
-        let left = self.wallets.len() + returned;
+        let left = self.count() + returned;
         (left <= most).then_some(left)
     }
 
     /// The error that ended the pages, once every wallet before it was taken.
     pub(super) fn error(&mut self) -> Option<RunError> {
-        if self.wallets.is_empty() { self.error.take() } else { None }
+        if self.count() == 0 { self.error.take() } else { None }
     }
 
     /// The next `count` wallets; fewer at the end, and before an error.
@@ -64,17 +66,26 @@ impl<'a> Chunker<'a> {
             let count = count.min(returned.len());
             returned.drain(..count).collect()
         };
-        while self.wallets.len() + taken.len() < count && !self.is_over {
-            self.next_page().await;
+        while taken.len() < count {
+            if let Some(page) = self.left.front_mut() {
+                taken.extend(page.take(count - taken.len()));
+                self.left.pop_front_if(|page| page.len() == 0);
+            } else if self.is_over {
+                break;
+            } else {
+                self.next_page().await;
+            }
         }
-        let count = (count - taken.len()).min(self.wallets.len());
-        taken.extend(self.wallets.drain(..count));
         taken
+    }
+
+    fn count(&self) -> usize {
+        self.left.iter().map(|page| page.len()).sum()
     }
 
     async fn next_page(&mut self) {
         match self.pages.next().await {
-            Some(Ok(page)) => self.wallets.extend(page),
+            Some(Ok(page)) => self.left.push_back(page.into_iter()),
             Some(Err(error)) => (self.error, self.is_over) = (Some(error), true),
             None => self.is_over = true,
         }
