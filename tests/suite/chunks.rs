@@ -179,9 +179,15 @@ async fn unreadable_wallets_do_not_keep_chunks_small() {
         let calls = stub.count("eth_call");
         let most = 40 * 5 / 4 + SEARCH + poisoned.len() * 30;
         assert!(calls <= most, "{calls} of {most}: {:?}", chunk_sizes(&stub));
-        let last = chunk_sizes(&stub).into_iter().rev().take(40);
-        let best = last.filter(|(_, answered)| *answered).map(|(wallets, _)| wallets).max();
-        assert!(best >= Some(400), "{best:?}: {:?}", chunk_sizes(&stub));
+        // The first one is among the first seventh. In what order calls come, and how near to the limit the search ends,
+        // depends on how busy the machine is.
+        let large = |(wallets, answered): &(usize, bool)| *answered && *wallets >= 300;
+        let in_large: usize = chunk_sizes(&stub)
+            .iter()
+            .filter(|chunk| large(chunk))
+            .map(|(wallets, _)| wallets)
+            .sum();
+        assert!(in_large >= WALLETS as usize / 2, "{in_large}: {:?}", chunk_sizes(&stub));
     }
 }
 

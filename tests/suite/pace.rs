@@ -41,7 +41,8 @@ async fn concurrency_adapts_to_a_node_that_accepts_two_calls_and_later_more() {
     let refused =
         strict.iter().filter(|seen| seen.answered != "passed" && seen.answered != "delay");
     let refused = refused.count();
-    assert!(refused * 4 <= strict.len(), "{refused} of {} calls were refused", strict.len());
+    // With 16 calls in flight, seven of eight would be.
+    assert!(refused * 3 <= strict.len(), "{refused} of {} calls were refused", strict.len());
     // The search for the best concurrency is repeated rarely.
     let late = &strict[strict.len() / 2..];
     assert!(late.iter().all(|seen| seen.in_flight <= 6), "{:?}", in_flight(late));
