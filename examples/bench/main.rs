@@ -460,7 +460,8 @@ impl Bench {
         let ratio = time.div_duration_f64(reading);
         let [of_snapshots, of_readings] = [time, reading].map(|time| time.as_secs_f64());
         let last = snapshots.last().context("no snapshot")?;
-        let row = Row { time, ..Row::of_program(what, self.arguments.wallets, last) };
+        let peak_kib = snapshots.iter().filter_map(|usage| usage.peak_kib).max();
+        let row = Row { time, peak_kib, ..Row::of_program(what, self.arguments.wallets, last) };
         let sentence = format!(
             "{what}: {ratio:.2} times as long as reading alone ({of_snapshots:.1} s and {of_readings:.1} s, means of {} turns)",
             snapshots.len()

@@ -28,8 +28,8 @@ use crate::tally::{
     Verdict, Wallet, verdict,
 };
 
-/// All rows are looked at again if those that differ, times this, outnumber the unchanged ones. Most of what was written since the
-/// selection is then this program's own work in other buckets, and searching through that takes longer.
+/// All rows are looked at again if those that differ, times this, outnumber the unchanged ones. Most of what was written
+/// since the selection is then this program's own work in other buckets, and searching through that takes longer.
 const MANY: usize = 2;
 
 /// What is to be written to confirm buckets.

@@ -44,8 +44,8 @@ pub enum Verdict {
     Write,
 }
 
-/// Compares a total with a row. `block` is the one at which the bucket is to be confirmed; `None` if that is not enough for any
-/// row.
+/// Compares a total with a row. `block` is the one at which the bucket is to be confirmed; `None` if that is not enough for
+/// any row.
 pub fn verdict(read: &TotalRead, row: &SelectedRow, block: Option<u64>) -> Verdict {
     if row.read_block.is_some_and(|stored_at| stored_at > read.read_block) {
         Verdict::Superseded
@@ -148,7 +148,7 @@ impl BucketReads {
 
     /// The totals that a confirmation is enough for, if their rows are still as they were selected.
     pub fn unchanged(&self) -> impl Iterator<Item = TotalRead> {
-        self.same().filter(|_| self.is_enough())
+        self.is_enough().then(|| self.same()).into_iter().flatten()
     }
 
     /// The one of them of this wallet.
@@ -169,7 +169,8 @@ impl BucketReads {
 
     /// All other totals.
     pub fn others(&self) -> impl Iterator<Item = TotalRead> {
-        self.totals.iter().cloned().chain(self.same().filter(|_| !self.is_enough()))
+        let same = (!self.is_enough()).then(|| self.same());
+        self.totals.iter().cloned().chain(same.into_iter().flatten())
     }
 
     /// How many of them there are.

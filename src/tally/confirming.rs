@@ -1,7 +1,8 @@
 //! From readings as they come to buckets that are confirmed as a whole.
 //!
 //! Rows are selected bucket by bucket, and read in chunks that know nothing of buckets. A bucket whose last wallet was
-//! read is confirmed: what differs from the table is written, and the rest costs one row for all of them.
+//! read is confirmed, together with others: what differs from the table is written, and the rest costs one row for all of
+//! them.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,8 +19,8 @@ use super::{
     Wallet,
 };
 
-/// Rows whose buckets are confirmed in one transaction, about: most of them cost the database nothing, and the transaction as
-/// much as thousands.
+/// How many rows are confirmed in one transaction, roughly: an unchanged row costs the database nothing, but a transaction
+/// as much as selecting thousands.
 const ROWS: usize = 50_000;
 /// How many of them may have to be written.
 const WRITES: usize = 5_000;

@@ -294,8 +294,8 @@ impl RunSummary {
             if left.contains(&wallet) {
                 continue;
             }
-            let refused = if refused.is_empty() { None } else { refused.remove(&wallet) };
-            let outcome = match (refused, read) {
+            let refusal = if refused.is_empty() { None } else { refused.remove(&wallet) };
+            let outcome = match (refusal, read) {
                 (Some(reason), _) => Outcome::Refused(reason),
                 (None, Ok(total)) => Outcome::Read(total),
                 (None, Err(reason)) => Outcome::Unreadable(reason),

@@ -23,7 +23,7 @@ pub struct Selection {
 pub struct SelectedRow {
     /// Its key.
     pub wallet: Wallet,
-    /// The total that it holds, in wei; `None` if that is no whole number, or a part was never read.
+    /// Its total in wei; `None` if it is not a whole number, or if a part was never read.
     pub total: Option<Total>,
     /// The block at which that was read; `None` if it is unknown.
     pub read_block: Option<u64>,
@@ -63,14 +63,9 @@ impl SelectedRows {
         self.places.iter().map(|(wallet, _)| *wallet)
     }
 
-    /// The wallet of the row at this place, if there are so many.
+    /// The wallet of the row at this place; `None` behind the last row.
     pub fn wallet(&self, place: usize) -> Option<Wallet> {
         self.places.get(place).map(|(wallet, _)| *wallet)
-    }
-
-    /// The rows, in order.
-    pub fn iter(&self) -> impl Iterator<Item = SelectedRow> {
-        (0..self.len()).map(|index| self.row(index))
     }
 
     /// Where the row of this wallet is.
@@ -81,7 +76,7 @@ impl SelectedRows {
     /// The row at this place.
     ///
     /// # Panics
-    /// If there are not so many rows.
+    /// If the place is behind the last row.
     pub fn row(&self, place: usize) -> SelectedRow {
         let (wallet, start) = self.places[place];
         let mut packed = Packed(&self.packed[start as usize..]);
@@ -205,8 +200,8 @@ mod tests {
             let taken = packed.take_out(|wallet| wallet.address()[0] < 128);
             prop_assert!(taken.iter().all(|wallet| packed.place(*wallet).is_none()));
             prop_assert_eq!(packed.len() + taken.len(), rows.len());
-            for row in packed.iter() {
-                prop_assert!(rows.contains(&row));
+            for place in 0..packed.len() {
+                prop_assert!(rows.contains(&packed.row(place)));
             }
         }
     }

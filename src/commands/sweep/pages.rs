@@ -15,7 +15,7 @@ use crate::{
     tally::{Retries, RunError, Wallet},
 };
 
-/// One of so many wallets may be a retry.
+/// At most one wallet in this many is a retry, as long as there are other rows.
 const SHARE: u64 = 4;
 
 /// Which rows a sweep reads, and in which order.
@@ -29,7 +29,7 @@ pub(super) trait Rows: Send {
     /// True if all were taken.
     fn are_over(&self) -> bool;
 
-    /// Wallets of the next rows: `limit` of them, which is not 0, or a few more. None does not mean that they are over.
+    /// Wallets of the next rows: about `limit` of them, which is at least 1. An empty list does not mean that all were taken.
     async fn next(&mut self, limit: u64) -> Result<Vec<Wallet>, RunError>;
 }
 
@@ -102,7 +102,7 @@ pub(super) fn pages<'a>(
     })
 }
 
-/// How many wallets all pages hold, if there are so many rows and retries.
+/// How many wallets all pages hold, given the number of rows and that of retries.
 pub(super) fn count(rows: u64, due: u64, limit: u64) -> u64 {
     let due = if rows == 0 { due } else { due.min(share(limit)) };
     (rows + due).min(limit)
