@@ -23,7 +23,7 @@ use sqlx::{
     AssertSqlSafe, PgConnection, Postgres, Row, SqlStr,
     postgres::{PgArguments, PgConnectOptions},
 };
-use tokio::time::timeout;
+use tokio::{task::yield_now, time::timeout};
 
 pub(super) use self::url::{is_postgres, place};
 use self::{
@@ -49,6 +49,8 @@ use crate::tally::{RunError, Shutdown};
 
 /// How long a second connection may take to say what another one waits for.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Rows that are taken in one turn.
+const TURN: usize = 256;
 
 /// Connects to the database at `url`, with its tables in `schema` if one is given.
 pub(super) async fn open(
@@ -133,8 +135,14 @@ impl Dialect for PgDialect {
     ) -> sqlx::Result<()> {
         let query = sqlx::query_with(sql, arguments(values)?).persistent(false);
         let mut rows = query.fetch(connection);
+        let mut taken = 0_usize;
         while let Some(row) = rows.try_next().await? {
             take(T::from_row(&row)?);
+            taken += 1;
+            if taken.is_multiple_of(TURN) {
+                // Rows come as quickly as they are taken, and beside them totals are read and stored.
+                yield_now().await;
+            }
         }
         Ok(())
     }
