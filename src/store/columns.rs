@@ -35,13 +35,19 @@ impl Template {
         self.filled(&[("{parts}", parts), ("{, parts}", behind)])
     }
 
-    /// The statement that writes these columns, and null to those of `all` that are not among them; `value` is how the
-    /// statement takes the part of this number, from 1.
+    /// The statement with this condition, if any.
+    pub(super) fn under(self, condition: Option<&str>) -> SqlStr {
+        self.filled(&[("{condition}", condition.unwrap_or_default().to_owned())])
+    }
+
+    /// The statement that writes these columns under a condition, if any, and null to those of `all` that are not among
+    /// them; `value` is how the statement takes the part of this number, from 1.
     pub(super) fn writing(
         self,
         columns: &[PartColumn],
         all: &[String],
         value: fn(usize) -> String,
+        condition: Option<&str>,
     ) -> SqlStr {
         let each = |text: &dyn Fn(usize, String) -> String| -> String {
             let columns = (1..).zip(columns);
@@ -55,6 +61,7 @@ impl Template {
             ("{arrays}", each(&|n, _| format!("${}::text[]", n + 4))),
             ("{names}", each(&|n, _| format!("part_{n}"))),
             ("{set}", each(&|_, name| format!("{name} = excluded.{name}")) + &others),
+            ("{condition}", condition.unwrap_or_default().to_owned()),
         ])
     }
 }
@@ -71,16 +78,21 @@ mod tests {
     #[test]
     fn columns_that_are_not_written_become_null() {
         let template = Template(
-            "insert (wallet{columns}) select w{values} from u($4{arrays}) as r (w{names}) set x{set}",
+            "insert (wallet{columns}) select w{values} from u($4{arrays}) as r (w{names}) set x{set}{condition}",
         );
         let all = ["held", "old", "order"].map(str::to_owned);
-        let sql = template.writing(&columns(&["order", "held"]), &all, |n| format!("v{n}"));
+        let sql = template.writing(
+            &columns(&["order", "held"]),
+            &all,
+            |n| format!("v{n}"),
+            Some(" where y"),
+        );
         assert_eq!(
             sql.as_str(),
             "insert (wallet, \"order\", \"held\") select w, v1, v2 from u($4, $5::text[], $6::text[]) \
-             as r (w, part_1, part_2) set x, \"order\" = excluded.\"order\", \"held\" = excluded.\"held\", \"old\" = null"
+             as r (w, part_1, part_2) set x, \"order\" = excluded.\"order\", \"held\" = excluded.\"held\", \"old\" = null where y"
         );
-        let sql = template.writing(&[], &[], |n| format!("v{n}"));
+        let sql = template.writing(&[], &[], |n| format!("v{n}"), None);
         assert_eq!(sql.as_str(), "insert (wallet) select w from u($4) as r (w) set x");
     }
 

@@ -22,6 +22,7 @@ use super::{
     selections::{rows_now, written_since},
     session::Session,
     sql_store::SqlStore,
+    standing::Standing,
 };
 use crate::tally::{
     Bucket, BucketReads, Confirmer, Ledger, Recorded, RunError, Selection, TotalRead, Unreadable,
@@ -208,14 +209,15 @@ async fn write<D: Backend>(
     tells: bool,
 ) -> Result<WithChanges<Recorded>, StoreError> {
     let Changes { totals, failures, unchanged, superseded, buckets, first_reads } = changes;
-    let early = coverage::early_reads(&first_reads.0, &first_reads.1, session).await?;
+    let standing = Standing::look_up(session).await?;
+    let early = coverage::early_reads(&first_reads.0, &first_reads.1, &standing, session).await?;
     coverage::uncover(&early, session).await?;
     let mut recorded =
         Recorded { unchanged: *unchanged, superseded: *superseded, ..Recorded::default() };
     let mut told = Vec::new();
     if !totals.is_empty() {
         let totals = TotalColumns::of(totals)?;
-        (recorded.updated, told) = write_and_compare(&totals, session, tells).await?;
+        (recorded.updated, told) = write_and_compare(&totals, &standing, session, tells).await?;
         recorded.superseded += totals.count() - recorded.updated;
     }
     if !failures.is_empty() {

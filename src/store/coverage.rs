@@ -19,6 +19,7 @@ use super::{
     error::StoreError,
     rows::{bigint, wallets_of},
     session::Session,
+    standing::Standing,
 };
 use crate::{
     follow::{CheckpointUpdate, CoverageUpdate},
@@ -42,15 +43,12 @@ pub(super) type EarlyReads = BTreeMap<String, (Vec<String>, Vec<i64>)>;
 pub(super) async fn early_reads<D: Dialect>(
     wallets: &[String],
     read_blocks: &[i64],
+    standing: &Standing,
     session: &mut Session<'_, D>,
 ) -> Result<EarlyReads, StoreError> {
     let mut early = EarlyReads::new();
-    let Some(lowest) = read_blocks.iter().min() else { return Ok(early) };
     // Most reads are newer than all that is followed.
-    let behind = "select count(*) from eth_watch_coverage
-         where checkpoint <> '' and (last_block > $1 or followed_from > $1)";
-    let behind: Vec<(i64,)> = session.fetch(behind, &[Value::Number(*lowest)]).await?;
-    if behind.first().is_none_or(|(count,)| *count == 0) {
+    if !standing.follows_beyond(read_blocks) {
         return Ok(early);
     }
     let rows = [Column::Texts(wallets), Column::Numbers(read_blocks)];

@@ -223,8 +223,13 @@ pub(super) struct Statements {
     pub(super) late_rows: &'static str,
     /// Name.
     pub(super) checkpoint: &'static str,
+    /// The columns of parts that the table of totals has, or one null, and what each holds; the newest block of a
+    /// confirmation, and that of events that are followed.
+    pub(super) standing: &'static str,
     /// Rows of wallet, total, block of the read, block of the event, and each part.
     pub(super) record_totals: Template,
+    /// The condition of `record_totals` if buckets may be confirmed at newer blocks.
+    pub(super) if_not_confirmed_since: &'static str,
     /// How `record_totals` takes a part, by its number from 1.
     pub(super) part_value: fn(usize) -> String,
     /// The columns of parts that the table of totals has, and what each holds.
@@ -235,9 +240,11 @@ pub(super) struct Statements {
     pub(super) part_type: &'static str,
     /// Rows of wallet, block of the event.
     pub(super) raise_event_blocks: &'static str,
-    /// A list of wallets that were read. Not those whose read was superseded by a confirmation: it left them out, and
-    /// would count for them.
-    pub(super) forget_failures: &'static str,
+    /// A list of wallets that were read.
+    pub(super) forget_failures: Template,
+    /// The condition of `forget_failures` if buckets may be confirmed at newer blocks: a confirmation that superseded the
+    /// read left the wallet out, and would count for it.
+    pub(super) if_not_superseded: &'static str,
     /// A list of wallets.
     pub(super) on_record: &'static str,
     /// Rows of wallet, reason.

@@ -18,6 +18,7 @@ use super::{
     record::{Rows, write_and_compare},
     rows::{FailureColumns, TotalColumns},
     sql_store::SqlStore,
+    standing::Standing,
 };
 use crate::{
     redact,
@@ -116,7 +117,8 @@ impl<D: Backend> SqlStore<D> {
             let mut session = self.database.begin(Purpose::Totals).await?;
             let recorded = async {
                 let tells = self.database.tells_changes();
-                let written = write_and_compare(totals, &mut session, tells).await?;
+                let standing = Standing::look_up(&mut session).await?;
+                let written = write_and_compare(totals, &standing, &mut session, tells).await?;
                 // Without any row it only shows whether the statements work.
                 if !failures.wallets.is_empty() || totals.wallets.is_empty() {
                     let failed = Rows::Failures(failures);

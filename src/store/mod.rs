@@ -33,6 +33,7 @@ mod selections;
 mod session;
 mod sql_store;
 mod sqlite;
+mod standing;
 mod table;
 mod uncovered;
 

@@ -15,15 +15,15 @@ use super::{
     session::{Database, Session},
 };
 
-/// All columns of parts that the table has.
+/// The names of `all` columns of parts that the table has, given with what they hold.
 ///
 /// # Errors
-/// If it lacks any of the run's profile, or that holds another part.
-pub(super) async fn look_up<D: Dialect>(
-    session: &mut Session<'_, D>,
+/// If one of the `wanted` columns is not among them, or holds another part.
+pub(super) fn complete(
+    wanted: &[PartColumn],
+    all: Vec<(String, String)>,
 ) -> Result<Vec<String>, StoreError> {
-    let all = session.fetch(D::SQL.part_columns, &[]).await?;
-    let lacking = lacking(session.columns(), &all)?;
+    let lacking = lacking(wanted, &all)?;
     if !lacking.is_empty() {
         let names = lacking.into_iter().map(|column| column.name.clone()).collect();
         return Err(StoreError::ColumnsMissing(names));
@@ -55,9 +55,8 @@ pub(super) async fn require<D: Dialect>(database: &Database<D>) -> Result<(), St
     if database.columns.is_empty() {
         return Ok(());
     }
-    let mut session = database.begin(Purpose::Read).await?;
-    let found = look_up(&mut session).await;
-    session.end(found).await.map(drop)
+    let all = database.fetch(Purpose::Read, D::SQL.part_columns, &[]).await?;
+    complete(&database.columns, all).map(drop)
 }
 
 /// True if [`add`] has something to add.

@@ -8,9 +8,9 @@ use super::{
     coverage::{early_reads, uncover},
     dialect::{Column, Dialect, Value},
     error::StoreError,
-    parts,
     rows::{FailureColumns, RawRow, TotalColumns},
     session::Session,
+    standing::Standing,
 };
 use crate::tally::{Change, Wallet};
 
@@ -48,7 +48,8 @@ impl Rows<'_> {
     ) -> Result<WithChanges<u64>, StoreError> {
         let changed = match self {
             Self::Totals(totals) => {
-                return write_and_compare(&totals.part(part), session, tells).await;
+                let standing = Standing::look_up(session).await?;
+                return write_and_compare(&totals.part(part), &standing, session, tells).await;
             }
             Self::Placeholders(keys) => {
                 session.execute(D::SQL.insert_placeholders, &[Value::List(&keys[part])]).await
@@ -68,6 +69,7 @@ impl Rows<'_> {
 /// Writes totals with their parts, and takes their wallets off the record of failures; returns how many were not superseded.
 async fn write_totals<D: Dialect>(
     totals: &TotalColumns,
+    standing: &Standing,
     session: &mut Session<'_, D>,
 ) -> Result<u64, StoreError> {
     let wallets = Column::Texts(&totals.wallets);
@@ -78,9 +80,15 @@ async fn write_totals<D: Dialect>(
         Column::Numbers(&totals.read_blocks),
         event_blocks,
     ];
-    let early = early_reads(&totals.wallets, &totals.read_blocks, session).await?;
-    let (all, columns) = (parts::look_up(session).await?, session.columns());
-    let sql = D::SQL.record_totals.writing(columns, &all, D::SQL.part_value);
+    let early = early_reads(&totals.wallets, &totals.read_blocks, standing, session).await?;
+    let columns = session.columns();
+    let condition = |text| standing.may_supersede(&totals.read_blocks).then_some(text);
+    let sql = D::SQL.record_totals.writing(
+        columns,
+        &standing.columns,
+        D::SQL.part_value,
+        condition(D::SQL.if_not_confirmed_since),
+    );
     rows.extend(totals.parts.iter().map(|part| Column::TextsOrNull(part)));
     // A part that was not read is null.
     let lacks_parts = totals.parts.len() < columns.len();
@@ -92,7 +100,8 @@ async fn write_totals<D: Dialect>(
         let rows = [wallets, event_blocks];
         session.execute(D::SQL.raise_event_blocks, &[Value::Rows(&rows)]).await?;
     }
-    session.execute(D::SQL.forget_failures, &[Value::List(&totals.wallets)]).await?;
+    let sql = D::SQL.forget_failures.under(condition(D::SQL.if_not_superseded));
+    session.execute(sql, &[Value::List(&totals.wallets)]).await?;
     uncover(&early, session).await?;
     Ok(updated)
 }
@@ -100,14 +109,15 @@ async fn write_totals<D: Dialect>(
 /// Writes totals, and returns with how many were not superseded which of them changed, if `tells`.
 pub(super) async fn write_and_compare<D: Dialect>(
     totals: &TotalColumns,
+    standing: &Standing,
     session: &mut Session<'_, D>,
     tells: bool,
 ) -> Result<WithChanges<u64>, StoreError> {
     if !tells || totals.wallets.is_empty() {
-        return Ok((write_totals(totals, session).await?, Vec::new()));
+        return Ok((write_totals(totals, standing, session).await?, Vec::new()));
     }
     let before: HashMap<Wallet, Row> = rows(totals, session).await?.collect();
-    let updated = write_totals(totals, session).await?;
+    let updated = write_totals(totals, standing, session).await?;
     let change = |(wallet, row): (Wallet, Row)| {
         let old = before.get(&wallet).filter(|row| !row.is_placeholder());
         let old = old.map(|row| row.total.clone());

@@ -122,6 +122,10 @@ impl Dialect for PgDialect {
         sql: SqlStr,
         values: &[Value<'_>],
     ) -> sqlx::Result<u64> {
+        if values.is_empty() {
+            // At once, where one with parameters is prepared first.
+            return Ok(sqlx::raw_sql(sql).execute(connection).await?.rows_affected());
+        }
         // A named statement would stay with a pooler's server connection, where another client may meet it.
         let query = sqlx::query_with(sql, arguments(values)?).persistent(false);
         Ok(query.execute(connection).await?.rows_affected())
@@ -133,8 +137,10 @@ impl Dialect for PgDialect {
         values: &[Value<'_>],
         take: &mut (impl FnMut(T) + Send),
     ) -> sqlx::Result<()> {
-        let query = sqlx::query_with(sql, arguments(values)?).persistent(false);
-        let mut rows = query.fetch(connection);
+        let mut rows = match values {
+            [] => sqlx::raw_sql(sql).fetch(connection),
+            _ => sqlx::query_with(sql, arguments(values)?).persistent(false).fetch(connection),
+        };
         let mut taken = 0_usize;
         while let Some(row) = rows.try_next().await? {
             take(T::from_row(&row)?);

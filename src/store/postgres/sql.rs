@@ -28,6 +28,16 @@ macro_rules! counts_for_row {
     };
 }
 
+/// The columns of parts that the table has.
+macro_rules! part_columns {
+    () => {
+        "select column_name, holds from eth_wallet_parts
+             join pg_attribute on attrelid = to_regclass('eth_wallet_balances')
+                 and attname = column_name::name and not attisdropped
+             order by column_name"
+    };
+}
+
 /// The statements of the store.
 pub(super) const SQL: Statements = Statements {
     create_migrations: "create table if not exists _ethtally_migrations (
@@ -166,7 +176,14 @@ pub(super) const SQL: Statements = Statements {
     ),
     checkpoint: "select name, last_block, updated_at::timestamp
              from eth_indexer_checkpoints where name = $1",
-    record_totals: Template(concat!(
+    standing: concat!(
+        "select column_name, holds, (select max(block) from eth_wallet_confirmations),
+                 (select max(greatest(followed_from, last_block)) from eth_watch_coverage where checkpoint <> '')
+             from (select 1) one left join (",
+        part_columns!(),
+        ") parts on true"
+    ),
+    record_totals: Template(
         "insert into eth_wallet_balances as stored
                  (wallet, balance, read_block, blocknumber, updated_at, created_at{columns})
              select wallet, total::numeric, read_block, event_block,
@@ -179,19 +196,19 @@ pub(super) const SQL: Statements = Statements {
                  read_block = excluded.read_block,
                  blocknumber = greatest(stored.blocknumber, excluded.blocknumber),
                  updated_at = excluded.updated_at{set}
-             where (stored.read_block is null or stored.read_block <= excluded.read_block)
+             where (stored.read_block is null or stored.read_block <= excluded.read_block){condition}",
+    ),
+    if_not_confirmed_since: concat!(
+        "
                  and ((select coalesce(max(block), 0) from eth_wallet_confirmations) <= excluded.read_block
                      or not exists (
                          select from eth_wallet_confirmations confirmed
                          where confirmed.block > excluded.read_block and ",
         counts_for_row!(),
         "))"
-    )),
+    ),
     part_value: |number| format!("part_{number}::numeric"),
-    part_columns: "select column_name, holds from eth_wallet_parts
-             join pg_attribute on attrelid = to_regclass('eth_wallet_balances')
-                 and attname = column_name::name and not attisdropped
-             order by column_name",
+    part_columns: part_columns!(),
     table_columns: "select attname::text from pg_attribute
              where attrelid = to_regclass('eth_wallet_balances') and not attisdropped",
     part_type: "numeric",
@@ -199,9 +216,12 @@ pub(super) const SQL: Statements = Statements {
              from unnest($1::text[], $2::bigint[]) as event (wallet, block)
              where stored.wallet = event.wallet
                  and (stored.blocknumber is null or stored.blocknumber < event.block)",
-    forget_failures: concat!(
+    forget_failures: Template(
         "delete from eth_wallet_read_failures failed
-             where wallet = any($1) and not exists (
+             where wallet = any($1){condition}",
+    ),
+    if_not_superseded: concat!(
+        " and not exists (
                  select from eth_wallet_balances stored
                  join eth_wallet_confirmations confirmed on ",
         counts_for_row!(),

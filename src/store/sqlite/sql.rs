@@ -27,6 +27,15 @@ macro_rules! counts_for_row {
     };
 }
 
+/// The columns of parts that the table has.
+macro_rules! part_columns {
+    () => {
+        "select column_name, holds from eth_wallet_parts
+             join pragma_table_info('eth_wallet_balances') on name = column_name
+             order by column_name"
+    };
+}
+
 /// The statements of the store.
 pub(super) const SQL: Statements = Statements {
     create_migrations: "create table if not exists _ethtally_migrations (
@@ -164,7 +173,14 @@ pub(super) const SQL: Statements = Statements {
     ),
     checkpoint: "select name, last_block, strftime('%Y-%m-%d %H:%M:%f', updated_at)
              from eth_indexer_checkpoints where name = $1",
-    record_totals: Template(concat!(
+    standing: concat!(
+        "select column_name, holds, (select max(block) from eth_wallet_confirmations),
+                 (select max(max(followed_from, last_block)) from eth_watch_coverage where checkpoint <> '')
+             from (select 1) one left join (",
+        part_columns!(),
+        ") parts on true"
+    ),
+    record_totals: Template(
         "insert into eth_wallet_balances as stored
                  (wallet, balance, read_block, blocknumber, updated_at, created_at{columns})
              select value ->> 0, value ->> 1, value ->> 2, value ->> 3,
@@ -177,18 +193,19 @@ pub(super) const SQL: Statements = Statements {
                  blocknumber = coalesce(max(stored.blocknumber, excluded.blocknumber),
                      excluded.blocknumber, stored.blocknumber),
                  updated_at = excluded.updated_at{set}
-             where (stored.read_block is null or stored.read_block <= excluded.read_block)
+             where (stored.read_block is null or stored.read_block <= excluded.read_block){condition}",
+    ),
+    if_not_confirmed_since: concat!(
+        "
                  and ((select coalesce(max(block), 0) from eth_wallet_confirmations) <= excluded.read_block
                      or not exists (
                          select 1 from eth_wallet_confirmations confirmed
                          where confirmed.block > excluded.read_block and ",
         counts_for_row!(),
         "))"
-    )),
+    ),
     part_value: |number| format!("value ->> {}", number + 3),
-    part_columns: "select column_name, holds from eth_wallet_parts
-             join pragma_table_info('eth_wallet_balances') on name = column_name
-             order by column_name",
+    part_columns: part_columns!(),
     table_columns: "select name from pragma_table_info('eth_wallet_balances')",
     part_type: "text",
     raise_event_blocks: "update eth_wallet_balances as stored set blocknumber = event.value ->> 1
@@ -196,9 +213,12 @@ pub(super) const SQL: Statements = Statements {
              where stored.wallet = event.value ->> 0
                  and event.value ->> 1 is not null
                  and (stored.blocknumber is null or stored.blocknumber < event.value ->> 1)",
-    forget_failures: concat!(
+    forget_failures: Template(
         "delete from eth_wallet_read_failures as failed
-             where wallet in (select value from json_each($1)) and not exists (
+             where wallet in (select value from json_each($1)){condition}",
+    ),
+    if_not_superseded: concat!(
+        " and not exists (
                  select 1 from eth_wallet_balances stored
                  join eth_wallet_confirmations confirmed on ",
         counts_for_row!(),
