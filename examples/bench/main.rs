@@ -7,10 +7,11 @@
 //! `cargo run --locked --release --example bench -- --wallets 300000 --database sqlite --only reading,writing,sweep`
 //!
 //! - `fixture`: the chain, and an identical `table` for each measurement; `program`: runs and measures the real program
-//! - `rounds`: what each way of writing costs the database; `scale`: the same in large tables
-//! - `alone`: reading without writing, and the reverse; `original`: the original system
+//! - `rounds`: what each way of writing costs the database; `scale`: the same in large tables; `against`: another build
+//! - `alone`: reading without writing, and the reverse; `snapshot`: the table as a file; `original`: the original system
 //! - `price`: gas and bytes per wallet; `report`: the output
 
+mod against;
 mod alone;
 mod fixture;
 mod original;
@@ -19,16 +20,17 @@ mod program;
 mod report;
 mod rounds;
 mod scale;
+mod snapshot;
 mod table;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::{Parser, ValueEnum};
 use ethtally_testbed::LatencyProxy;
 
 use fixture::Fixture;
-use program::{CommandLine, Program, Usage};
+use program::{CommandLine, Program};
 use report::{Report, Row, What, say};
 use rounds::Write;
 use table::Table;
@@ -75,7 +77,7 @@ struct Arguments {
     #[arg(long, value_name = "PATH")]
     against: Option<PathBuf>,
     /// How many turns each of the two builds has
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     turns: u32,
     /// Percentages of rows that change between two sweeps, for `rounds`
     #[arg(long, value_delimiter = ',', default_values_t = [0.0, 0.1, 1.0, 10.0])]
@@ -375,51 +377,6 @@ impl Bench {
         Ok(Row::of_program(what, self.arguments.wallets, &ran))
     }
 
-    /// Sweeps all wallets with this build and another one in turns; the ratio of their median times.
-    async fn against(&self, method: Method, node: &str) -> anyhow::Result<String> {
-        let path = self.arguments.against.clone().context("--only against needs --against PATH")?;
-        let builds = [&self.program, &Program::at(path)];
-        let mut runs = [Vec::new(), Vec::new()];
-        for turn in 0..self.arguments.turns {
-            for index in [turn as usize % 2, (turn as usize + 1) % 2] {
-                let table = self.fixture.table().await?;
-                table.keep_only_totals().await?;
-                let migrate = self.command("migrate", method, node, &table);
-                builds[index].run(&[migrate])?;
-                let command = self.command("sweep --all", method, node, &table);
-                let usage = builds[index].run(&[command])?;
-                table.check_read(&self.fixture).await?;
-                table.drop().await?;
-                say(format_args!("{method}, turn {turn}, build {index}: {usage:?}"));
-                runs[index].push(usage);
-            }
-        }
-        let median = |of: &dyn Fn(&Usage) -> f64, runs: &[Usage]| {
-            let mut values: Vec<_> = runs.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let [ours, theirs] = &runs;
-        let seconds = |usage: &Usage| usage.time.as_secs_f64();
-        let cpu = |usage: &Usage| usage.cpu.as_secs_f64();
-        let peak = |usage: &Usage| usage.peak_kib.unwrap_or_default() as f64 / 1024.0;
-        let calls = |usage: &Usage| usage.calls as f64;
-        Ok(format!(
-            "sweep --all, {method}: {:.2} of the other build's speed ({:.2} s and {:.2} s), CPU {:.2} s and {:.2} s, \
-             memory {:.0} and {:.0} MiB, {:.0} and {:.0} calls (medians of {} turns)",
-            median(&seconds, theirs) / median(&seconds, ours),
-            median(&seconds, ours),
-            median(&seconds, theirs),
-            median(&cpu, ours),
-            median(&cpu, theirs),
-            median(&peak, ours),
-            median(&peak, theirs),
-            median(&calls, ours),
-            median(&calls, theirs),
-            self.arguments.turns,
-        ))
-    }
-
     async fn backfill(&self, method: Method) -> anyhow::Result<Row> {
         let what = What::Backfill(method);
         let table = self.fixture.empty_table().await?;
@@ -431,42 +388,6 @@ impl Bench {
         table.check_read(&self.fixture).await?;
         table.drop().await?;
         Ok(Row::of_program(what, self.arguments.wallets, &ran))
-    }
-
-    /// Snapshots of a table, and reading alone beside each of them.
-    async fn snapshot(&self, method: Method) -> anyhow::Result<(Row, String)> {
-        let what = What::Snapshot(method);
-        let table = self.fixture.table().await?;
-        let node = self.fixture.chain.url();
-        // Reading an older state takes Anvil twice as long.
-        let block = self.fixture.chain.block_number().await?;
-        let (mut snapshots, mut readings) = (Vec::new(), Vec::new());
-        for _ in 0..self.arguments.rounds {
-            readings.push(alone::reading(&self.fixture, method, &self.arguments).await?.time);
-            let folder = tempfile::tempdir()?;
-            let file = folder.path().join("totals.csv");
-            say(format_args!("{what} …"));
-            let command = self.command("snapshot --block", method, &node, &table);
-            let command = command.arg(block.to_string()).arg("--out").arg(&file);
-            let usage = self.program.run(&[command])?;
-            let rows = std::fs::read_to_string(&file)?.lines().count() as u64 - 1;
-            ensure!(rows == self.arguments.wallets, "the snapshot has {rows} rows");
-            say(format_args!("after {:?} of reading alone: {usage:?}", readings.last()));
-            snapshots.push(usage);
-        }
-        table.drop().await?;
-        let reading = mean(readings.into_iter());
-        let time = mean(snapshots.iter().map(|usage| usage.time));
-        let ratio = time.div_duration_f64(reading);
-        let [of_snapshots, of_readings] = [time, reading].map(|time| time.as_secs_f64());
-        let last = snapshots.last().context("no snapshot")?;
-        let peak_kib = snapshots.iter().filter_map(|usage| usage.peak_kib).max();
-        let row = Row { time, peak_kib, ..Row::of_program(what, self.arguments.wallets, last) };
-        let sentence = format!(
-            "{what}: {ratio:.2} times as long as reading alone ({of_snapshots:.1} s and {of_readings:.1} s, means of {} turns)",
-            snapshots.len()
-        );
-        Ok((row, sentence))
     }
 
     async fn original(&self, what: What, proxy: Option<&LatencyProxy>) -> anyhow::Result<Row> {

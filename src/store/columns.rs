@@ -17,7 +17,7 @@ pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A statement with places for columns of parts, such as `{parts}`.
+/// A statement with places for columns of parts, such as `{parts}`, or for a condition.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Template(pub(super) &'static str);
 
