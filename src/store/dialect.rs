@@ -223,8 +223,8 @@ pub(super) struct Statements {
     pub(super) late_rows: &'static str,
     /// Name.
     pub(super) checkpoint: &'static str,
-    /// The columns of parts that the table of totals has, or one null, and what each holds; the newest block of a
-    /// confirmation, and that of events that are followed.
+    /// The columns of parts that the table of totals has, and what each holds; nulls if there is none. In every row also
+    /// the newest block of a confirmation, and the newest one from or up to which events are followed.
     pub(super) standing: &'static str,
     /// Rows of wallet, total, block of the read, block of the event, and each part.
     pub(super) record_totals: Template,

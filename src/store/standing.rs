@@ -2,18 +2,19 @@
 
 use super::{dialect::Dialect, error::StoreError, parts, session::Session};
 
-/// What decides how totals are written. It stays so until the transaction ends: whoever changes it waits for writers.
+/// What decides how totals are written. It is looked up under the transaction's locks: whatever would decide otherwise
+/// about the rows that it writes waits for its end.
 pub(super) struct Standing {
     /// All columns of parts that the table has.
     pub(super) columns: Vec<String>,
     /// The newest block at which any bucket was confirmed.
     confirmed: Option<i64>,
-    /// The newest block that `watch` has passed, or begun to follow events at.
+    /// The newest block of which `watch` has followed the events, or from which on it follows them.
     followed: Option<i64>,
 }
 
 impl Standing {
-    /// Looks.
+    /// Looks it up in the database.
     ///
     /// # Errors
     /// If the table lacks a column of the run's profile, or one holds another part.
@@ -22,10 +23,9 @@ impl Standing {
     ) -> Result<Self, StoreError> {
         type Found = (Option<String>, Option<String>, Option<i64>, Option<i64>);
         let found: Vec<Found> = session.fetch(D::SQL.standing, &[]).await?;
-        let (confirmed, followed) = found
-            .first()
-            .map_or((None, None), |&(_, _, confirmed, followed)| (confirmed, followed));
-        // Without any column there is one row.
+        let blocks = |&(_, _, confirmed, followed): &Found| (confirmed, followed);
+        let (confirmed, followed) = found.first().map(blocks).unwrap_or_default();
+        // If there is no column, the only row has no name.
         let columns = found.into_iter().filter_map(|(name, holds, ..)| name.zip(holds)).collect();
         Ok(Self { columns: parts::complete(session.columns(), columns)?, confirmed, followed })
     }

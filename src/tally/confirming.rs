@@ -19,8 +19,8 @@ use super::{
     Wallet,
 };
 
-/// How many rows are confirmed in one transaction, roughly: an unchanged row costs the database nothing, but a transaction
-/// as much as selecting thousands.
+/// Roughly how many rows one transaction confirms. An unchanged row costs the database nothing; a transaction costs as
+/// much as selecting thousands of rows.
 const ROWS: usize = 50_000;
 /// How many of them may have to be written.
 const WRITES: usize = 5_000;

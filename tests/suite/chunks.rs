@@ -179,8 +179,8 @@ async fn unreadable_wallets_do_not_keep_chunks_small() {
         let calls = stub.count("eth_call");
         let most = 40 * 5 / 4 + SEARCH + poisoned.len() * 30;
         assert!(calls <= most, "{calls} of {most}: {:?}", chunk_sizes(&stub));
-        // The first one is among the first seventh. In what order calls come, and how near to the limit the search ends,
-        // depends on how busy the machine is.
+        // The first unreadable wallet comes early. How busy the machine is decides in which order calls arrive, and how close
+        // to the limit the search ends.
         let large = |(wallets, answered): &(usize, bool)| *answered && *wallets >= 300;
         let in_large: usize = chunk_sizes(&stub)
             .iter()

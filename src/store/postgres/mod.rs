@@ -49,7 +49,7 @@ use crate::tally::{RunError, Shutdown};
 
 /// How long a second connection may take to say what another one waits for.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Rows that are taken in one turn.
+/// How many rows are taken before the rest of the task has its turn.
 const TURN: usize = 256;
 
 /// Connects to the database at `url`, with its tables in `schema` if one is given.
@@ -123,7 +123,7 @@ impl Dialect for PgDialect {
         values: &[Value<'_>],
     ) -> sqlx::Result<u64> {
         if values.is_empty() {
-            // At once, where one with parameters is prepared first.
+            // In one round trip: only a statement with parameters is prepared first.
             return Ok(sqlx::raw_sql(sql).execute(connection).await?.rows_affected());
         }
         // A named statement would stay with a pooler's server connection, where another client may meet it.
@@ -146,7 +146,7 @@ impl Dialect for PgDialect {
             take(T::from_row(&row)?);
             taken += 1;
             if taken.is_multiple_of(TURN) {
-                // Rows come as quickly as they are taken, and beside them totals are read and stored.
+                // Rows may arrive as fast as they are taken. The same task reads and stores totals.
                 yield_now().await;
             }
         }

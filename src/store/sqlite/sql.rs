@@ -197,12 +197,11 @@ pub(super) const SQL: Statements = Statements {
     ),
     if_not_confirmed_since: concat!(
         "
-                 and ((select coalesce(max(block), 0) from eth_wallet_confirmations) <= excluded.read_block
-                     or not exists (
-                         select 1 from eth_wallet_confirmations confirmed
-                         where confirmed.block > excluded.read_block and ",
+                 and not exists (
+                     select 1 from eth_wallet_confirmations confirmed
+                     where confirmed.block > excluded.read_block and ",
         counts_for_row!(),
-        "))"
+        ")"
     ),
     part_value: |number| format!("value ->> {}", number + 3),
     part_columns: part_columns!(),
